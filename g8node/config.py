@@ -1,0 +1,158 @@
+"""The node's settings: one frozen tree, declared once, read once (pure).
+
+Defaults < the TOML file < `g8.section.key=value` words of the kernel command line. Key matching is the
+original's (spec core0-protocol 1.4): case-insensitive, underscores ignored. An unknown or ill-typed key is
+a warning that names file, line and key, and is dropped, because a node must boot; `g8 config check` and the
+tests treat warnings as errors.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from g8node.errors import InvalidArgument
+
+
+class Main(Struct, frozen=True):
+    max_jobs: Annotated[int, Meta(ge=1, description="Jobs at once; more wait in core:default.")] = 524288
+    include: Annotated[tuple[str, ...], Meta(description="Folders with services and extensions.")] = ()
+    network: Annotated[str, Meta(description="Path of network.toml; empty: leave the network alone.")] = ""
+    log_level: Annotated[str, Meta(description="debug, info, warning or error.")] = "info"
+
+
+class Containers(Struct, frozen=True):
+    max_count: Annotated[int, Meta(ge=0, le=65534, description="0 means 1000.")] = 1000
+    starts: Annotated[int, Meta(ge=1, description="Container starts under way at once.")] = 8
+
+
+class FileLog(Struct, frozen=True):
+    levels: Annotated[tuple[int, ...], Meta(description="Levels kept; empty means all.")] = (2, 4, 7, 8, 9)
+
+
+class LedisLog(Struct, frozen=True):
+    size: Annotated[int, Meta(ge=1, description="Records kept in each logger:* list.")] = 50000
+
+
+class Logging(Struct, frozen=True):
+    file: FileLog = FileLog()
+    ledis: LedisLog = LedisLog()
+
+
+class Stats(Struct, frozen=True):
+    enabled: bool = True
+
+
+class Globals(Struct, frozen=True):
+    storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
+    cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
+
+
+class Gate(Struct, frozen=True):
+    listen: Annotated[str, Meta(description="host:port of the network face; empty: none.")] = "0.0.0.0:6379"
+    password_file: Annotated[str, Meta(description="File with the AUTH password.")] = (
+        "/sys/firmware/qemu_fw_cfg/by_name/opt/g8node/password/raw"
+    )
+    max_clients: Annotated[int, Meta(ge=1)] = 4096
+
+
+class Fuse(Struct, frozen=True):
+    cache_bytes: Annotated[int, Meta(ge=1 << 20, description="Budget of the chunk cache.")] = 2 << 30
+    fetch_bytes: Annotated[int, Meta(ge=1 << 20, description="Chunk data in flight at once.")] = 64 << 20
+    read_timeout_s: Annotated[float, Meta(gt=0, description="A read that takes longer answers EIO.")] = 30.0
+    flist_bytes: Annotated[int, Meta(ge=1 << 20, description="Largest flist that is downloaded.")] = 1 << 30
+
+
+class Config(Struct, frozen=True):
+    main: Main = Main()
+    containers: Containers = Containers()
+    logging: Logging = Logging()
+    stats: Stats = Stats()
+    globals: Globals = Globals()
+    gate: Gate = Gate()
+    g8ufs: Fuse = Fuse()
+
+
+def load(text: str, *, file: str = "", overrides: Iterable[tuple[str, str]] = ()) -> tuple[Config, list[str]]:
+    """The settings, and one warning for each key that was dropped.
+
+    `overrides` are the kernel command line's words; those of the form g8.section.key are taken. Raises
+    InvalidArgument when the file is no TOML at all.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(f"{file or 'configuration'}: {error}") from error
+    warnings: list[str] = []
+    known = _struct(tree, Config, (), lambda path: _where(text, file, path), warnings)
+    for word, value in overrides:
+        if match := re.fullmatch(r"g8\.(\w+)\.(\w+)", word):
+            section, key = match.groups()
+            override = _struct(
+                {section: {key: value}}, Config, (), lambda path: "kernel command line", warnings
+            )
+            for name, fields in override.items():
+                known.setdefault(name, {}).update(fields)
+    return msgspec.convert(known, Config, strict=False), warnings
+
+
+def _fold(key: str) -> str:
+    return key.replace("_", "").lower()
+
+
+def _where(text: str, file: str, path: tuple[str, ...]) -> str:
+    """file:line of the last key of path; tomllib keeps no positions, so the text is searched."""
+    section = ".".join(path[:-1])
+    inside = not section
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\]]+)\]", line):
+            inside = header[1].replace(" ", "") in (section, ".".join(path))
+            if header[1].replace(" ", "") == ".".join(path):
+                return f"{file}:{number}"
+        elif inside and re.match(rf"\s*[\"']?{re.escape(path[-1])}[\"']?\s*[=.]", line):
+            return f"{file}:{number}"
+    return file
+
+
+def _struct(
+    tree: Any, kind: type[Struct], path: tuple[str, ...], where: Any, warnings: list[str]
+) -> dict[str, Any]:
+    """What of tree fits kind, by the struct's own field names; the rest becomes warnings."""
+    if not isinstance(tree, dict):
+        warnings.append(f"{where(path)}: {'.'.join(path)}: expected a table, dropped")
+        return {}
+    hints = get_type_hints(kind, include_extras=True)
+    names = {_fold(name): name for name in hints}
+    known: dict[str, Any] = {}
+    for key, value in tree.items():
+        here = (*path, key)
+        name = names.get(_fold(key))
+        if name is None:
+            warnings.append(f"{where(here)}: {'.'.join(here)}: unknown key, dropped")
+        elif isinstance(hints[name], type) and issubclass(hints[name], Struct):
+            known[name] = _struct(value, hints[name], here, where, warnings)
+        else:
+            try:
+                known[name] = msgspec.convert(value, hints[name], strict=False)
+            except msgspec.ValidationError as error:
+                warnings.append(f"{where(here)}: {'.'.join(here)}: {error}, dropped")
+    return known
+
+
+def describe(kind: type[Struct] = Config, prefix: str = "") -> list[tuple[str, str, Any, str]]:
+    """Every setting as (dotted key, type, default, description), for `g8 config show` and the manual."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for field in msgspec.structs.fields(kind):
+        key = f"{prefix}{field.name}"
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            rows += describe(field.type, f"{key}.")
+            continue
+        plain, text = field.type, ""
+        if get_origin(field.type) is Annotated:
+            plain, *metas = get_args(field.type)
+            text = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
+        rows.append((key, getattr(plain, "__name__", str(plain)), field.default, text))
+    return rows

@@ -1,0 +1,1 @@
+"""The job manager, the command registry, the Redis bus and the gate."""

@@ -1,0 +1,1 @@
+"""One module a command namespace: typed arguments, one call on an owner."""

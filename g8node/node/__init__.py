@@ -1,0 +1,1 @@
+"""One owner per resource of the node; usable without Redis."""

@@ -1,0 +1,1 @@
+"""Async building blocks without domain: thread pools, processes, supervision, watchdog, logs."""

@@ -1,0 +1,1 @@
+"""Chunk stores and their decorators: one contract, batch first."""

@@ -9,6 +9,7 @@ and padded with zeros to the next one. `slots.bin` holds the slot table, all int
     blocks   slots x u32   first 4 KiB block of the slot in the data area, ascending, first 0
     sizes    slots x u32   plain size of the chunk in bytes
     names_at slots x u32   offset in `names` of the name of one file that uses the chunk
+    keyed    slots x u8    1: the key is a keyed hash (publisher's secret), so it cannot be checked here
     ids      slots x 32 bytes
     keys     slots x 32 bytes
     names    NUL-terminated paths, raw bytes, relative to the root
@@ -31,8 +32,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from g8node.errors import Unavailable
+from g8node.errors import InvalidArgument, Unavailable
 from g8node.ids import ChunkId
+from g8node.wire.chunk import decode
 
 BLOCK: Final = 4096
 METADATA_NAME: Final = "meta.erofs"
@@ -67,6 +69,16 @@ class ChunkRef(NamedTuple):
     key: bytes
     plain_size: int
     file_name: bytes
+    keyed: bool = False
+
+    def decode(self, stored: bytes) -> bytes:
+        """Verify and decode what a store gave for this id (in the cpu pool). InvalidArgument if wrong."""
+        plain = decode(stored, self.id, self.key, self.plain_size, None if self.keyed else b"")
+        if len(plain) != self.plain_size:
+            raise InvalidArgument(
+                f"chunk {self.id.hex()}: {len(plain)} plain bytes, the flist says {self.plain_size}"
+            )
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class SlotTable:
     blocks: array[int] = field(default_factory=lambda: array("I"))
     sizes: array[int] = field(default_factory=lambda: array("I"))
     names_at: array[int] = field(default_factory=lambda: array("I"))
+    keyed: bytes | bytearray = b""
     ids: bytes | bytearray = b""
     keys: bytes | bytearray = b""
     names: bytes | bytearray = b""
@@ -146,6 +159,7 @@ class ImagePlan:
             bytes(slots.keys[at : at + 32]),
             slots.sizes[index],
             bytes(slots.names[start : slots.names.index(b"\0", start)]),
+            bool(slots.keyed[index]),
         )
 
 
@@ -176,6 +190,7 @@ def save(plan: ImagePlan, directory: str, *, metadata_digest: bytes, flist_diges
         _column(slots.blocks),
         _column(slots.sizes),
         _column(slots.names_at),
+        slots.keyed,
         slots.ids,
         slots.keys,
         slots.names,
@@ -204,17 +219,20 @@ def load(directory: str, *, flist_digest: bytes) -> ImagePlan:
     if magic != _MAGIC or of != flist_digest:
         raise Unavailable(f"{path} is of another format or another flist")
     at = _HEADER.size
-    if len(data) != at + count * (12 + 64) + names_bytes + info_bytes + _DIGEST:
+    if len(data) != at + count * (12 + 1 + 64) + names_bytes + info_bytes + _DIGEST:
         raise Unavailable(f"{path} has a wrong size")
     metadata_path = os.path.join(directory, METADATA_NAME)
     _check_metadata(metadata_path, metadata_size, metadata_digest)
     blocks, sizes, names_at = (_parse_column(data[at + 4 * count * i :][: 4 * count]) for i in range(3))
     at += 12 * count
+    keyed, at = data[at : at + count], at + count
     ids, at = data[at : at + 32 * count], at + 32 * count
     keys, at = data[at : at + 32 * count], at + 32 * count
     names, at = data[at : at + names_bytes], at + names_bytes
     info = msgspec.json.decode(data[at : at + info_bytes], type=dict[str, str])
-    return ImagePlan(metadata_path, metadata_size, SlotTable(blocks, sizes, names_at, ids, keys, names), info)
+    return ImagePlan(
+        metadata_path, metadata_size, SlotTable(blocks, sizes, names_at, keyed, ids, keys, names), info
+    )
 
 
 def _check_metadata(path: str, size: int, digest: bytes) -> None:

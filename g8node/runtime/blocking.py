@@ -38,7 +38,7 @@ async def run(name: Pool, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
 
 def close() -> None:
-    """Give idle threads back. A call that hangs keeps its thread: main leaves with `os._exit` or reboot(2)."""
+    """Give idle threads back. A call that hangs keeps its thread: main leaves by `os._exit` or reboot(2)."""
     for executor in _pools.values():
         executor.shutdown(wait=False, cancel_futures=True)
     _pools.clear()

@@ -1,0 +1,47 @@
+"""Where the node keeps its files (pure): below `/` for PID 1, below `--root` for an agent."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Everything below `run` is lost at reboot, everything below `cache` may be lost at any time."""
+
+    root: str
+
+    def _at(self, path: str) -> str:
+        return f"{self.root.rstrip('/')}/{path}"
+
+    @property
+    def run(self) -> str:
+        return self._at("run")
+
+    @property
+    def redis(self) -> str:
+        """Working folder of redis-server: its append-only file."""
+        return self._at("run/redis")
+
+    @property
+    def redis_socket(self) -> str:
+        """spec core0-protocol 1.7."""
+        return self._at("run/redis.sock")
+
+    @property
+    def g8ufs(self) -> str:
+        """The one FUSE mount (design 4.4)."""
+        return self._at("run/g8ufs")
+
+    @property
+    def containers(self) -> str:
+        """Bundles, uppers and roots of containers."""
+        return self._at("run/containers")
+
+    @property
+    def crun(self) -> str:
+        """State folder of the OCI runtime."""
+        return self._at("run/crun")
+
+    @property
+    def cache(self) -> str:
+        """Downloaded flists, EROFS images, chunks."""
+        return self._at("var/cache/g8node")

@@ -1,0 +1,67 @@
+"""The loop watchdog sees what asyncio's own warning does not."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import asyncio, os, time, uvloop
+from g8node.runtime.watchdog import Watchdog
+
+class Blocking(asyncio.Protocol):
+    def data_received(self, data):
+        time.sleep(0.12)
+
+async def main():
+    watchdog = Watchdog(interval_s=0.005, hang_s=0)
+    watchdog.start()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Blocking, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+    {stimulus}
+    async with asyncio.timeout(5):
+        while {waiting}:
+            await asyncio.sleep(0.01)
+    watchdog.stop()
+    for stall in watchdog.stalls:
+        print(round(stall.duration_s, 2) >= 0.1, "data_received" in stall.stack, flush=True)
+
+uvloop.run(main())
+"""
+
+
+def run(stimulus: str, waiting: str) -> str:
+    program = PROGRAM.format(stimulus=stimulus, waiting=waiting)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_block_inside_data_received_is_caught_with_its_stack() -> None:
+    assert "True True\n" in run("transport.write(b'x')", "not watchdog.stalls")
+
+
+def test_idle_loop_is_no_stall() -> None:
+    out = run("end = time.monotonic() + 0.3", "time.monotonic() < end")
+    assert "True True" not in out
+
+
+def test_frozen_loop_is_dumped_even_when_nothing_answers() -> None:
+    program = """
+import asyncio, time, uvloop
+from g8node.runtime.watchdog import Watchdog
+async def main():
+    watchdog = Watchdog(interval_s=0.01, hang_s=0.2)
+    watchdog.start()
+    await asyncio.sleep(0.05)
+    time.sleep(0.5)
+    watchdog.stop()
+uvloop.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "Timeout (0:00:00.2" in done.stderr
+    assert "in main" in done.stderr

@@ -1,0 +1,187 @@
+"""A QEMU machine that boots our kernel and initramfs (blocking; for tools and tests, not for the node)."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PROBE_S = 15.0
+
+
+class VmError(Exception):
+    """The machine did not do what was asked; the message ends with the last console lines."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to boot. `forwards` maps guest TCP ports to host ports on 127.0.0.1; `secrets` go by fw_cfg."""
+
+    kernel: Path
+    initrd: Path
+    memory_mb: int = 1024
+    cpus: int = 2
+    accel: str = "tcg,thread=multi"
+    forwards: Mapping[int, int] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    append: Sequence[str] = ()
+    options: Sequence[str] = ()
+
+
+def free_port(preferred: int = 0) -> int:
+    """A TCP port on loopback that nobody listens on now; the preferred one when it is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise VmError("no free TCP port on 127.0.0.1")
+
+
+def kvm_works(kernel: Path) -> bool:
+    """Boot the bare kernel under KVM: it must get as far as missing its root file system."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    argv = [
+        "qemu-system-x86_64", "-accel", "kvm", "-m", "256", "-kernel", str(kernel), "-nographic",
+        "-no-reboot", "-nodefaults", "-serial", "stdio", "-append", "console=ttyS0 panic=-1",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"Kernel panic" in done.stdout
+
+
+class Vm:
+    """One running machine; its files (console, pid, control socket) live in `folder`."""
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.folder = folder
+        self.machine = machine
+        self.console_path = folder / "console.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+
+    def start(self) -> None:
+        """Start QEMU; returns at once. It outlives this process unless `stop` is called."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.console_path.unlink(missing_ok=True)
+        with (self.folder / "qemu.log").open("wb") as log:
+            self.started = time.monotonic()
+            self._process = subprocess.Popen(
+                self._argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _argv(self) -> list[str]:
+        machine = self.machine
+        forwards = "".join(
+            f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in machine.forwards.items()
+        )
+        argv = [
+            "qemu-system-x86_64", "-accel", machine.accel, "-smp", str(machine.cpus),
+            "-m", str(machine.memory_mb), "-kernel", str(machine.kernel), "-initrd", str(machine.initrd),
+            "-nodefaults", "-display", "none", "-no-reboot",
+            "-serial", f"file:{self.console_path}",
+            "-qmp", f"unix:{self._qmp},server=on,wait=off",
+            "-nic", f"user,model=virtio-net-pci{forwards}",
+            "-device", "virtio-rng-pci",
+            "-append", " ".join(["console=ttyS0", "panic=-1", "quiet", *machine.append]),
+        ]  # fmt: skip
+        for name, value in machine.secrets.items():
+            path = self.folder / f"secret-{name}"
+            path.touch(mode=0o600)
+            path.write_text(value)
+            argv += ["-fw_cfg", f"name=opt/g8node/{name},file={path}"]
+        return [*argv, *machine.options]
+
+    @property
+    def _qmp(self) -> Path:
+        return self.folder / "qmp.sock"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def console(self) -> str:
+        """What the machine wrote on its serial line so far."""
+        try:
+            return self.console_path.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def wait_for(self, text: str, timeout_s: float) -> float:
+        """Wait until the console shows text; returns the seconds since start. Raises VmError."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.console():
+            if not self.running:
+                raise VmError(f"QEMU ended before {text!r} appeared:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise VmError(f"{text!r} did not appear within {timeout_s:g} s:\n{self._tail()}")
+            time.sleep(0.05)
+        return time.monotonic() - self.started
+
+    def wait_end(self, timeout_s: float) -> None:
+        """Wait until the machine powers itself off. Raises VmError."""
+        assert self._process is not None, "not started"
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise VmError(f"still running after {timeout_s:g} s:\n{self._tail()}") from error
+
+    def quit(self) -> None:
+        """End it as a power cut would, and collect the process."""
+        if self._process is None:
+            return
+        if self.running:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as control:
+                control.settimeout(2)
+                control.connect(str(self._qmp))
+                for command in ("qmp_capabilities", "quit"):
+                    control.recv(4096)
+                    control.sendall(json.dumps({"execute": command}).encode())
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tail(self) -> str:
+        log = (self.folder / "qemu.log").read_text(errors="replace")
+        return "\n".join([*self.console().splitlines()[-30:], log[-1000:]])
+
+
+def end_process(pid: int, name: str, timeout_s: float = 10.0) -> bool:
+    """TERM, then KILL, a process that an earlier run started. False when it is not there (any more)."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    if name.encode() not in command:
+        return False  # the pid was reused
+    deadline = time.monotonic() + timeout_s
+    os.kill(pid, signal.SIGTERM)
+    while Path(f"/proc/{pid}").exists() and not _is_zombie(pid):
+        if time.monotonic() > deadline:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return True
+        time.sleep(0.05)
+    return True
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(OSError):
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    return True

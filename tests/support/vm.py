@@ -1,0 +1,76 @@
+"""QEMU nodes for tests: boot the built image, talk to its gate."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from g8tools.up.vm import Machine, Vm, free_port
+
+TOP = Path(__file__).resolve().parent.parent.parent
+BUILD = TOP / "build"
+
+# Inside TCG everything is 10 to 20 times slower than on the host (and CI may run beside other work).
+BOOT_S = 120.0
+
+
+class NodeVm:
+    """A booted node and a Redis client of its gate."""
+
+    def __init__(self, vm: Vm, gate: redis.Redis, password: str, ports: Mapping[int, int]) -> None:
+        self.vm = vm
+        self.gate = gate
+        self.password = password
+        self.ports = ports
+
+    def direct(self, name: str, **arguments: Any) -> Any:
+        """A registered command name as the first word; its decoded JSON answer."""
+        return json.loads(self.gate.execute_command(name, json.dumps(arguments)))
+
+    def job(self, command: str, arguments: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+        """RPUSH to core:default, then wait for the result as the original client does."""
+        job_id = fields.pop("id", secrets.token_hex(8))
+        request = {"id": job_id, "command": command, "arguments": arguments, **fields}
+        self.gate.rpush("core:default", json.dumps(request))
+        flag = f"result:{job_id}:flag"
+        assert self.gate.brpoplpush(flag, flag, 30) is not None, "the command was not accepted"
+        return self.result(job_id)
+
+    def result(self, job_id: str, timeout_s: int = 60) -> dict[str, Any]:
+        key = f"result:{job_id}"
+        raw = self.gate.brpoplpush(key, key, timeout_s)
+        assert raw is not None, f"no result of {job_id} within {timeout_s} s"
+        decoded: dict[str, Any] = json.loads(raw)
+        return decoded
+
+
+@contextmanager
+def node(
+    folder: Path, *, forwards: Sequence[int] = (), memory_mb: int = 1024, append: Sequence[str] = ()
+) -> Iterator[NodeVm]:
+    """Boot a node and wait until its gate answers; it is cut off at the end."""
+    password = secrets.token_urlsafe(16)
+    ports = {guest: free_port() for guest in (6379, *forwards)}
+    machine = Machine(
+        kernel=BUILD / "vmlinuz",
+        initrd=BUILD / "initramfs.zst",
+        memory_mb=memory_mb,
+        forwards=ports,
+        secrets={"password": password},
+        append=append,
+    )
+    vm = Vm(folder, machine)
+    vm.start()
+    try:
+        vm.wait_for("g8node ready", BOOT_S)
+        gate = redis.Redis(
+            port=ports[6379], password=password, socket_timeout=90, decode_responses=True, protocol=2
+        )
+        yield NodeVm(vm, gate, password, ports)
+        gate.close()
+    finally:
+        vm.quit()

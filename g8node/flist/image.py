@@ -5,13 +5,30 @@ Cache layout: `<cache_dir>/<hex BLAKE2b-256 of the flist file>/{meta.erofs,slots
 under a temporary name and renamed into place; format of slots.bin in `plan.py`. Must not run on the loop.
 """
 
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from array import array
 from dataclasses import dataclass
+from typing import Final
 
-from g8node.errors import Unavailable
-from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece
+from g8node.errors import InvalidArgument, NodeError, Unavailable
+from g8node.flist import plan as plans
+from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece, SlotTable
+from g8node.flist.rocks import read_flist
+from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits, Node, walk
 from g8node.linux.guard import off_loop
+from g8node.wire import erofs
+from g8node.wire.flist import Blocks, Codec
 
-__all__ = ["ChunkRef", "ImagePlan", "ImageRef", "Kind", "Piece", "prepare"]
+__all__ = ["ChunkRef", "ImagePlan", "ImageRef", "Kind", "Piece", "build", "prepare"]
+
+_HOLE_ID: Final = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +42,150 @@ class ImageRef:
 
 
 @off_loop
-def prepare(flist_path: str, cache_dir: str) -> ImageRef:
+def prepare(flist_path: str, cache_dir: str, limits: Limits = DEFAULT_LIMITS) -> ImageRef:
     """Unpack, validate and build unless the cache has it.
 
     InvalidArgument names what is wrong with the flist; OSError for the file system; a damaged cache entry is
     rebuilt. Two callers at once do the work twice and share one result.
     """
-    raise Unavailable("the image builder is not there yet")
+    with open(flist_path, "rb") as source:
+        digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).digest()
+    directory = os.path.join(cache_dir, digest.hex())
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, Unavailable):
+        return ImageRef(digest.hex(), directory, plans.load(directory, flist_digest=digest))
+    os.makedirs(cache_dir, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f".{digest.hex()[:16]}-", dir=cache_dir)
+    try:
+        flist = read_flist(flist_path, scratch=partial, limits=limits)
+        try:
+            plan, metadata = build(flist, uuid=digest[:16])
+        except NodeError as error:
+            raise InvalidArgument(f"flist {flist_path}: {error}") from None
+        _write(plan, metadata, partial, digest)
+        _publish(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return ImageRef(digest.hex(), directory, plans.load(directory, flist_digest=digest))
+
+
+def _write(plan: ImagePlan, metadata: bytearray, directory: str, digest: bytes) -> None:
+    with open(os.path.join(directory, plans.METADATA_NAME), "wb") as out:
+        out.write(metadata)
+        out.flush()
+        os.fsync(out.fileno())
+    metadata_digest = hashlib.blake2b(metadata, digest_size=32).digest()
+    plans.save(plan, directory, metadata_digest=metadata_digest, flist_digest=digest)
+
+
+def _publish(partial: str, directory: str) -> None:
+    """Rename into place. What is there is either another caller's good copy or damaged: ours replaces it."""
+    os.chmod(partial, 0o755)
+    for _ in range(16):
+        try:
+            os.rename(partial, directory)
+        except OSError:
+            # Open files of a replaced copy stay readable: moved aside first, removed second.
+            old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(directory))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(directory, os.path.join(old, "image"))
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
+    raise Unavailable(f"cannot replace {directory}", hint="something else writes there")
+
+
+def build(flist: Flist, *, uuid: bytes = bytes(16)) -> tuple[ImagePlan, bytearray]:
+    """The plan (its metadata_path still empty) and the EROFS metadata of a validated tree."""
+    slots = _Slots()
+    inodes: dict[int, erofs.Inode] = {}
+    for path, node in walk(flist.root):
+        if id(node) not in inodes:
+            inodes[id(node)] = _inode(path, node, slots)
+    for _, node in walk(flist.root):
+        if node.children is not None:
+            inodes[id(node)].children = {name: inodes[id(child)] for name, child in node.children.items()}
+    metadata = erofs.build(inodes[id(flist.root)], data_blocks=slots.next_block, uuid=uuid)
+    return ImagePlan("", len(metadata), slots.table, flist.info), metadata
+
+
+def _inode(path: bytes, node: Node, slots: _Slots) -> erofs.Inode:
+    blocks = slots.place(path, node.blocks) if node.blocks.sizes else ()
+    size = node.size if stat.S_ISREG(node.mode) else 0
+    inode = erofs.Inode(
+        node.mode,
+        node.uid,
+        node.gid,
+        node.mtime_s,
+        node.mtime_ns,
+        node.xattrs,
+        size,
+        blocks,
+        node.target,
+        node.rdev,
+    )
+    try:
+        erofs.check(inode)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path!r}: {error}") from None
+    return inode
+
+
+class _Slots:
+    """Hands out slots of the data area: one per distinct chunk, in the order of first use."""
+
+    def __init__(self) -> None:
+        self.next_block = 0
+        self.table = SlotTable(keyed=bytearray(), ids=bytearray(), keys=bytearray(), names=bytearray())
+        self._known: dict[bytes, int] = {}
+
+    def place(self, path: bytes, blocks: Blocks) -> array[int]:
+        """First block of every chunk of a file, HOLE for holes."""
+        ids = bytes(blocks.ids)
+        placed = array("I")
+        name_at = -1
+        for index, size in enumerate(blocks.sizes):
+            chunk = ids[32 * index : 32 * index + 32]
+            if chunk == _HOLE_ID:
+                placed.append(erofs.HOLE)
+                continue
+            key = blocks.keys[32 * index : 32 * index + 32]
+            keyed = blocks.codec == Codec.G8_KEYED
+            slot = self._known.get(chunk)
+            if slot is None:
+                if name_at < 0:
+                    name_at = self._name(path)
+                slot = self._add(chunk, key, size, keyed, name_at)
+            elif not self._matches(slot, key, size, keyed):
+                raise InvalidArgument(f"{path!r}: chunk {chunk.hex()} has another key or size elsewhere")
+            placed.append(self.table.blocks[slot])
+        return placed
+
+    def _name(self, path: bytes) -> int:
+        names = self.table.names
+        assert isinstance(names, bytearray)
+        at = len(names)
+        names.extend(path + b"\0")
+        return at
+
+    def _matches(self, slot: int, key: bytes | bytearray, size: int, keyed: bool) -> bool:
+        table = self.table
+        same = table.keys[32 * slot : 32 * slot + 32] == key and table.sizes[slot] == size
+        return same and table.keyed[slot] == keyed
+
+    def _add(self, chunk: bytes, key: bytes | bytearray, size: int, keyed: bool, name_at: int) -> int:
+        table = self.table
+        slot = len(table)
+        if self.next_block >= erofs.HOLE or name_at >> 32:
+            raise InvalidArgument("flist does not fit an image of 16 TiB")
+        table.blocks.append(self.next_block)
+        table.sizes.append(size)
+        table.names_at.append(name_at)
+        assert isinstance(table.ids, bytearray)
+        assert isinstance(table.keys, bytearray)
+        assert isinstance(table.keyed, bytearray)
+        table.ids.extend(chunk)
+        table.keys.extend(key)
+        table.keyed.append(keyed)
+        self._known[chunk] = slot
+        self.next_block += -(-size // erofs.BLOCK)
+        return slot

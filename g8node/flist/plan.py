@@ -19,6 +19,8 @@ and padded with zeros to the next one. `slots.bin` holds the slot table, all int
 `save` and `load` block: call them off the loop.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import struct

@@ -147,21 +147,11 @@ class _Layout:
         self._place(inode, size)
 
     def _add_leaf(self, inode: Inode) -> None:
-        kind = stat.S_IFMT(inode.mode)
-        if kind not in _FILE_TYPES or kind == stat.S_IFDIR:
-            raise InvalidArgument(f"mode {inode.mode:#o} has no file type EROFS knows")
-        if kind == stat.S_IFREG:
-            if len(inode.blocks) != -(-inode.size // CHUNK):
-                raise InvalidArgument(f"file of {inode.size} bytes has {len(inode.blocks)} chunks")
+        if stat.S_ISREG(inode.mode):
             self._place_chunked(inode)
-        elif kind == stat.S_IFLNK:
-            if not 0 < len(inode.target) < BLOCK or b"\0" in inode.target:
-                raise InvalidArgument(f"symlink target of {len(inode.target)} bytes, expected 1 to 4095")
-            inode.size = len(inode.target)
-            self._place(inode, inode.size)
-        else:
-            inode.size = 0
-            self._place(inode, 0)
+            return
+        inode.size = len(inode.target)
+        self._place(inode, inode.size)
 
     def _start(self) -> int:
         # The kernel copies an inode that straddles two blocks; not making one is cheaper.
@@ -205,25 +195,22 @@ class _Writer:
 
     def inode(self, inode: Inode, number: int) -> None:
         icount, xattrs = encode_xattrs(inode.xattrs)
-        try:
-            _INODE.pack_into(
-                self.image,
-                inode.position,
-                inode.layout | _EXTENDED,
-                icount,
-                inode.mode,
-                0,
-                inode.size,
-                self._union(inode),
-                number,
-                inode.uid,
-                inode.gid,
-                inode.mtime_s,
-                inode.mtime_ns,
-                inode.nlink,
-            )
-        except struct.error as error:
-            raise InvalidArgument(f"inode does not fit EROFS: {error}") from None
+        _INODE.pack_into(
+            self.image,
+            inode.position,
+            inode.layout | _EXTENDED,
+            icount,
+            inode.mode,
+            0,
+            inode.size,
+            self._union(inode),
+            number,
+            inode.uid,
+            inode.gid,
+            inode.mtime_s,
+            inode.mtime_ns,
+            inode.nlink,
+        )
         at = inode.position + _INODE.size
         self.image[at : at + len(xattrs)] = xattrs
         if inode.target:
@@ -279,8 +266,8 @@ class _Writer:
 def build(root: Inode, *, data_blocks: int, uuid: bytes = bytes(16)) -> bytearray:
     """The metadata area of an image: whole 4 KiB blocks, the data area begins right behind it.
 
-    Fills in the inodes' placement fields, so a tree can be built once only. InvalidArgument: something that
-    EROFS cannot hold.
+    Every inode must have passed `check`. Fills in the inodes' placement fields, so a tree can be built once
+    only. InvalidArgument: the whole is too big, or a directory has two names.
     """
     if root.children is None:
         raise InvalidArgument("the root is no directory")
@@ -296,6 +283,21 @@ def build(root: Inode, *, data_blocks: int, uuid: bytes = bytes(16)) -> bytearra
         writer.directory(directory)
     writer.superblock(root=root, inodes=len(layout.order), data_blocks=data_blocks, uuid=uuid)
     return writer.image
+
+
+def check(inode: Inode) -> None:
+    """Refuse an inode that EROFS cannot hold, for a caller that can name it. Names are the caller's to check."""
+    kind = stat.S_IFMT(inode.mode)
+    if kind not in _FILE_TYPES:
+        raise InvalidArgument(f"mode {inode.mode:#o} has no file type that EROFS knows")
+    if kind == stat.S_IFREG and len(inode.blocks) != -(-inode.size // CHUNK):
+        raise InvalidArgument(f"file of {inode.size} bytes has {len(inode.blocks)} chunks")
+    if kind == stat.S_IFLNK and (not 0 < len(inode.target) < BLOCK or b"\0" in inode.target):
+        raise InvalidArgument(f"symlink target of {len(inode.target)} bytes, expected 1 to 4095 without NUL")
+    if kind in (stat.S_IFCHR, stat.S_IFBLK):
+        encode_device(*inode.rdev)
+    if inode.xattrs:
+        encode_xattrs(inode.xattrs)
 
 
 def encode_device(major: int, minor: int) -> int:

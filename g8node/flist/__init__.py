@@ -1,0 +1,1 @@
+"""Flist formats, packing, verification and the EROFS image of an flist."""

@@ -1,0 +1,71 @@
+"""The file tree of an flist in memory, and its limits (pure)."""
+
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from g8node.wire.flist import NO_BLOCKS, Blocks
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One inode. The same object under several names is a hard link."""
+
+    mode: int
+    """Full st_mode."""
+    uid: int = 0
+    gid: int = 0
+    mtime_s: int = 0
+    mtime_ns: int = 0
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    size: int = 0
+    """Regular files: bytes."""
+    blocks: Blocks = NO_BLOCKS
+    target: bytes = b""
+    rdev: tuple[int, int] = (0, 0)
+    children: "dict[bytes, Node] | None" = None
+    """Directories only."""
+
+    @property
+    def is_file(self) -> bool:
+        """Regular file."""
+        return stat.S_ISREG(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Flist:
+    """What an flist says: the tree, and its free metadata (entrypoint, environ, ...) as stored."""
+
+    root: Node
+    info: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a stranger's flist is read before it is refused."""
+
+    file_bytes: int = 512 << 20
+    """The flist as it is stored."""
+    unpacked_bytes: int = 2 << 30
+    members: int = 10_000
+    entries: int = 4_000_000
+    chunks: int = 8_000_000
+    """Chunk references: 4 TiB of files."""
+    depth: int = 1024
+    info_bytes: int = 1 << 20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def walk(root: Node) -> Iterator[tuple[bytes, Node]]:
+    """Every name with its node, the root first (empty path), parents before children, names in byte order."""
+    stack = [(b"", root)]
+    while stack:
+        path, node = stack.pop()
+        yield path, node
+        if node.children:
+            prefix = path + b"/" if path else b""
+            stack.extend(
+                (prefix + name, child) for name, child in sorted(node.children.items(), reverse=True)
+            )

@@ -61,7 +61,7 @@ def node(
         memory_mb=memory_mb,
         forwards=ports,
         secrets={"password": password},
-        append=append,
+        append=("quiet", *append),
     )
     vm = Vm(folder, machine)
     vm.start()

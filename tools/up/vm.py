@@ -29,7 +29,7 @@ class Machine:
     accel: str = "tcg,thread=multi"
     forwards: Mapping[int, int] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
-    append: Sequence[str] = ()
+    append: Sequence[str] = ("quiet",)
     options: Sequence[str] = ()
 
 
@@ -92,7 +92,7 @@ class Vm:
             "-qmp", f"unix:{self._qmp},server=on,wait=off",
             "-nic", f"user,model=virtio-net-pci{forwards}",
             "-device", "virtio-rng-pci",
-            "-append", " ".join(["console=ttyS0", "panic=-1", "quiet", *machine.append]),
+            "-append", " ".join(["console=ttyS0", "panic=-1", *machine.append]),
         ]  # fmt: skip
         for name, value in machine.secrets.items():
             path = self.folder / f"secret-{name}"

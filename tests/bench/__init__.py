@@ -1,0 +1,1 @@
+"""Figures against named peers; `python -m tests.bench` writes build/bench.json."""

@@ -1,0 +1,99 @@
+"""Control groups, version 2 only (blocking): detection, delegation, usage, removal."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from g8node.linux.guard import off_loop
+
+MOUNT: Final = "/sys/fs/cgroup"
+NEEDED: Final = frozenset({"cpu", "memory", "pids"})
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+@off_loop
+def controllers() -> frozenset[str]:
+    """What version 2 controls at the mount point; empty where version 1 is mounted there or has them all."""
+    try:
+        return frozenset(_read(f"{MOUNT}/cgroup.controllers").split())
+    except FileNotFoundError:
+        return frozenset()
+
+
+@off_loop
+def usable() -> bool:
+    """Whether containers can be limited: a hybrid layout leaves version 2 without its controllers."""
+    return controllers() >= NEEDED
+
+
+@off_loop
+def delegate(path: str) -> None:
+    """Make the group `path` (relative) and let its children have every controller there is."""
+    at = MOUNT
+    for name in ("", *path.split("/")):
+        at = f"{at}/{name}" if name else at
+        os.makedirs(at, exist_ok=True)
+        for controller in sorted(_read(f"{at}/cgroup.controllers").split()):
+            # One at a time: a kernel that refuses one (cpu with real-time threads) still gives the others.
+            with contextlib.suppress(OSError):
+                _write(f"{at}/cgroup.subtree_control", f"+{controller}")
+
+
+@off_loop
+def kill(path: str) -> None:
+    """SIGKILL to every process of the group and below it; nothing happens when it is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _write(f"{MOUNT}/{path}/cgroup.kill", "1")
+
+
+@off_loop
+def remove(path: str, *, timeout_s: float = 2.0) -> None:
+    """Remove the group and those below it. Killed processes leave a group a moment after their death."""
+    deadline = time.monotonic() + timeout_s
+    for folder, _, _ in os.walk(f"{MOUNT}/{path}", topdown=False):
+        while True:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                break
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a group uses now; cpu since its beginning."""
+
+    memory_bytes: int
+    swap_bytes: int
+    cpu_s: float
+
+
+@off_loop
+def usage(path: str) -> Usage | None:
+    """None when the group (or its controllers) does not exist."""
+    at = f"{MOUNT}/{path}"
+    try:
+        stat = dict(line.split(" ", 1) for line in _read(f"{at}/cpu.stat").splitlines())
+        memory = int(_read(f"{at}/memory.current"))
+    except FileNotFoundError:
+        return None
+    swap = 0
+    with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
+        swap = int(_read(f"{at}/memory.swap.current"))
+    return Usage(memory, swap, int(stat["usage_usec"]) / 1e6)

@@ -1,0 +1,64 @@
+"""Namespaces and credentials of this process and others (blocking)."""
+
+import ctypes
+import os
+from typing import Final
+
+from g8node.linux import cgroup
+from g8node.linux.guard import off_loop
+from g8node.linux.mount import Mount, mount
+
+_CLONE_NEWNS: Final = 0x00020000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@off_loop
+def prepare_agent_namespace() -> None:
+    """Give an agent a mount namespace of its own; call once, before the first thread is made.
+
+    The host's mounts still arrive (slave), ours never leave. Where the host keeps version 1 control groups
+    beside version 2, crun wants to see version 2 alone, so that it is mounted over them here.
+    """
+    if _libc.unshare(_CLONE_NEWNS) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"unshare(CLONE_NEWNS): {os.strerror(code)}")
+    mount("none", "/", "", Mount.REC | Mount.SLAVE)
+    if not os.path.exists(f"{cgroup.MOUNT}/cgroup.controllers"):
+        mount("cgroup2", cgroup.MOUNT, "cgroup2", Mount.NOSUID | Mount.NODEV | Mount.NOEXEC)
+
+
+@off_loop
+def own_capabilities() -> int:
+    """The mask of capabilities that this process can hand to a child."""
+    masks = {}
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Cap"):
+                name, value = line.split(":")
+                masks[name] = int(value, 16)
+    return masks["CapPrm"] & masks["CapBnd"]
+
+
+@off_loop
+def namespace_id(pid: int, kind: str) -> int:
+    """Inode number of the process's namespace (`pid`, `net`, ...): equal numbers mean the same one."""
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+
+
+@off_loop
+def members(pid: int) -> list[int]:
+    """Pids, as seen from here, of all processes in the pid namespace of `pid`; empty when it is gone."""
+    try:
+        wanted = namespace_id(pid, "pid")
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if namespace_id(int(name), "pid") == wanted:
+                    found.append(int(name))
+            except OSError:
+                continue  # it ended meanwhile
+    return sorted(found)

@@ -1,0 +1,399 @@
+"""Owner of the node's containers (async); usable without Redis.
+
+Theory of operation. `prepare` reserves an id and builds root and bundle, all or nothing; `start` runs it
+under the OCI runtime. From then on the exit of its PID 1, however it comes, is what cleans up: the kernel
+has killed every process of the pid namespace before we hear of it. `terminate` only brings that exit about.
+What has begun in a thread or a child is never abandoned half-way: a cancelled caller leaves a task behind
+that finishes and undoes it.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
+from g8node.ids import ContainerId
+from g8node.linux import cgroup, devices, namespace
+from g8node.node import bundle, rootfs
+from g8node.node.bundle import Spec
+from g8node.node.crun import Crun, Streams
+from g8node.runtime import blocking, logs
+from g8node.runtime.process import Child, Reaper
+
+log = logs.get("containers")
+
+T = TypeVar("T")
+
+MAX_ID: Final = 65534
+_DEFAULT_MAX: Final = 1000
+_START_WAIT_S: Final = 120.0
+_DEATH_S: Final = 60.0
+
+
+class Mounts(Protocol):
+    """What g8ufs gives: flists as read-only mounts."""
+
+    async def attach(self, flist: str, target: str, *, storage: str = "") -> None:
+        """Mount the flist on the empty folder `target`."""
+
+    async def detach(self, target: str) -> None:
+        """Undo `attach`."""
+
+
+@dataclass(eq=False)
+class Container:
+    """One container; `child` is its PID 1 once it runs."""
+
+    id: ContainerId
+    spec: Spec
+    tree: rootfs.Tree
+    cgroup: str
+    child: Child | None = None
+    pid: int = 0
+    execs: set[Child] = field(default_factory=set)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    cleaning: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in the runtime's state folder."""
+        return f"c{self.id}"
+
+    @property
+    def rootfs(self) -> str:
+        return self.tree.layers[0].target
+
+
+class Containers:
+    """Registry and lifecycle. `open` before anything else, `close` at the end."""
+
+    def __init__(
+        self, reaper: Reaper, mounts: Mounts, *, folder: str, state: str, max_count: int = 0, starts: int = 8
+    ) -> None:
+        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing."""
+        if any(char in folder for char in ",:\\"):
+            raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
+        self._reaper = reaper
+        self._mounts = mounts
+        self._folder = folder
+        self._state = state
+        self._max_count = max_count or _DEFAULT_MAX
+        self._starts = asyncio.Semaphore(starts)
+        self._execs = asyncio.Semaphore(2 * starts)
+        self._live: dict[int, Container] = {}
+        self._last_id = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._host: bundle.Host | None = None
+        self._crun: Crun | None = None
+        self._parent = "g8" if os.getpid() == 1 else f"g8-{os.getpid()}"
+
+    async def open(self) -> None:
+        """Find out what the host can do, and clear away what an earlier run left in our folders."""
+        self._host = await blocking.run("disk", _host, self._parent)
+        self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
+        leftovers = await blocking.run("disk", _folders, self._state, self._folder)
+        for name in leftovers:
+            log.warning("removing a container of an earlier run", container=name)
+            await self._crun.delete(name)
+
+    async def close(self) -> None:
+        """Terminate every container and wait until nothing of them is left."""
+        await asyncio.gather(
+            *(self.terminate(id, grace_s=2.0) for id in list(self._live)), return_exceptions=True
+        )
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._host is not None and self._host.cgroups:
+            with contextlib.suppress(OSError):
+                await blocking.run("disk", cgroup.remove, self._parent)
+
+    # --- life
+
+    async def prepare(self, spec: Spec) -> Container:
+        """Reserve an id, build root and bundle. Cancelling is safe; a failure leaves nothing behind."""
+        bundle.validate(spec)
+        container = self._reserve(spec)
+        task = self._background(self._prepare(container))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._background(self._discard_after(task, container))
+            raise
+        return container
+
+    async def start(self, container: Container, streams: Streams) -> Child:
+        """Start a prepared container; it cleans up after itself from here on, also when this fails."""
+        task = self._background(self._start(container, streams))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._background(self._discard_after(task, container))
+            raise
+
+    async def discard(self, container: Container) -> None:
+        """Undo `prepare`: for a container that is not to be started after all."""
+        await self._clean(container)
+
+    async def exec(
+        self,
+        id: int,
+        argv: Sequence[str],
+        streams: Streams,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        uid: int = 0,
+        gid: int = 0,
+    ) -> Child:
+        """Start a process in a container, in a session of its own; waits while the container is starting.
+
+        Raises NotFound (no such container, program or folder), Conflict when the container ends meanwhile.
+        """
+        container = await self.started(id)
+        host, crun = self._opened()
+        process = bundle.process(
+            container.spec, host, container.id, argv, env=env, cwd=cwd or "/", uid=uid, gid=gid
+        )
+        async with self._execs:
+            try:
+                child = await crun.exec(container.name, process, streams)
+            except Exception as error:
+                if container.child is None or container.child.running:
+                    raise
+                raise Conflict(f"container {id} ended") from error
+        container.execs.add(child)
+        child.exited.add_done_callback(lambda _: container.execs.discard(child))
+        return child
+
+    async def terminate(self, id: int, *, grace_s: float = 10.0) -> None:
+        """TERM, grace, KILL; returns when nothing of the container is left. NotFound for an unknown id."""
+        container = self.get(id)
+        while not container.running.is_set() and not container.gone.is_set():
+            await _first(container.running.wait(), container.gone.wait())
+        if container.child is not None and container.child.running:
+            await self._stop(container, container.child, grace_s)
+        await container.gone.wait()
+
+    # --- look-ups
+
+    def get(self, id: int) -> Container:
+        """NotFound when there is none of that id."""
+        container = self._live.get(id)
+        if container is None:
+            raise NotFound(f"container {id} does not exist")
+        return container
+
+    def find_name(self, name: str) -> Container | None:
+        """The oldest running container of that name, in any case of letters."""
+        wanted = name.casefold()
+        return next((c for c in self.all() if (c.spec.name or "").casefold() == wanted), None)
+
+    def find(self, tags: Iterable[str]) -> list[Container]:
+        """Running containers that have all the tags."""
+        wanted = set(tags)
+        return [container for container in self.all() if wanted <= set(container.spec.tags or ())]
+
+    def all(self) -> list[Container]:
+        """Running containers in id order."""
+        live = [container for container in self._live.values() if container.child is not None]
+        return sorted(live, key=lambda container: container.id)
+
+    async def started(self, id: int) -> Container:
+        """The container once it runs. NotFound, Conflict when its start failed, DeadlineExceeded."""
+        container = self.get(id)
+        if not container.running.is_set():
+            try:
+                waiting = _first(container.running.wait(), container.gone.wait())
+                await asyncio.wait_for(waiting, _START_WAIT_S)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"container {id} did not start within {_START_WAIT_S:g} s") from error
+        if container.child is None or not container.child.running:
+            raise Conflict(f"container {id} ended")
+        return container
+
+    def cgroup_of(self, container: Container) -> str:
+        """Its control group, relative to the mount; empty where the host has none to give."""
+        return container.cgroup if self._opened()[0].cgroups else ""
+
+    # --- inside
+
+    def _opened(self) -> tuple[bundle.Host, Crun]:
+        assert self._host is not None, "Containers.open was not called"
+        assert self._crun is not None
+        return self._host, self._crun
+
+    def _reserve(self, spec: Spec) -> Container:
+        if len(self._live) >= self._max_count:
+            raise Exhausted(f"{len(self._live)} containers exist, the limit is containers.max_count")
+        id = self._last_id
+        while True:
+            id = id % MAX_ID + 1
+            if id not in self._live:
+                break
+        self._last_id = id
+        flists = sum(_is_flist(source) for source in spec.mount or {})
+        container = Container(
+            ContainerId(id), spec, rootfs.Tree(f"{self._folder}/{id}", flists), f"{self._parent}/c{id}"
+        )
+        self._live[id] = container
+        return container
+
+    async def _prepare(self, container: Container) -> None:
+        async with AsyncExitStack() as undo:
+            undo.callback(self._forget, container)
+            async with self._starts:
+                await self._build(container, undo)
+            container.undo = undo.pop_all()
+
+    async def _build(self, container: Container, undo: AsyncExitStack) -> None:
+        spec, tree = container.spec, container.tree
+        hosts = {source: target for source, target in (spec.mount or {}).items() if not _is_flist(source)}
+        flists = {source: target for source, target in (spec.mount or {}).items() if _is_flist(source)}
+        if hosts:
+            await blocking.run("path", rootfs.check_sources, list(hosts))
+        undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
+        await blocking.run("path", rootfs.make, tree)
+        for flist, layers in zip([spec.root, *flists], tree.layers, strict=True):
+            await self._mounts.attach(flist, layers.lower, storage=spec.storage or "")
+            undo.push_async_callback(self._mounts.detach, layers.lower)
+        for layers in tree.layers:
+            undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
+        inside = zip((layers.target for layers in tree.layers[1:]), flists.values(), strict=True)
+        await blocking.run("path", self._finish, container, (*hosts.items(), *inside))
+
+    def _finish(self, container: Container, binds: tuple[tuple[str, str], ...]) -> None:
+        """The second half of `_build`, in one trip to a thread."""
+        host, _ = self._opened()
+        spec = container.spec
+        for layers in container.tree.layers:
+            rootfs.stack(layers, devices=bool(spec.privileged))
+        resolv_conf = rootfs.fill(
+            container.rootfs,
+            spec.hostname or bundle.DEFAULT_HOSTNAME,
+            spec.config or {},
+            resolv_conf=bool(spec.host_network),
+        )
+        place = bundle.Place(
+            id=container.id,
+            rootfs=container.rootfs,
+            cgroup=container.cgroup,
+            binds=binds,
+            resolv_conf=resolv_conf,
+            devices=tuple(devices.host_devices()) if spec.privileged else (),
+        )
+        with open(f"{container.tree.top}/config.json", "wb") as file:
+            file.write(msgspec.json.encode(bundle.config(spec, host, place)))
+
+    async def _start(self, container: Container, streams: Streams) -> Child:
+        _, crun = self._opened()
+        try:
+            async with self._starts:
+                child = await crun.run(container.name, container.tree.top, streams)
+        except BaseException:
+            await self._clean(container)
+            raise
+        container.child, container.pid = child, child.pid
+        container.running.set()
+        self._background(self._watch(container, child))
+        return child
+
+    async def _watch(self, container: Container, child: Child) -> None:
+        code = await child.wait()
+        log.info("container ended", container=container.id, code=code)
+        await self._clean(container)
+
+    async def _stop(self, container: Container, init: Child, grace_s: float) -> None:
+        """Ask politely whoever can hear: the waiting init has nothing to say, the jobs come first."""
+        deadline = asyncio.get_running_loop().time() + grace_s
+        asked = [*container.execs] + ([init] if container.spec.command else [])
+        for child in asked:
+            child.signal(signal.SIGTERM)
+        if asked:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.gather(*(child.wait() for child in asked))
+        init.signal(signal.SIGKILL, group=False)
+        try:
+            await asyncio.wait_for(init.wait(), _DEATH_S)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"container {container.id} did not end {_DEATH_S:g} s after SIGKILL",
+                hint="a process of it waits in the kernel",
+            ) from error
+
+    async def _discard_after(self, task: "asyncio.Task[Any]", container: Container) -> None:
+        await asyncio.wait([task])
+        if container.child is None:
+            await self._clean(container)
+        else:
+            container.child.signal(signal.SIGKILL, group=False)  # its exit cleans up
+
+    async def _clean(self, container: Container) -> None:
+        if container.cleaning:
+            await container.gone.wait()
+            return
+        container.cleaning = True
+        host, crun = self._opened()
+        try:
+            if container.id in self._live:
+                await crun.delete(container.name)
+                if host.cgroups:
+                    await blocking.run("disk", cgroup.remove, container.cgroup)
+            await container.undo.aclose()
+        except Exception:
+            log.exception("a container could not be cleaned up", container=container.id)
+        finally:
+            self._forget(container)
+
+    def _forget(self, container: Container) -> None:
+        self._live.pop(container.id, None)
+        container.gone.set()
+
+    def _background(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _is_flist(source: str) -> bool:
+    return "://" in source
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _host(parent: str) -> bundle.Host:
+    cgroups = cgroup.usable()
+    if cgroups:
+        cgroup.delegate(parent)
+    else:
+        log.warning("no control groups of version 2 with all controllers: containers run without limits")
+    return bundle.Host(
+        capabilities=namespace.own_capabilities(),
+        cgroups=cgroups,
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+    )
+
+
+def _folders(state: str, folder: str) -> list[str]:
+    """Make both folders; the names of containers that the runtime still knows."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.makedirs(state, mode=0o700, exist_ok=True)
+    return [name for name in os.listdir(state) if name.startswith("c") and name[1:].isdigit()]

@@ -1,0 +1,132 @@
+"""Driver of the OCI runtime (async): containers and processes in them as children of ours.
+
+Theory of operation. `crun run --detach` and `crun exec --detach` leave the new process behind and end; it
+is re-parented to the nearest sub-reaper, which is us, so that the reaper gets its exit code. crun reads
+the process and writes the pid through memory files handed down by descriptor, and closes them before the
+container's program runs. Standard input and output are crun's own, inherited by the new process.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from g8node.errors import DeadlineExceeded, InvalidArgument, NodeError, NotFound, Unavailable
+from g8node.runtime.process import Child, Completed, Reaper
+
+CRUN: Final = "/usr/bin/crun"
+_START_TIMEOUT_S: Final = 120.0
+_LOG_MAX_BYTES: Final = 64 << 10
+# XDG_RUNTIME_DIR keeps crun from looking for a user session.
+_ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run"}
+
+T = TypeVar("T")
+
+
+class Streams(msgspec.Struct, frozen=True):
+    """Descriptors of the new process's standard streams; they stay the caller's to close."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Crun:
+    """One state folder of the runtime."""
+
+    def __init__(self, reaper: Reaper, state: str, *, cgroups: bool) -> None:
+        self._reaper = reaper
+        self._base = [CRUN, "--root", state, "--cgroup-manager", "cgroupfs" if cgroups else "disabled"]
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, name: str, bundle: str, streams: Streams) -> Child:
+        """Create and start the container of a bundle; the child is its PID 1.
+
+        A cancelled call goes on in the background: delete the container then. Raises NotFound when the
+        program is not in the root, InvalidArgument when it cannot be executed.
+        """
+        return await self._shielded(self._launch(["run", "--bundle", bundle], [name], streams, b""))
+
+    async def exec(self, name: str, process: dict[str, Any], streams: Streams) -> Child:
+        """Start a process (an OCI `process` object) in a running container, in a session of its own."""
+        return await self._shielded(
+            self._launch(["exec"], [name], streams, msgspec.json.encode(process)),
+        )
+
+    async def delete(self, name: str) -> None:
+        """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
+        await self._shielded(self._reaper.run([*self._base, "delete", "--force", name], env=_ENV))
+
+    async def known(self) -> list[str]:
+        """Names of the containers in the state folder."""
+        done: Completed = await self._reaper.run([*self._base, "list", "--quiet"], env=_ENV)
+        return done.stdout.decode("utf-8", "replace").split()
+
+    async def _shielded(self, call: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _launch(self, verb: list[str], operands: list[str], streams: Streams, process: bytes) -> Child:
+        with contextlib.ExitStack() as held, self._reaper.expecting():
+            pid_file, log = _memory_file(held, b""), _memory_file(held, b"")
+            files = [pid_file, log]
+            options = ["--detach", "--pid-file", _path(pid_file)]
+            if process:
+                files.append(_memory_file(held, process))
+                options += ["--process", _path(files[-1])]
+            argv = [*self._base, "--log", _path(log), "--log-format", "json", *verb, *options, *operands]
+            crun = await self._reaper.spawn(
+                argv,
+                env=_ENV,
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                pass_fds=files,
+            )
+            try:
+                code = await asyncio.wait_for(crun.wait(), _START_TIMEOUT_S)
+            except TimeoutError as error:
+                crun.signal(9)
+                raise DeadlineExceeded(f"crun {verb[0]} did not end within {_START_TIMEOUT_S:g} s") from error
+            if code:
+                raise _failure(verb[0], code, _contents(log))
+            return self._reaper.adopt(int(_contents(pid_file)))
+
+
+def _path(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+def _memory_file(held: contextlib.ExitStack, content: bytes) -> int:
+    fd = os.memfd_create("g8-crun", os.MFD_CLOEXEC)
+    held.callback(os.close, fd)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _contents(fd: int) -> bytes:
+    return os.pread(fd, _LOG_MAX_BYTES, 0)
+
+
+def _failure(verb: str, code: int, log: bytes) -> NodeError:
+    """crun's last words as one of ours."""
+    message = ""
+    for line in log.splitlines():
+        with contextlib.suppress(msgspec.DecodeError):
+            record = msgspec.json.decode(line, type=dict[str, Any])
+            if record.get("level") == "error":
+                message = str(record.get("msg", ""))
+    text = message or f"crun {verb} ended with code {code}"
+    if "No such file or directory" in message and ("executable file" in message or "chdir" in message):
+        return NotFound(text)
+    if "open executable" in message or "Permission denied" in message or "exec format" in message.lower():
+        return InvalidArgument(text)
+    return Unavailable(text)

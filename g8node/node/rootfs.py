@@ -1,0 +1,154 @@
+"""The folders, mounts and first files of one container (blocking; runs in the "path" pool).
+
+<containers>/<id>/config.json   the OCI bundle
+                  lower         the flist, read-only (mounted by g8ufs)
+                  data          a tmpfs of bounded size: upper and work folders
+                  rootfs        overlay of both
+                  mount<n>/     the same for each flist in `mount`
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from g8node.errors import InvalidArgument
+from g8node.linux import rootpath
+from g8node.linux.guard import off_loop
+from g8node.linux.mount import Mount, mount, unmount_if_mounted
+
+_DATA_SIZE: Final = "25%"  # of memory; what is written also counts against the container's own limit
+_HOST_RESOLV_CONF: Final = "/etc/resolv.conf"
+_CONFIG_MODE: Final = 0o600
+_CONFIG_DIRECTORY_MODE: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """One overlay: `lower` is attached by g8ufs, the rest is made here."""
+
+    lower: str
+    upper: str
+    work: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Where the parts of one container are: the root's layers, and one more for each flist in `mount`."""
+
+    top: str
+    flists: int = 0
+
+    @property
+    def data(self) -> str:
+        return f"{self.top}/data"
+
+    @property
+    def layers(self) -> list[Layers]:
+        """The root's first."""
+        root = Layers(f"{self.top}/lower", f"{self.data}/upper", f"{self.data}/work", f"{self.top}/rootfs")
+        return [root] + [
+            Layers(
+                f"{self.top}/mount{number}/lower",
+                f"{self.data}/upper{number}",
+                f"{self.data}/work{number}",
+                f"{self.top}/mount{number}/root",
+            )
+            for number in range(self.flists)
+        ]
+
+
+@off_loop
+def make(tree: Tree) -> None:
+    """Make the folders and the tmpfs; `remove` undoes it, also when this fails half-way."""
+    os.makedirs(tree.top, mode=0o700)
+    os.mkdir(tree.data)
+    flags = Mount.NOSUID | Mount.NODEV
+    mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={_DATA_SIZE}")
+    for layers in tree.layers:
+        os.makedirs(layers.lower)
+        os.makedirs(layers.target)
+        os.mkdir(layers.upper)
+        os.mkdir(layers.work)
+
+
+@off_loop
+def remove(tree: Tree) -> None:
+    """Unmount what `make` and `stack` mounted and remove the folders; lowers must be detached already."""
+    unmount(tree.data)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(tree.top)
+
+
+@off_loop
+def unmount(target: str) -> None:
+    """Unmount if mounted; lazily when something still uses it, so that the rest can be cleaned up."""
+    try:
+        unmount_if_mounted(target)
+    except OSError:
+        unmount_if_mounted(target, lazy=True)
+
+
+@off_loop
+def stack(layers: Layers, *, devices: bool) -> None:
+    """Mount the overlay. `devices`: whether device nodes in it work."""
+    # The root of an overlay takes the mode of the upper folder.
+    lower = os.stat(layers.lower)
+    os.chmod(layers.upper, lower.st_mode & 0o7777)
+    os.chown(layers.upper, lower.st_uid, lower.st_gid)
+    data = f"lowerdir={layers.lower},upperdir={layers.upper},workdir={layers.work}"
+    mount("overlay", layers.target, "overlay", 0 if devices else Mount.NODEV, data)
+
+
+@off_loop
+def unstack(layers: Layers) -> None:
+    """Undo `stack`."""
+    unmount(layers.target)
+
+
+@off_loop
+def fill(root: str, hostname: str, config: Mapping[str, str], *, resolv_conf: bool) -> str:
+    """Put the first files into a root that nobody uses yet; its links cannot lead us outside.
+
+    Returns the path of the host's resolv.conf (the target for it is made); empty when not asked for or when
+    there is none. Raises InvalidArgument when a file cannot be written.
+    """
+    source = os.path.realpath(_HOST_RESOLV_CONF) if resolv_conf else ""
+    source = source if os.path.isfile(source) else ""
+    fd = rootpath.open_root(root)
+    try:
+        _write(fd, "etc/hostname", f"{hostname}\n", "root", 0o644, 0o755)
+        _write(fd, "etc/hosts", _hosts(hostname), "root", 0o644, 0o755)
+        if source:
+            try:
+                rootpath.ensure_file(fd, "etc/resolv.conf")
+            except OSError as error:
+                raise InvalidArgument(f"root: cannot make /etc/resolv.conf: {error}") from error
+        for path, content in config.items():
+            _write(fd, path, content, "config", _CONFIG_MODE, _CONFIG_DIRECTORY_MODE)
+    finally:
+        os.close(fd)
+    return source
+
+
+def _write(root: int, path: str, content: str, field: str, mode: int, directory_mode: int) -> None:
+    try:
+        data = content.encode("utf-8", "surrogateescape")
+        rootpath.write_file(root, path, data, mode=mode, directory_mode=directory_mode)
+    except (OSError, UnicodeError) as error:
+        raise InvalidArgument(f"{field}: cannot write {path}: {error}") from error
+
+
+def _hosts(hostname: str) -> str:
+    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+
+
+@off_loop
+def check_sources(paths: list[str]) -> None:
+    """Host paths of `mount`: InvalidArgument for the first that does not exist."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise InvalidArgument(f"mount: host path {path} does not exist")

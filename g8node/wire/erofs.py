@@ -286,7 +286,7 @@ def build(root: Inode, *, data_blocks: int, uuid: bytes = bytes(16)) -> bytearra
 
 
 def check(inode: Inode) -> None:
-    """Refuse an inode that EROFS cannot hold, for a caller that can name it. Names are the caller's to check."""
+    """Refuse an inode that EROFS cannot hold, for a caller that can name it. Names are not looked at."""
     kind = stat.S_IFMT(inode.mode)
     if kind not in _FILE_TYPES:
         raise InvalidArgument(f"mode {inode.mode:#o} has no file type that EROFS knows")

@@ -1,0 +1,196 @@
+"""Composition root: the only place that builds and wires the parts, in start order (async)."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Never
+
+import uvloop
+
+from g8node import __version__, config
+from g8node.boot import shutdown
+from g8node.boot.network import Network
+from g8node.boot.phases import Phase, run_phases
+from g8node.config import Config
+from g8node.errors import NodeError
+from g8node.g8ufs.mounts import Mounts
+from g8node.jobs.bus import Bus
+from g8node.jobs.commands import bash, core, corex, info, job, process
+from g8node.jobs.gate import Gate
+from g8node.jobs.manager import Manager
+from g8node.jobs.redis_server import RedisServer
+from g8node.jobs.registry import Registry
+from g8node.linux import power as machine
+from g8node.linux.namespace import prepare_agent_namespace
+from g8node.node.containers import Containers
+from g8node.node.inventory import Inventory
+from g8node.node.node import Node
+from g8node.node.paths import Paths
+from g8node.node.power import Mode, Power
+from g8node.runtime import blocking, logs
+from g8node.runtime.process import Reaper
+from g8node.runtime.supervise import Supervisor
+from g8node.runtime.watchdog import Watchdog
+from g8node.wire import cmdline
+
+log = logs.get("core0")
+
+COMMANDS = (core, bash, job, info, process, corex)
+ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+
+_FATAL_S = 30
+_GRACE_S = 10.0
+_ONLINE_S = 15.0
+_NOFILE = 65536
+
+
+class Core0:
+    """The parts of a node, built once; `run` is its life."""
+
+    def __init__(self, settings: Config, paths: Paths, words: list[tuple[str, str]], *, init: bool) -> None:
+        self._settings = settings
+        self._words = words
+        self._init = init
+        reaper = Reaper(orphans=True)
+        flists = Mounts(
+            mountpoint=paths.g8ufs,
+            cache=paths.cache,
+            settings=settings.g8ufs,
+            storage=settings.globals.storage,
+        )
+        self.node = Node(
+            config=settings,
+            paths=paths,
+            reaper=reaper,
+            supervisor=Supervisor(),
+            watchdog=Watchdog(),
+            power=Power(),
+            inventory=Inventory(),
+            flists=flists,
+            containers=Containers(
+                reaper,
+                flists,
+                folder=paths.containers,
+                state=paths.crun,
+                max_count=settings.containers.max_count,
+                starts=settings.containers.starts,
+            ),
+        )
+        self.jobs = Manager(self.node, Registry(COMMANDS), environ=ENVIRON)
+        self.redis = RedisServer(reaper, folder=paths.redis, socket=paths.redis_socket)
+        self.bus = Bus(self.jobs, paths.redis_socket)
+        self.gate = Gate(self.jobs, self.bus, settings.gate)
+        self.network = Network(reaper, self.jobs)
+
+    async def run(self) -> Mode:
+        """From the first phase to the end of the shutdown; returns what to do with the machine."""
+        self.node.watchdog.start()
+        self.node.reaper.install()
+        self._take_signals()
+        await run_phases(self._phases())
+        log.info(f"g8node ready: {__version__} on {socket.gethostname()}, {time.monotonic():.1f}s of uptime")
+        mode = await self.node.power.requested()
+        await self._stop()
+        return mode
+
+    def _phases(self) -> list[Phase]:
+        network = [Phase("network", self._start_network, required=False)] if self._init else []
+        online = [Phase("online", self._wait_online, _ONLINE_S, required=False)] if self._init else []
+        return [
+            *network,
+            Phase("redis", self._start_redis),
+            Phase("containers", self.node.containers.open),
+            Phase("gate", self.gate.start),
+            *online,
+        ]
+
+    async def _start_network(self) -> None:
+        await self.network.start(cmdline.every(self._words, "noautonic"))
+
+    async def _wait_online(self) -> None:
+        await self.network.online.wait()
+
+    async def _start_redis(self) -> None:
+        self.node.supervisor.start("redis", self.redis.run)
+        await self.redis.ready()
+        self.node.supervisor.start("bus", self.bus.run)
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        wishes: dict[int, Mode] = {signal.SIGTERM: "poweroff", signal.SIGINT: "poweroff"}
+        if self._init:
+            # What busybox's poweroff and reboot send to process 1; SIGINT is Ctrl-Alt-Del.
+            wishes = {signal.SIGUSR2: "poweroff", signal.SIGTERM: "reboot", signal.SIGINT: "reboot"}
+        for number, mode in wishes.items():
+            loop.add_signal_handler(number, self.node.power.request, mode)
+
+    async def _stop(self) -> None:
+        node = self.node
+        log.info("shutting down")
+        await shutdown.step("gate", self.gate.stop(), 5)
+        await shutdown.step("containers", node.containers.close(), 30)
+        await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
+        await shutdown.step("bus", self.bus.close(), 5)
+        await shutdown.step("flists", node.flists.close(), 10)
+        await shutdown.step("subsystems", node.supervisor.close(), 10)
+        if self._init:
+            await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
+        node.watchdog.stop()
+
+
+def run_agent(config_file: str, root: str) -> Never:
+    """Serve below `root` until SIGTERM or SIGINT, then leave."""
+    try:
+        settings = _read(config_file, [])
+        prepare_agent_namespace()
+        _run(Core0(settings, Paths(root), [], init=False))
+    except NodeError as error:
+        print(f"g8node: {error}", file=sys.stderr)  # noqa: T201 - no logs yet
+        os._exit(100)
+    except OSError as error:
+        print(f"g8node: {error}", file=sys.stderr)  # noqa: T201
+        os._exit(111)
+    sys.stderr.flush()
+    os._exit(0)  # a thread that hangs on a dead store must not keep an agent that has stopped
+
+
+def run_init(config_file: str) -> Never:
+    """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots after 30 s, never panics."""
+    mode: Mode = "reboot"
+    try:
+        os.environ.update(ENVIRON)
+        with contextlib.suppress(OSError):
+            machine.reboot(machine.CAD_OFF)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
+        with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
+            words = cmdline.parse(file.read())
+        mode = _run(Core0(_read(config_file, words), Paths("/"), words, init=True))
+    except BaseException as error:  # process 1 must not die, whatever it is
+        log.critical(f"fatal: {error}; reboot in {_FATAL_S} s", exc_info=error)
+        time.sleep(_FATAL_S)
+    while True:
+        with contextlib.suppress(OSError):
+            machine.reboot(machine.POWER_OFF if mode == "poweroff" else machine.RESTART)
+        time.sleep(1)
+
+
+def _read(config_file: str, words: list[tuple[str, str]]) -> Config:
+    text = ""
+    with contextlib.suppress(FileNotFoundError), open(config_file, encoding="utf-8") as file:
+        text = file.read()
+    settings, warnings = config.load(text, file=config_file, overrides=words)
+    logs.configure("debug" if ("debug", "") in words else settings.main.log_level)
+    for warning in warnings:
+        log.warning(warning)
+    return settings
+
+
+def _run(core0: Core0) -> Mode:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(core0.run())

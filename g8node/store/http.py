@@ -3,9 +3,9 @@
     GET  {base}/chunks/{64 hex digits}   the stored bytes; 404
     POST {base}/chunks/get               body: 32-byte ids, at most 256; reply: for each id in order
                                          u32 LE length (0xFFFFFFFF = absent) and the bytes
-    POST {base}/chunks/missing           body: 32-byte ids; reply: those that are absent
-    POST {base}/chunks                   body: repeated u32 LE length and bytes; authenticated; the Hub
-                                         computes the ids itself
+    POST {base}/chunks/missing           body: 32-byte ids, at most 65536; reply: those that are absent
+    POST {base}/chunks                   body: repeated 32-byte id, u32 LE length and bytes; authenticated;
+                                         the Hub checks every id and names a wrong one
 
 A base without the batch call (a plain file server) is asked chunk by chunk. aiohttp is imported on first use,
 in a thread: it would stop the loop for longer than the watchdog allows.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 BATCH: Final = 256
+_MISSING_BATCH: Final = 16384
 _UPLOAD_BYTES: Final = 8 << 20
 _STORED_SIZE_MAX: Final = (16 << 20) + 64
 _LENGTH: Final = struct.Struct("<I")
@@ -129,8 +130,8 @@ class HttpStore:
 
     async def missing(self, ids: Sequence[ChunkId]) -> set[ChunkId]:
         absent: set[ChunkId] = set()
-        for at in range(0, len(ids), BATCH):
-            part = ids[at : at + BATCH]
+        for at in range(0, len(ids), _MISSING_BATCH):
+            part = ids[at : at + _MISSING_BATCH]
             reply = await self._post("missing", b"".join(part), len(part) * 32)
             absent.update(ChunkId(reply[n : n + 32]) for n in range(0, len(reply), 32))
         return absent & set(ids)
@@ -138,11 +139,11 @@ class HttpStore:
     async def put_many(self, chunks: Mapping[ChunkId, bytes]) -> None:
         """Also raises PermissionDenied (token) and InvalidArgument (the Hub refused the bytes)."""
         body = bytearray()
-        for stored in chunks.values():
+        for id, stored in chunks.items():
             if body and len(body) + len(stored) > _UPLOAD_BYTES:
                 await self._post("", bytes(body), 1 << 20)
                 body.clear()
-            body += _LENGTH.pack(len(stored)) + stored
+            body += id + _LENGTH.pack(len(stored)) + stored
         if body:
             await self._post("", bytes(body), 1 << 20)
 

@@ -1,0 +1,75 @@
+"""A real Hub for tests: its own process, a port of the kernel's choice, tiny flists to publish on it."""
+
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from g8node.flist.rocks import write_flist
+from g8node.flist.tree import Flist, Node
+from g8node.ids import ChunkId
+from g8node.wire.chunk import encode
+from g8node.wire.flist import Blocks
+
+TOP = Path(__file__).resolve().parent.parent.parent
+TOKEN = "test-token-of-anyone-0001"
+USER_TOKEN = "test-token-of-alice-0002"
+_START_S = 30.0
+
+
+class RunningHub(NamedTuple):
+    url: str
+    data: Path
+    token_file: Path
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def hub(folder: Path, *, read_only: bool = False) -> Iterator[RunningHub]:
+    """`g8 hub serve` until the block ends; its state lies in folder/hub."""
+    tokens = folder / "tokens"
+    tokens.write_text(f"# of the tests\n{TOKEN}\n{USER_TOKEN}:alice\n")
+    argv = [
+        sys.executable, "-m", "g8tools.hub", "--data", str(folder / "hub"), "--listen", "127.0.0.1:0",
+    ]  # fmt: skip
+    argv += [] if read_only else ["--token-file", str(tokens)]
+    process = subprocess.Popen(argv, cwd=TOP, stdout=subprocess.PIPE, text=True)
+    try:
+        yield RunningHub(_ready(process), folder / "hub", tokens, process)
+    finally:
+        process.terminate()
+        process.wait(20)
+        assert process.stdout
+        process.stdout.close()
+
+
+def _ready(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    deadline = time.monotonic() + _START_S
+    while select.select([process.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
+        line = process.stdout.readline()
+        if line.startswith("hub ready: "):
+            return line.removeprefix("hub ready: ").strip()
+        assert line, f"the Hub ended with {process.wait(5)}"
+    raise AssertionError("the Hub did not start in time")
+
+
+def tiny_flist(path: Path, files: Mapping[str, bytes]) -> dict[ChunkId, bytes]:
+    """Write an flist with these files in its root; the chunks it needs (one a file, of at most 512 KiB)."""
+    chunks: dict[ChunkId, bytes] = {}
+    root = Node(0o40755, children={})
+    assert root.children is not None
+    for name, plain in files.items():
+        node = Node(0o100644, size=len(plain))
+        if plain:
+            encoded = encode(plain)
+            chunks[encoded.id] = encoded.stored
+            node.blocks = Blocks(encoded.id, encoded.key)
+            node.blocks.sizes.append(len(plain))
+        root.children[name.encode()] = node
+    write_flist(Flist(root), str(path))
+    return chunks

@@ -1,0 +1,98 @@
+"""`g8 flist pack` and `ls` (blocking)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from g8node.errors import InvalidArgument
+from g8tools.g8 import console
+
+if TYPE_CHECKING:
+    from g8node.flist.pack import PackOptions, PackResult
+
+app = typer.Typer(help="Make flists and look into them.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("ls")
+def list_(
+    flist: Annotated[Path, typer.Argument(help="The flist file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List every name in an flist, as `ls -l` would."""
+    from g8node.flist.rocks import read_flist
+    from g8tools.flist.contents import lines, long_format
+
+    found = list(lines(read_flist(str(flist))))
+    console.show(found, json=json, text="\n".join(map(long_format, found)))
+
+
+@app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(help="A folder or a tar archive (gz, xz, zst too).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.flist", help="The flist to write.")],
+    store: Annotated[str, typer.Option(metavar="DIR|URL", help="Where the chunks go: a folder or a Hub.")],
+    token_file: Annotated[Path | None, typer.Option(help="Token for a Hub.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Publisher's secret: keeps equal files of strangers apart.")
+    ] = None,
+    info: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Free metadata, as entrypoint=/init.")
+    ] = None,
+    level: Annotated[int, typer.Option(min=0, max=19, help="zstd level; 0 stores raw.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Pack a tree into an flist file and its chunks."""
+    from g8node.flist.pack import PackOptions
+    from g8tools.hub.cli import read_token
+
+    if not source.exists():
+        raise InvalidArgument(f"{source}: no such file or folder")
+    wrong = next((pair for pair in info or [] if not pair.partition("=")[1]), None)
+    if wrong is not None:
+        raise InvalidArgument(f"--info {wrong}: expected KEY=VALUE")
+    options = PackOptions(
+        secret=secret_file.read_bytes().strip() if secret_file else b"",
+        level=level,
+        info=dict(pair.split("=", 1) for pair in info or []),
+    )
+    done = console.run_async(_pack(source, out, store, read_token(token_file), options))
+    moved = done.progress
+    console.show(
+        {
+            "flist": str(out),
+            "digest": done.digest,
+            "entries": done.entries,
+            "chunks": moved.chunks,
+            "new_chunks": moved.new_chunks,
+            "new_bytes": moved.new_bytes,
+        },
+        json=json,
+        text=f"{out} {done.digest}: {done.entries} entries, {moved.read_bytes} bytes, {moved.chunks} chunks,"
+        f" {moved.new_chunks} of them new ({moved.new_bytes} bytes stored)",
+    )
+
+
+async def _pack(source: Path, out: Path, store: str, token: str, options: "PackOptions") -> "PackResult":
+    from dataclasses import replace
+
+    from g8node.flist.pack import Progress
+    from g8node.flist.pack import pack as packed
+    from g8node.store.locate import open_store
+
+    url = store if "://" in store else f"dir://{Path(store).absolute()}"
+    target = open_store(url, token=token)
+    try:
+        with console.progress(f"pack {source}", count_bytes=True) as bar:
+            before = 0
+
+            def told(now: Progress) -> None:
+                nonlocal before
+                if now.total_bytes is not None:
+                    bar.total(now.total_bytes)
+                bar.advance(now.read_bytes - before)
+                before = now.read_bytes
+
+            return await packed(str(source), str(out), target, replace(options, progress=told))
+    finally:
+        await target.close()

@@ -1,0 +1,1 @@
+"""The `g8` command line tool and the client library behind it."""

@@ -1,0 +1,115 @@
+"""`g8 hub serve`, `push` and `pull` (blocking)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from g8node.errors import InvalidArgument
+from g8tools.g8 import console
+
+app = typer.Typer(
+    help="Publish flists on a Hub, fetch them, serve one.", no_args_is_help=True, rich_markup_mode=None
+)
+
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File whose first line is the token.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def read_token(file: Path | None) -> str:
+    """The token of a file's first line that is no comment, without its user; "" without a file."""
+    if file is None:
+        return ""
+    for line in file.read_text("utf-8").splitlines():
+        if (word := line.strip()) and not word.startswith("#"):
+            return word.partition(":")[0]
+    raise InvalidArgument(f"{file}: no token in it")
+
+
+@app.command()
+def serve(
+    data: Annotated[Path, typer.Option(help="Folder for flists and chunks; made if absent.")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Port 0 picks one.")] = "127.0.0.1:5555",
+    token_file: Annotated[
+        Path | None, typer.Option(help="Lines token[:user]; without it the Hub is read-only.")
+    ] = None,
+) -> None:
+    """Serve flists and chunks over HTTP until SIGTERM."""
+    from g8node.runtime import logs
+    from g8tools.g8.connection import parse_address
+    from g8tools.hub import app as hub
+
+    logs.configure()
+    host, port = parse_address(listen, default_port=5555, lowest_port=0)
+    with hub.listen(host, port) as listener:
+        console.run_async(hub.serve(data, listener, token_file))
+
+
+@app.command()
+def push(
+    flist: Annotated[Path, typer.Argument(help="The flist file.")],
+    hub: Annotated[str, typer.Option(metavar="URL", help="The Hub.")],
+    repo: Annotated[str, typer.Option(help="Repository to publish in.")],
+    name: Annotated[str, typer.Option(help="Name there; the file's own if left out.")] = "",
+    chunks: Annotated[Path | None, typer.Option(metavar="DIR", help="Store that has its chunks.")] = None,
+    token_file: TokenFile = None,
+    json: Json = False,
+) -> None:
+    """Upload the chunks that the Hub lacks, then the flist."""
+    from g8node.store.local import LocalStore
+    from g8tools.hub import names, transfer
+    from g8tools.hub.client import HubClient
+
+    if chunks is not None and not chunks.is_dir():
+        raise InvalidArgument(f"--chunks {chunks}: expected a folder")
+    full = name or flist.name
+    full = names.flist(full if full.endswith(names.SUFFIX) else full + names.SUFFIX)
+    token = read_token(token_file)
+
+    async def work() -> transfer.Report:
+        source = LocalStore(str(chunks)) if chunks is not None else None
+        try:
+            async with HubClient(hub, token) as client:
+                with console.progress(f"push {full}: chunks") as bar:
+                    return await transfer.push(
+                        client, str(flist), source, names.repository(repo), full, bar.total, bar.advance
+                    )
+        finally:
+            if source is not None:
+                await source.close()
+
+    report = console.run_async(work())
+    console.show(report, json=json, text=f"{report.flist} {report.digest}")
+
+
+@app.command()
+def pull(
+    url: Annotated[str, typer.Argument(metavar="URL", help="http(s)://HUB/REPOSITORY/NAME.flist")],
+    out: Annotated[Path, typer.Argument(help="Where the flist goes.")],
+    chunks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Store for its chunks; `chunks` beside OUT if left out."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Download an flist and the chunks that the folder lacks; everything is verified."""
+    from g8node.store.local import LocalStore
+    from g8tools.hub import transfer
+    from g8tools.hub.client import HubClient, split_url
+
+    base, repository, name = split_url(url)
+    folder = chunks or out.parent / "chunks"
+
+    async def work() -> transfer.Report:
+        target = LocalStore(str(folder))
+        try:
+            async with HubClient(base) as client:
+                with console.progress(f"pull {name}: chunks") as bar:
+                    return await transfer.pull(
+                        client, repository, name, str(out), target, bar.total, bar.advance
+                    )
+        finally:
+            await target.close()
+
+    report = console.run_async(work())
+    console.show(report, json=json, text=f"{report.flist} {report.digest}")

@@ -1,0 +1,243 @@
+"""Flists over HTTP (async): browse, download, publish. Paths of the original Hub where they are cheap."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, BinaryIO, Final
+
+import msgspec
+from litestar import HttpMethod, MediaType, Response, get, post, put, route
+from litestar.datastructures import UploadFile
+from litestar.response import Stream
+
+from g8node.errors import Conflict, InvalidArgument
+from g8node.runtime import blocking
+from g8tools.flist.contents import chunk_ids
+from g8tools.hub import names
+from g8tools.hub.chunks import MISSING_COUNT_MAX, HubPart
+from g8tools.hub.repository import Entry, Repository, Staged
+from g8tools.hub.service import HttpRequest, Hub, body, drained
+
+FLIST_BYTES_MAX: Final = 512 << 20
+"""No Hub takes a larger flist; `Hub.flist_bytes_max` may be smaller."""
+FORM_S: Final = 600.0
+_PIECE: Final = 256 << 10
+_STAGE_AT_ONCE: Final = 1 << 20
+_NAMED_MISSING: Final = 5
+
+
+class Success(msgspec.Struct, frozen=True):
+    """The original's answer to a change."""
+
+    payload: Entry
+    status: str = "success"
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """An entry of a listing, with the original's words and ours."""
+
+    name: str
+    size: str
+    updated: int
+    size_bytes: int
+    digest: str
+    md5: str
+    type: str = "regular"
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """One flist: what a client wants to know before it downloads."""
+
+    name: str
+    size: int
+    updated: int
+    digest: str
+    md5: str
+    type: str = "regular"
+
+
+class RepositorySummary(msgspec.Struct, frozen=True):
+    name: str
+    updated: int
+    official: bool = False
+
+
+@get("/api/flist")
+async def list_all(hub: HubPart) -> list[str]:
+    return await blocking.run("disk", _all_names, hub)
+
+
+def _all_names(hub: Hub) -> list[str]:
+    return [
+        f"{repository.name}/{name}"
+        for repository in hub.flists.repositories()
+        for name in hub.flists.names(repository.name)
+    ]
+
+
+@get("/api/repositories")
+async def list_repositories(hub: HubPart) -> list[RepositorySummary]:
+    found: list[Repository] = await blocking.run("disk", hub.flists.repositories)
+    return [RepositorySummary(repository.name, int(repository.updated)) for repository in found]
+
+
+@get("/api/flist/{repo:str}")
+async def list_repository(hub: HubPart, repo: str) -> list[Summary]:
+    entries = await blocking.run("disk", hub.flists.entries, names.repository(repo))
+    return [
+        Summary(
+            entry.name,
+            f"{entry.size_bytes / 1024:.2f} KB",
+            int(entry.updated),
+            entry.size_bytes,
+            entry.digest,
+            entry.md5,
+        )
+        for entry in entries
+    ]
+
+
+@get(["/api/flist/{repo:str}/{name:str}", "/api/flist/{repo:str}/{name:str}/light"])
+async def inspect(hub: HubPart, repo: str, name: str) -> Inspection:
+    entry = await blocking.run("disk", hub.flists.get, repo, name)
+    return Inspection(entry.name, entry.size_bytes, int(entry.updated), entry.digest, entry.md5)
+
+
+@get("/api/flist/me")
+async def whoami(hub: HubPart, request: HttpRequest) -> dict[str, str]:
+    return {"username": hub.publisher(request).user}
+
+
+@route("/{repo:str}/{file:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def download(hub: HubPart, request: HttpRequest, repo: str, file: str) -> Response[Any]:
+    for suffix in ("md5", "digest"):
+        if file.endswith(f"{names.SUFFIX}.{suffix}"):
+            entry = await blocking.run("disk", hub.flists.get, repo, file.removesuffix(f".{suffix}"))
+            return Response(getattr(entry, suffix), media_type=MediaType.TEXT)
+    opened, entry = await blocking.run("disk", hub.flists.open, repo, file)
+    headers = {
+        "ETag": f'"{entry.digest}"',
+        "Cache-Control": "no-cache",
+        "Content-Disposition": f'attachment; filename="{entry.name}"',
+        "Access-Control-Allow-Origin": "*",
+    }
+    if request.method == "HEAD" or request.headers.get("if-none-match") == headers["ETag"]:
+        opened.close()
+        headers["Content-Length"] = str(entry.size_bytes)
+        status = 200 if request.method == "HEAD" else 304
+        return Response(b"", status_code=status, headers=headers, media_type="application/octet-stream")
+    headers["Content-Length"] = str(entry.size_bytes)
+    return Stream(_pieces(opened), headers=headers, media_type="application/octet-stream")
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while data := await blocking.run("disk", file.read, _PIECE):
+            yield data
+
+
+@put("/api/flist/{repo:str}/{name:str}", status_code=200, request_max_body_size=FLIST_BYTES_MAX)
+async def publish(hub: HubPart, request: HttpRequest, repo: str, name: str) -> Success:
+    async with drained(request):
+        publisher = hub.publisher(request)
+        names.flist(name)
+        publisher.authorise(names.repository(repo))
+        _refuse_announced(hub, request)
+        return Success(await _publish(hub, body(request), repo, name))
+
+
+@post("/api/flist/me/upload-flist", status_code=200, request_max_body_size=FLIST_BYTES_MAX + (1 << 20))
+async def upload_flist(hub: HubPart, request: HttpRequest) -> Success:
+    """The original's upload: multipart `file`, into the repository of the token's user."""
+    async with drained(request):
+        publisher = hub.publisher(request)
+        if not publisher.user:
+            raise InvalidArgument(
+                "the token names no user, so `me` is no repository", hint="PUT /api/flist/REPOSITORY/NAME"
+            )
+        _refuse_announced(hub, request)
+        async with hub.uploads, asyncio.timeout(FORM_S):
+            form = await request.form()
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            raise InvalidArgument("form field `file`: expected a file")
+        given = request.headers.get("x-original-name") or upload.filename
+        name = names.flist(given.rpartition("/")[2])
+        return Success(await _publish(hub, _upload_pieces(upload), publisher.user, name))
+
+
+async def _upload_pieces(upload: UploadFile) -> AsyncIterator[bytes]:
+    while data := await upload.read(_PIECE):
+        yield data
+
+
+def _refuse_announced(hub: Hub, request: HttpRequest) -> None:
+    """Refuse by the announced length before any of the body is read."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal():
+        _check_size(hub, int(announced))
+
+
+def _check_size(hub: Hub, size_bytes: int) -> None:
+    if size_bytes > hub.flist_bytes_max:
+        raise InvalidArgument(f"flist has {size_bytes} bytes or more, expected at most {hub.flist_bytes_max}")
+
+
+async def _publish(hub: Hub, pieces: AsyncIterator[bytes], repo: str, name: str) -> Entry:
+    async with hub.uploads:
+        staged = await blocking.run("disk", hub.flists.stage)
+        try:
+            await _fill(hub, staged, pieces)
+            await _check(hub, staged, f"{repo}/{name}")
+            return await blocking.run("disk", hub.flists.publish, staged, repo, name)
+        finally:
+            await blocking.run("disk", staged.discard)
+
+
+async def _fill(hub: Hub, staged: Staged, pieces: AsyncIterator[bytes]) -> None:
+    held: list[bytes] = []
+    size = 0
+    async for data in pieces:
+        held.append(data)
+        size += len(data)
+        if size >= _STAGE_AT_ONCE:
+            _check_size(hub, staged.size_bytes + size)
+            await blocking.run("disk", staged.write, b"".join(held))
+            held, size = [], 0
+    _check_size(hub, staged.size_bytes + size)
+    await blocking.run("disk", staged.write, b"".join(held))
+    await blocking.run("disk", staged.flush)
+
+
+async def _check(hub: Hub, staged: Staged, what: str) -> None:
+    """The whole flist is valid and every chunk it names is here, or it is not published."""
+    try:
+        ids = await blocking.run("cpu", chunk_ids, staged.path, hub.flists.staging)
+    except InvalidArgument as error:
+        # The reader names the file it was given; the client knows it by another name.
+        reason = str(error).removeprefix(f"flist {staged.path}").removeprefix(":").strip()
+        raise InvalidArgument(f"flist {what} refused: {reason}") from error
+    missing = 0
+    first: list[str] = []
+    for at in range(0, len(ids), MISSING_COUNT_MAX):
+        part = ids[at : at + MISSING_COUNT_MAX]
+        absent = await hub.chunks.missing(part)
+        missing += len(absent)
+        first += [id.hex() for id in part if id in absent][: _NAMED_MISSING - len(first)]
+    if missing:
+        shown = ", ".join(first) + (" …" if missing > len(first) else "")
+        raise Conflict(
+            f"flist {what} refused: {missing} of its {len(ids)} chunks are not on this Hub: {shown}",
+            hint="upload the chunks first",
+        )
+
+
+HANDLERS: Final[Sequence[Any]] = (
+    list_all,
+    list_repositories,
+    list_repository,
+    inspect,
+    whoami,
+    download,
+    publish,
+    upload_flist,
+)

@@ -1,0 +1,46 @@
+"""Names that the Hub accepts in paths (pure): strict patterns, so that no name can leave its folder."""
+
+import re
+from typing import Final
+
+from g8node.errors import InvalidArgument
+from g8node.ids import ChunkId
+
+SUFFIX: Final = ".flist"
+RESERVED: Final = frozenset({"api", "chunks", "me", "search", "static", "tags", "login", "token"})
+"""Words that are, or may become, first parts of the Hub's own paths."""
+
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_FLIST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@~-]{0,120}\.flist", re.ASCII)
+_CHUNK: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def repository(name: str) -> str:
+    """The name itself, or InvalidArgument."""
+    if not _REPOSITORY.fullmatch(name) or name in RESERVED or name.endswith(SUFFIX):
+        raise InvalidArgument(
+            f"repository {_shown(name)}: expected 1 to 63 of a-z A-Z 0-9 . _ - beginning with a letter or"
+            f" digit, and none of {', '.join(sorted(RESERVED))}"
+        )
+    return name
+
+
+def flist(name: str) -> str:
+    """The name itself, or InvalidArgument."""
+    if not _FLIST.fullmatch(name):
+        raise InvalidArgument(
+            f"flist name {_shown(name)}: expected 1 to 121 of a-z A-Z 0-9 . _ + @ ~ - beginning with a letter"
+            f" or digit, then {SUFFIX}"
+        )
+    return name
+
+
+def chunk(name: str) -> ChunkId:
+    """The id that 64 lower-case hex digits stand for, or InvalidArgument."""
+    if not _CHUNK.fullmatch(name):
+        raise InvalidArgument(f"chunk id {_shown(name)}: expected 64 lower-case hex digits")
+    return ChunkId(bytes.fromhex(name))
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 80 else f"{name[:80]}…")

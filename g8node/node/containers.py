@@ -155,7 +155,7 @@ class Containers:
         uid: int = 0,
         gid: int = 0,
     ) -> Child:
-        """Start a process in a container, in a session of its own; waits while the container is starting.
+        """Start a process in a container, in a group of its own; waits while the container is starting.
 
         Raises NotFound (no such container, program or folder), Conflict when the container ends meanwhile.
         """

@@ -51,7 +51,7 @@ class Crun:
         return await self._shielded(self._launch(["run", "--bundle", bundle], [name], streams, b""))
 
     async def exec(self, name: str, process: dict[str, Any], streams: Streams) -> Child:
-        """Start a process (an OCI `process` object) in a running container, in a session of its own."""
+        """Start a process (an OCI `process` object) in a running container, in a group of its own."""
         return await self._shielded(
             self._launch(["exec"], [name], streams, msgspec.json.encode(process)),
         )
@@ -95,7 +95,16 @@ class Crun:
                 raise DeadlineExceeded(f"crun {verb[0]} did not end within {_START_TIMEOUT_S:g} s") from error
             if code:
                 raise _failure(verb[0], code, _contents(log))
-            return self._reaper.adopt(int(_contents(pid_file)))
+            pid = int(_contents(pid_file))
+            return self._reaper.adopt(pid, group=_group(pid))
+
+
+def _group(pid: int) -> int:
+    """A container's PID 1 leads a session; what `exec` starts is in the group that crun was in (1.8)."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:  # it has ended and was reaped
+        return pid
 
 
 def _path(fd: int) -> str:

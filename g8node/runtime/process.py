@@ -27,13 +27,17 @@ _OUTPUT_MAX_BYTES = 16 << 20
 
 
 class Child:
-    """A process that the reaper will collect. `code` is the exit status, or -N for signal N."""
+    """A process that the reaper will collect; `group` is its process group.
 
-    __slots__ = ("exited", "pid")
+    `exited` resolves to the exit status, or -N for signal N.
+    """
 
-    def __init__(self, pid: int, exited: asyncio.Future[int]) -> None:
+    __slots__ = ("exited", "group", "pid")
+
+    def __init__(self, pid: int, exited: asyncio.Future[int], group: int = 0) -> None:
         self.pid = pid
         self.exited = exited
+        self.group = group or pid
 
     async def wait(self) -> int:
         """The exit code; safe to cancel and to call from several tasks."""
@@ -48,7 +52,10 @@ class Child:
         if self.exited.done():
             return False
         try:
-            (os.killpg if group else os.kill)(self.pid, number)
+            if group:
+                os.killpg(self.group, number)
+            else:
+                os.kill(self.pid, number)
         except ProcessLookupError:
             return False
         return True
@@ -139,16 +146,18 @@ class Reaper:
             if not self._expecting:
                 self._early.clear()
 
-    def adopt(self, pid: int) -> Child:
+    def adopt(self, pid: int, *, group: int = 0) -> Child:
         """Follow a process that is, or is about to become, our child (e.g. what `crun` left behind)."""
         if pid in self._exits:
-            return Child(pid, self._exits[pid])
+            return Child(pid, self._exits[pid], group)
         exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if pid in self._early:
-            exited.set_result(self._early.pop(pid))
+        early = self._early.pop(pid, None)
+        # A process of that pid that can still be seen is a later one: the kept exit is of its predecessor.
+        if early is not None and not os.path.exists(f"/proc/{pid}"):
+            exited.set_result(early)
         else:
             self._exits[pid] = exited
-        return Child(pid, exited)
+        return Child(pid, exited, group)
 
     def sweep(self) -> None:
         """Collect every child that has exited. Cheap when there is none."""

@@ -8,6 +8,7 @@ that arrives between two runs is refused (Conflict), so it never hits the next r
 import asyncio
 import contextlib
 import inspect
+import os
 import time
 import uuid
 from collections import deque
@@ -55,6 +56,8 @@ class Manager:
         self.registry = registry
         self.valve = Valve()
         self.sinks: list[Sink] = []
+        self.counters: dict[str, Callable[[], dict[str, Any]]] = {}  # by subsystem, for core.state
+        self.own_pid = os.getpid()
         self._max_jobs: int = node.config.main.max_jobs
         self._file_levels = frozenset(node.config.logging.file.levels)
         self._runner = Runner(node.reaper, environ, self.valve)

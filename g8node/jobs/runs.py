@@ -202,10 +202,10 @@ class ProcessRun:
             return child.signal(number)
         # The leader is reaped. Its number stays the group's as long as the group has members; a process that
         # has the number now is a stranger, and so may be the group.
-        if os.path.exists(f"/proc/{child.pid}"):
+        if os.path.exists(f"/proc/{child.group}"):
             return False
         try:
-            os.killpg(child.pid, number)
+            os.killpg(child.group, number)
         except (ProcessLookupError, PermissionError):
             return False
         return True

@@ -1,0 +1,218 @@
+"""The bus between redis and the job manager (async); spec core0-protocol 2.
+
+Theory of operation. Commands are moved from `core:default` to `core:pending` by redis itself, checked against
+the flags, submitted, and trimmed from `core:pending` in the same write that pushes their flags (outbox.py).
+Whatever breaks in between, a popped command is in `core:pending` or in the manager, never in neither: after
+a break the outbox first repeats its last write, and then what is left in `core:pending` is what nobody has
+seen yet. A duplicate (its flag exists, or the job is known here) is dropped: its one result answers both.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound, Unavailable
+from g8node.jobs.job import Job
+from g8node.jobs.link import RETRY_S, Link, ReplyError, Script
+from g8node.jobs.manager import Manager
+from g8node.jobs.model import Command, Flag, Message, Record, Result, decode_command
+from g8node.jobs.outbox import PENDING, RESULT_TTL_S, Outbox
+from g8node.runtime import logs
+
+log = logs.get("bus")
+
+QUEUE: Final = "core:default"
+_BATCH: Final = 256
+_BATCH_BYTES: Final = 32 << 20
+_BLOCK_S: Final = 10
+_KNOWN_MAX: Final = 20_000
+
+# What is pending, topped up from the queue to ARGV[1] entries or ARGV[2] bytes.
+_TAKE = f"""
+local entries = redis.call('LRANGE', '{PENDING}', 0, ARGV[1] - 1)
+local size = 0
+for _, entry in ipairs(entries) do size = size + #entry end
+while #entries < tonumber(ARGV[1]) and size < tonumber(ARGV[2]) do
+  local entry = redis.call('LMOVE', '{QUEUE}', '{PENDING}', 'LEFT', 'RIGHT')
+  if not entry then break end
+  entries[#entries + 1] = entry
+  size = size + #entry
+end
+return entries
+"""
+
+_SEEN = """
+local seen = {}
+for i, id in ipairs(ARGV) do seen[i] = redis.call('EXISTS', 'result:' .. id .. ':flag') end
+return seen
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Bus:
+    """Pops commands, publishes what the manager produces. Counters are for `core.state`."""
+
+    def __init__(self, manager: Manager, socket: str) -> None:
+        self.link = Link(socket)
+        self.outbox = Outbox(self.link, manager.valve)
+        self.undecodable = 0
+        self.duplicates = 0
+        self._manager = manager
+        self._blocking = Link(socket)
+        self._take = Script(self.link, _TAKE)
+        self._seen = Script(self.link, _SEEN)
+        self._known: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        manager.sinks.append(self)
+        manager.counters["bus"] = self.state
+
+    # What the manager produces
+
+    def record(self, job: Job, message: Message) -> None:
+        """Sink of the manager: a streaming job's records go to `stream:<id>`."""
+        if message.meta & Flag.STREAM:
+            self.outbox.stream(job.id, _encode(Record(job.container, job.id, message)))
+
+    def finished(self, job: Job, result: Result) -> None:
+        """Sink of the manager: every job's result is published."""
+        if not job.internal:
+            self._remember(job.request)
+        self.outbox.result(result.id, _encode(result))
+
+    def _remember(self, command: Command) -> None:
+        """Finished ids, for as long as redis keeps their results; the oldest give way."""
+        now = time.monotonic()
+        self._known[command.id] = (now + RESULT_TTL_S, fingerprint(command))
+        self._known.move_to_end(command.id)
+        oldest = next(iter(self._known))
+        if len(self._known) > _KNOWN_MAX or self._known[oldest][0] < now:
+            del self._known[oldest]
+
+    def _is_known(self, id: str) -> bool:
+        if self._manager.find(id) is not None:
+            return True
+        known = self._known.get(id)
+        return known is not None and known[0] > time.monotonic()
+
+    # What clients send
+
+    async def run(self) -> None:
+        """Both directions, for ever; redis may come and go."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.outbox.run())
+            group.create_task(self._pop())
+
+    async def close(self) -> None:
+        """Write what is still unsent if redis answers, then break the connections."""
+        await self.link.close()
+        await self._blocking.close()
+
+    async def _pop(self) -> None:
+        complained = False
+        while True:
+            try:
+                await self._pop_batch()
+                complained = False
+            except (Unavailable, Exhausted):  # what is in core:pending is taken again
+                await asyncio.sleep(RETRY_S)
+            except ReplyError as error:  # e.g. core:default is no list, or redis is still loading
+                if not complained:
+                    log.error("commands cannot be read", error=str(error))
+                complained = True
+                await asyncio.sleep(0.2)
+
+    async def _pop_batch(self) -> None:
+        await self.outbox.flushed()
+        await self._manager.wait_for_room()
+        entries = await self._take(min(_BATCH, self._manager.room), _BATCH_BYTES)
+        if entries:
+            await self._accept(entries)
+        else:
+            await self._blocking.call("BLMOVE", QUEUE, PENDING, "LEFT", "RIGHT", _BLOCK_S)
+
+    async def _accept(self, entries: list[bytes]) -> None:
+        """Submit the commands of a batch. Nothing awaits between the first submission and the trim."""
+        commands = [command for entry in entries if (command := self._decoded(entry)) is not None]
+        seen = await self._seen(*(command.id for command in commands)) if commands else []
+        for command, has_flag in zip(commands, seen, strict=True):
+            if has_flag or self._is_known(command.id):
+                self._duplicate(command)
+            else:
+                self.submit(command)
+        self.outbox.trim(len(entries))
+
+    def _decoded(self, entry: bytes) -> Command | None:
+        try:
+            return decode_command(entry)
+        except InvalidArgument as error:
+            self.undecodable += 1
+            log.error("command dropped", level=8, error=str(error), entry=entry[:200])
+            return None
+
+    def _duplicate(self, command: Command) -> None:
+        self.duplicates += 1
+        live = self._manager.find(command.id)
+        if live is not None and live.internal:
+            log.error("command dropped: a job of the node has its id", level=8, job=command.id)
+
+    def submit(self, command: Command) -> Job:
+        """Accept a client's command: its flag, then the job. The id must be new; errors as Manager.submit."""
+        if self._manager.find(command.id) is not None:
+            raise AlreadyExists(f"job {command.id!r} exists")
+        if not self._manager.room:
+            raise Exhausted("too many jobs are running", hint="main.max_jobs")
+        self.outbox.flag(command.id)
+        return self._manager.submit(command, internal=False)
+
+    async def call(self, command: Command) -> Result:
+        """Run a direct command to its result. A known id answers with the one result there is.
+
+        AlreadyExists when that id was used with another command or other arguments.
+        """
+        if self._manager.find(command.id) is None:
+            earlier = await self._earlier(command)
+            if earlier is not None:
+                return earlier
+        job = self._manager.find(command.id)  # again: others ran while redis was asked
+        if job is None:
+            job = self.submit(command)
+        elif fingerprint(job.request) != fingerprint(command):
+            raise AlreadyExists(f"job {command.id!r} is another command")
+        return await job.result()
+
+    async def _earlier(self, command: Command) -> Result | None:
+        """The published result of that id, if redis still has it."""
+        await self.outbox.flushed()
+        flag = f"result:{command.id}:flag"
+        if not await self.link.call_patiently("EXISTS", flag, limit_s=3.0):
+            return None
+        data = await self.link.call_patiently("LINDEX", f"result:{command.id}", 0, limit_s=3.0)
+        if data is None:
+            raise NotFound(f"the result of job {command.id!r} was taken")
+        result = msgspec.json.decode(data, type=Result)
+        known = self._known.get(command.id)
+        if result.command != command.command or (known is not None and known[1] != fingerprint(command)):
+            raise AlreadyExists(f"job {command.id!r} was another command")
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """Counters for `core.state`."""
+        return {
+            "undecodable": self.undecodable,
+            "duplicates": self.duplicates,
+            "dropped": self.outbox.dropped,
+            "connected": self.link.is_open,
+        }
+
+
+def fingerprint(command: Command) -> bytes:
+    """Same for the same command with the same arguments, however the JSON is laid out."""
+    try:
+        arguments = msgspec.json.encode(msgspec.json.decode(command.arguments), order="deterministic")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        arguments = bytes(command.arguments)
+    return hashlib.blake2b(command.command.encode() + b"\0" + arguments, digest_size=16).digest()

@@ -1,0 +1,134 @@
+"""core.*: the node itself (async)."""
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from g8node.errors import Conflict, NotFound
+from g8node.jobs.job import Job
+from g8node.jobs.model import Level, Message
+from g8node.jobs.outcome import Outcome
+from g8node.jobs.registry import Context, Spec, command
+from g8node.runtime.stdio import Process
+
+
+@command("core.ping", base=True, role="reader")
+def ping(ctx: Context) -> str:
+    """Answer with the node's version."""
+    return f"PONG {ctx.node.inventory.banner()}"
+
+
+class SystemArgs(Struct, frozen=True):
+    name: str
+    args: list[str] = []
+    dir: str = ""
+    env: dict[str, str] = {}
+    stdin: str = ""
+
+
+@command("core.system", base=True, role="admin")
+def system(ctx: Context, args: SystemArgs) -> Process:
+    """Run a program; its output becomes the job's streams."""
+    return Process(argv=[args.name, *args.args], env=args.env, cwd=args.dir or "/", stdin=args.stdin.encode())
+
+
+@command("core.reboot", role="admin")
+def reboot(ctx: Context) -> Outcome:
+    """Stop everything and start the machine again."""
+    return _shut_down(ctx, "reboot", "rebooting...")
+
+
+@command("core.poweroff", role="admin")
+def poweroff(ctx: Context) -> Outcome:
+    """Stop everything and switch the machine off."""
+    return _shut_down(ctx, "poweroff", "powering off...")
+
+
+def _shut_down(ctx: Context, mode: str, text: str) -> Outcome:
+    ctx.node.power.request("reboot" if mode == "reboot" else "poweroff")
+    ctx.job.end(Level.STDOUT, text, ok=True)
+    return Outcome("SUCCESS", streams=(text, ""))
+
+
+@command("core.state", base=True, role="reader")
+async def state(ctx: Context) -> dict[str, Any]:
+    """CPU and memory of the node and its jobs summed, and how its subsystems do."""
+    pids = {job.pid for job in ctx.jobs if job.pid} | {ctx.jobs.own_pid}
+    usages = (await ctx.node.inventory.usage(pids)).values()
+    totals = {key: sum(usage[key] for usage in usages) for key in ("cpu", "rss", "vms", "swap")}
+    return totals | {
+        "jobs": len(ctx.jobs.jobs),
+        "subsystems": [asdict(status) for status in ctx.node.supervisor.status()],
+        "stalls": len(ctx.node.watchdog.stalls),
+        **{name: counters() for name, counters in ctx.jobs.counters.items()},
+    }
+
+
+class HelpArgs(Struct, frozen=True):
+    command: str = ""
+
+
+@command("core.help", base=True, role="reader")
+def help_(ctx: Context, args: HelpArgs) -> list[dict[str, Any]]:
+    """The commands there are, or one of them: arguments with type and default."""
+    registry = ctx.jobs.registry
+    names = [args.command] if args.command else registry.names()
+    return [_described(registry.get(name)) for name in names]
+
+
+def _described(spec: Spec) -> dict[str, Any]:
+    fields = msgspec.structs.fields(spec.arguments) if spec.arguments is not None else ()
+    return {
+        "command": spec.name,
+        "text": (spec.handler.__doc__ or "").partition("\n")[0],
+        "role": spec.role.name.lower(),
+        "base": spec.base,
+        "arguments": [
+            {
+                "name": field.encode_name,
+                "type": str(getattr(field.type, "__name__", field.type)),
+                "required": field.required,
+            }
+            for field in fields
+        ],
+    }
+
+
+class SubscribeArgs(Struct, frozen=True):
+    id: str
+
+
+@command("core.subscribe", base=True, role="operator")
+async def subscribe(ctx: Context, args: SubscribeArgs) -> Outcome:
+    """Forward another job's backlog and messages as this job's own, until that job ends."""
+    target = ctx.jobs.find(args.id)
+    if target is None:
+        raise NotFound(f"job '{args.id}' does not exist")
+    _refuse_circle(ctx.job, target)
+
+    def forward(message: Message) -> None:
+        if not message.ended:
+            ctx.job.emit(message.level, message.message)
+
+    for message in tuple(target.backlog):
+        forward(message)
+    ctx.job.follows = target
+    target.listeners.append(forward)
+    try:
+        result = await target.result()
+    finally:
+        target.listeners.remove(forward)
+        ctx.job.follows = None
+    level = result.level or (Level.STDOUT if result.ok else Level.STDERR)
+    return Outcome(result.state, result.code, result.data, level)
+
+
+def _refuse_circle(job: Job, target: Job) -> None:
+    """Two jobs that wait for each other's end would never end."""
+    link: Job | None = target
+    while link is not None:
+        if link is job:
+            raise Conflict(f"job {target.id!r} follows this one")
+        link = link.follows

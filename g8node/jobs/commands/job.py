@@ -1,0 +1,64 @@
+"""job.*: the job table (async)."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from g8node.errors import NotFound
+from g8node.jobs.job import Job
+from g8node.jobs.registry import Context, command
+
+_NO_USAGE = {"cpu": 0.0, "rss": 0, "vms": 0, "swap": 0}
+
+
+class ListArgs(Struct, frozen=True):
+    id: str = ""
+
+
+@command("job.list", base=True, role="reader")
+async def list_(ctx: Context, args: ListArgs) -> list[dict[str, Any]]:
+    """The jobs that are accepted and not finished, this one too; or the one asked for."""
+    jobs = list(ctx.jobs)
+    if args.id:
+        jobs = [job for job in jobs if job.id == args.id]
+        if not jobs:
+            raise NotFound(f"Process with id '{args.id}' doesn't exist")
+    usages = await ctx.node.inventory.usage(job.pid for job in jobs if job.pid)
+    return [_row(job, usages.get(job.pid, _NO_USAGE)) for job in jobs]
+
+
+def _row(job: Job, usage: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **usage,
+        "starttime": job.started_ms or job.accepted_ms,
+        "pid": job.pid,
+        "cmd": job.request.listed(),
+    }
+
+
+class KillArgs(Struct, frozen=True):
+    id: str
+    signal: Annotated[int, Meta(ge=0, le=64)] = 15
+
+
+@command("job.kill", base=True)
+def kill(ctx: Context, args: KillArgs) -> bool:
+    """Send a signal to a job's process group; false when there is no such job."""
+    return ctx.jobs.kill(args.id, args.signal or 15)
+
+
+@command("job.killall", base=True, role="admin")
+def killall(ctx: Context) -> bool:
+    """Send SIGTERM to every job that is not protected."""
+    ctx.jobs.kill_all()
+    return True
+
+
+class UnscheduleArgs(Struct, frozen=True):
+    id: str
+
+
+@command("job.unschedule", base=True)
+def unschedule(ctx: Context, args: UnscheduleArgs) -> bool:
+    """No further run of a restarting or recurring job; false when there is no such job."""
+    return ctx.jobs.unschedule(args.id)

@@ -1,0 +1,219 @@
+"""Everything the bus writes to redis, in order and exactly once (async).
+
+Theory of operation. Flags, results and stream records are queued here and leave in batches, each by one Lua
+script, which redis runs and logs as a whole. A batch has a token of its own that the script stores: when a
+connection breaks and nobody can say whether the batch was applied, it is sent again, and the script does
+nothing when it finds its token. So an outage delays writes but neither loses nor doubles them. What piles up
+meanwhile is bounded: a job's unsent stream records to what the list keeps anyway, results by bytes.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from g8node.errors import Unavailable
+from g8node.jobs.link import RETRY_S, Arg, Link, ReplyError, Script
+from g8node.jobs.runs import Valve
+from g8node.runtime import logs
+
+log = logs.get("bus")
+
+RESULT_TTL_S: Final = 300
+STREAM_TTL_S: Final = 60
+STREAM_KEPT: Final = 1000
+PENDING: Final = "core:pending"
+
+_BATCH_OPS = 512
+_BATCH_BYTES = 4 << 20
+_HIGH_BYTES = 16 << 20
+_LOW_BYTES = 4 << 20
+_RESULT_BYTES = 256 << 20
+
+_WRITE = f"""
+if redis.call('GET', 'core:outbox') == ARGV[1] then return 0 end
+redis.call('SET', 'core:outbox', ARGV[1])
+local i = 2
+while i <= #ARGV do
+  local op, id = ARGV[i], ARGV[i + 1]
+  if op == 'F' then
+    local flag = 'result:' .. id .. ':flag'
+    redis.call('DEL', flag)
+    redis.call('RPUSH', flag, '')
+    i = i + 2
+  elseif op == 'R' then
+    local key = 'result:' .. id
+    redis.call('EXPIRE', key .. ':flag', {RESULT_TTL_S})
+    redis.call('DEL', key)
+    redis.call('RPUSH', key, ARGV[i + 2])
+    redis.call('EXPIRE', key, {RESULT_TTL_S})
+    i = i + 3
+  elseif op == 'S' then
+    local key, last = 'stream:' .. id, i + 2 + tonumber(ARGV[i + 2])
+    if redis.call('TYPE', key).ok ~= 'list' then redis.call('DEL', key) end
+    for n = i + 3, last do redis.call('RPUSH', key, ARGV[n]) end
+    redis.call('LTRIM', key, -{STREAM_KEPT}, -1)
+    redis.call('EXPIRE', key, {STREAM_TTL_S})
+    i = last + 1
+  else
+    redis.call('LTRIM', '{PENDING}', id, -1)
+    i = i + 2
+  end
+end
+return 1
+"""
+
+
+@dataclass(slots=True, eq=False)
+class _Op:
+    kind: str  # F: flag, R: result, S: stream records, T: trim of core:pending
+    id: str
+    data: deque[bytes] = field(default_factory=lambda: deque(maxlen=STREAM_KEPT))
+    size: int = 0
+
+    def args(self) -> list[Arg]:
+        if self.kind == "S":
+            return ["S", self.id, len(self.data), *self.data]
+        return [self.kind, self.id, *self.data]
+
+    def key(self) -> str:
+        if self.kind == "S":
+            return f"stream:{self.id}"
+        return f"result:{self.id}:flag" if self.kind == "F" else f"result:{self.id}"
+
+
+class Outbox:
+    """The queue of writes and the task that empties it. `on_pushed` hears the keys of each batch."""
+
+    def __init__(self, link: Link, valve: Valve) -> None:
+        self.on_pushed: Callable[[list[str]], None] = lambda keys: None
+        self.dropped = 0
+        self._link = link
+        self._valve = valve
+        self._write = Script(link, _WRITE)
+        self._ops: deque[_Op] = deque()
+        self._streams: dict[str, _Op] = {}
+        self._size = 0
+        self._work = asyncio.Event()
+        self._epoch = uuid.uuid4().hex
+        self._sequence = 0
+        self._batch: list[_Op] = []
+        self._queued = 0
+        self._written = 0
+        self._watchers: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def flag(self, id: str) -> None:
+        """The command is accepted."""
+        self._add(_Op("F", id))
+
+    def trim(self, count: int) -> None:
+        """The first `count` entries of core:pending have been dealt with."""
+        self._add(_Op("T", str(count)))
+
+    def result(self, id: str, data: bytes) -> None:
+        """The job is finished."""
+        self._streams.pop(id, None)
+        op = _Op("R", id, size=len(data))
+        op.data.append(data)
+        self._add(op)
+        while self._size > _RESULT_BYTES and self._drop_oldest():
+            pass
+
+    def stream(self, id: str, record: bytes) -> None:
+        """A record for `stream:<id>`; the oldest unsent ones give way, as in the list itself."""
+        op = self._streams.get(id)
+        if op is None:
+            op = self._streams[id] = _Op("S", id)
+            self._add(op)
+        if len(op.data) == STREAM_KEPT:
+            op.size -= len(op.data[0])
+            self._size -= len(op.data[0])
+        op.data.append(record)
+        op.size += len(record)
+        self._size += len(record)
+        if self._size > _HIGH_BYTES and self._link.is_open:
+            self._valve.shut()
+
+    def _add(self, op: _Op) -> None:
+        self._ops.append(op)
+        self._queued += 1
+        self._size += op.size
+        self._work.set()
+
+    def _drop_oldest(self) -> bool:
+        """redis is away for long: give up the oldest result or stream."""
+        for op in self._ops:
+            if op.kind in "RS":
+                self._streams.pop(op.id, None)
+                self._size -= op.size
+                op.kind, op.id, op.size = "T", "0", 0  # a trim of nothing keeps the count of writes
+                op.data.clear()
+                self.dropped += 1
+                return True
+        return False
+
+    async def flushed(self) -> None:
+        """Returns when everything queued so far is in redis."""
+        if self._written >= self._queued:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append((self._queued, future))
+        await future
+
+    async def run(self) -> None:
+        """Write batches for ever. Cancelling keeps what is unsent for the next `run`."""
+        while True:
+            if not self._batch:
+                if not self._ops:
+                    self._work.clear()
+                    await self._work.wait()
+                self._batch = self._next_batch()
+                self._sequence += 1
+            await self._apply(self._batch)
+            batch, self._batch = self._batch, []
+            self._size -= sum(op.size for op in batch)
+            self._written += len(batch)
+            self._settle(batch)
+
+    def _next_batch(self) -> list[_Op]:
+        batch: list[_Op] = []
+        size = 0
+        while (
+            self._ops and len(batch) < _BATCH_OPS and (not batch or size + self._ops[0].size <= _BATCH_BYTES)
+        ):
+            op = self._ops.popleft()
+            if op.kind == "S" and self._streams.get(op.id) is op:
+                del self._streams[op.id]
+            size += op.size
+            batch.append(op)
+        return batch
+
+    async def _apply(self, batch: list[_Op]) -> None:
+        args: list[Arg] = [f"{self._epoch}:{self._sequence}"]
+        for op in batch:
+            args += op.args()
+        complained = False
+        while True:
+            try:
+                await self._write(*args)
+            except Unavailable:
+                self._valve.open()
+                await asyncio.sleep(RETRY_S)
+            except ReplyError as error:  # out of memory, loading, its disk is full: later
+                if not complained:
+                    log.error("redis refuses a write, which is kept and repeated", error=str(error))
+                complained = True
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+    def _settle(self, batch: list[_Op]) -> None:
+        if self._valve.is_shut and self._size < _LOW_BYTES:
+            self._valve.open()
+        while self._watchers and self._watchers[0][0] <= self._written:
+            _, future = self._watchers.popleft()
+            if not future.done():
+                future.set_result(None)
+        self.on_pushed([op.key() for op in batch if op.kind != "T"])

@@ -1,0 +1,117 @@
+"""The supervised redis-server: a child on a unix socket only, whose data survive its own death (async).
+
+Its append-only file lies in memory-backed /run with `appendfsync no`: what redis has acknowledged is in the
+page cache, so `kill -9` of redis loses nothing, and a reboot loses everything, as a stateless node should.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from typing import Final
+
+from g8node.errors import DeadlineExceeded, Unavailable
+from g8node.jobs.link import Link, ReplyError
+from g8node.linux.launch import find_program
+from g8node.runtime import blocking, logs
+from g8node.runtime.process import Child, Reaper
+from g8node.runtime.supervise import Backoff
+
+log = logs.get("redis")
+
+_HEALTHY_S: Final = 1.0
+_STOP_S: Final = 5.0
+_PATH: Final = "/usr/bin:/usr/sbin:/bin:/usr/local/bin"
+
+
+class RedisServer:
+    """Keep `run()` going under the supervisor, wait for `ready()`, end with `stop()`."""
+
+    def __init__(self, reaper: Reaper, *, folder: str, socket: str, max_memory_bytes: int = 1 << 30) -> None:
+        self._reaper = reaper
+        self._folder = folder
+        self._socket = socket
+        self._max_memory_bytes = max_memory_bytes
+        self._link = Link(socket)
+        self._child: Child | None = None
+        self.is_stopping = False
+        self._prepared = False
+        self.starts = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the running server, else 0."""
+        return self._child.pid if self._child is not None and self._child.running else 0
+
+    async def run(self) -> None:
+        """Start it, and again whenever it dies: at once, with a back-off when it does not live long."""
+        if not self._prepared:
+            await blocking.run("disk", _prepare, self._folder)
+            self._prepared = True
+        program = await blocking.run("disk", find_program, "redis-server", "/", _PATH)
+        backoff = Backoff(first_s=0.05, factor=2.0, ceiling_s=5.0)
+        while not self.is_stopping:
+            began = time.monotonic()
+            child = self._child = await self._reaper.spawn([program, *self._options()], stderr=2)
+            self.starts += 1
+            try:
+                code = await child.wait()
+            except asyncio.CancelledError:
+                child.signal(signal.SIGTERM)
+                raise
+            if not self.is_stopping:
+                log.warning("redis-server ended", code=code)
+            if time.monotonic() - began < _HEALTHY_S:
+                await asyncio.sleep(backoff.next(time.monotonic()))
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": self._socket,
+            "unixsocketperm": "700",
+            "daemonize": "no",
+            "save": "",
+            "dir": self._folder,
+            "appendonly": "yes",
+            "appendfsync": "no",
+            "aof-load-truncated": "yes",
+            "auto-aof-rewrite-min-size": "32mb",
+            "maxmemory": str(self._max_memory_bytes),
+            "maxmemory-policy": "noeviction",
+            "maxclients": "10000",
+            "loglevel": "warning",
+        }
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    async def ready(self, limit_s: float = 20.0) -> None:
+        """Returns when it answers. DeadlineExceeded."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                await self._link.call("PING")
+                return
+            except (Unavailable, ReplyError) as error:
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(f"redis-server did not answer within {limit_s:g} s") from error
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """End it for good: TERM, then KILL."""
+        self.is_stopping = True
+        await self._link.close()
+        child = self._child
+        if child is None:
+            return
+        child.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(child.wait(), _STOP_S)
+        except TimeoutError:
+            child.signal(signal.SIGKILL)
+            await child.wait()
+
+
+def _prepare(folder: str) -> None:
+    """A new life of the node begins empty."""
+    shutil.rmtree(os.path.join(folder, "appendonlydir"), ignore_errors=True)
+    os.makedirs(folder, mode=0o700, exist_ok=True)

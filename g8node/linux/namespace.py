@@ -47,18 +47,26 @@ def namespace_id(pid: int, kind: str) -> int:
 
 
 @off_loop
-def members(pid: int) -> list[int]:
-    """Pids, as seen from here, of all processes in the pid namespace of `pid`; empty when it is gone."""
+def inner_pids(pid: int) -> dict[int, int]:
+    """All processes in the pid namespace of `pid`: pid as seen from here -> as seen inside. Empty: gone."""
     try:
         wanted = namespace_id(pid, "pid")
     except OSError:
-        return []
-    found = []
+        return {}
+    found = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 if namespace_id(int(name), "pid") == wanted:
-                    found.append(int(name))
+                    found[int(name)] = _innermost(int(name))
             except OSError:
                 continue  # it ended meanwhile
-    return sorted(found)
+    return found
+
+
+def _innermost(pid: int) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0

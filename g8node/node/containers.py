@@ -10,7 +10,6 @@ that finishes and undoes it.
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -22,7 +21,7 @@ import msgspec
 from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, devices, namespace
-from g8node.node import bundle, rootfs
+from g8node.node import bundle, host, rootfs
 from g8node.node.bundle import Spec
 from g8node.node.crun import Crun, Streams
 from g8node.runtime import blocking, logs
@@ -41,7 +40,7 @@ _DEATH_S: Final = 60.0
 class Mounts(Protocol):
     """What g8ufs gives: flists as read-only mounts."""
 
-    async def attach(self, flist: str, target: str, *, storage: str = "") -> None:
+    async def attach(self, flist: str, target: str, *, storage: str = "") -> object:
         """Mount the flist on the empty folder `target`."""
 
     async def detach(self, target: str) -> None:
@@ -62,6 +61,7 @@ class Container:
     running: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    step: "asyncio.Task[Any] | None" = None
     cleaning: bool = False
 
     @property
@@ -99,9 +99,9 @@ class Containers:
 
     async def open(self) -> None:
         """Find out what the host can do, and clear away what an earlier run left in our folders."""
-        self._host = await blocking.run("disk", _host, self._parent)
+        self._host = await blocking.run("disk", host.find_out, self._parent)
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
-        leftovers = await blocking.run("disk", _folders, self._state, self._folder)
+        leftovers = await blocking.run("disk", host.make_folders, self._state, self._folder)
         for name in leftovers:
             log.warning("removing a container of an earlier run", container=name)
             await self._crun.delete(name)
@@ -123,26 +123,26 @@ class Containers:
         """Reserve an id, build root and bundle. Cancelling is safe; a failure leaves nothing behind."""
         bundle.validate(spec)
         container = self._reserve(spec)
-        task = self._background(self._prepare(container))
+        container.step = self._background(self._prepare(container))
         try:
-            await asyncio.shield(task)
+            await asyncio.shield(container.step)
         except asyncio.CancelledError:
-            self._background(self._discard_after(task, container))
+            self.abandon(container)
             raise
         return container
 
     async def start(self, container: Container, streams: Streams) -> Child:
         """Start a prepared container; it cleans up after itself from here on, also when this fails."""
-        task = self._background(self._start(container, streams))
+        task = container.step = self._background(self._start(container, streams))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._background(self._discard_after(task, container))
+            self.abandon(container)
             raise
 
-    async def discard(self, container: Container) -> None:
-        """Undo `prepare`: for a container that is not to be started after all."""
-        await self._clean(container)
+    def abandon(self, container: Container) -> None:
+        """Undo `prepare` and `start`, however far they are; returns at once. For whoever cannot wait."""
+        self._background(self._abandon(container))
 
     async def exec(
         self,
@@ -160,9 +160,9 @@ class Containers:
         Raises NotFound (no such container, program or folder), Conflict when the container ends meanwhile.
         """
         container = await self.started(id)
-        host, crun = self._opened()
+        facts, crun = self._opened()
         process = bundle.process(
-            container.spec, host, container.id, argv, env=env, cwd=cwd or "/", uid=uid, gid=gid
+            container.spec, facts, container.id, argv, env=env, cwd=cwd or "/", uid=uid, gid=gid
         )
         async with self._execs:
             try:
@@ -221,9 +221,18 @@ class Containers:
             raise Conflict(f"container {id} ended")
         return container
 
-    def cgroup_of(self, container: Container) -> str:
-        """Its control group, relative to the mount; empty where the host has none to give."""
-        return container.cgroup if self._opened()[0].cgroups else ""
+    async def usage(self, containers: Sequence[Container]) -> list[dict[str, Any]]:
+        """`{cpu (% since the start), rss, vms, swap}` of each; zeros when it has just ended.
+
+        Where the host has no control groups to give, of its PID 1 alone.
+        """
+        cgroups = self._opened()[0].cgroups
+        wanted = [(container.pid, container.cgroup if cgroups else "") for container in containers]
+        return await blocking.run("disk", host.usage, wanted)
+
+    async def processes(self, container: Container) -> dict[int, int]:
+        """Its processes: pid on the host -> pid inside."""
+        return await blocking.run("disk", namespace.inner_pids, container.pid)
 
     # --- inside
 
@@ -273,7 +282,7 @@ class Containers:
 
     def _finish(self, container: Container, binds: tuple[tuple[str, str], ...]) -> None:
         """The second half of `_build`, in one trip to a thread."""
-        host, _ = self._opened()
+        facts, _ = self._opened()
         spec = container.spec
         for layers in container.tree.layers:
             rootfs.stack(layers, devices=bool(spec.privileged))
@@ -292,7 +301,7 @@ class Containers:
             devices=tuple(devices.host_devices()) if spec.privileged else (),
         )
         with open(f"{container.tree.top}/config.json", "wb") as file:
-            file.write(msgspec.json.encode(bundle.config(spec, host, place)))
+            file.write(msgspec.json.encode(bundle.config(spec, facts, place)))
 
     async def _start(self, container: Container, streams: Streams) -> Child:
         _, crun = self._opened()
@@ -331,24 +340,24 @@ class Containers:
                 hint="a process of it waits in the kernel",
             ) from error
 
-    async def _discard_after(self, task: "asyncio.Task[Any]", container: Container) -> None:
-        await asyncio.wait([task])
+    async def _abandon(self, container: Container) -> None:
+        if container.step is not None:
+            await asyncio.wait([container.step])
         if container.child is None:
             await self._clean(container)
         else:
             container.child.signal(signal.SIGKILL, group=False)  # its exit cleans up
 
     async def _clean(self, container: Container) -> None:
-        if container.cleaning:
+        if container.cleaning or container.gone.is_set():
             await container.gone.wait()
             return
         container.cleaning = True
-        host, crun = self._opened()
+        facts, crun = self._opened()
         try:
-            if container.id in self._live:
-                await crun.delete(container.name)
-                if host.cgroups:
-                    await blocking.run("disk", cgroup.remove, container.cgroup)
+            await crun.delete(container.name)
+            if facts.cgroups:
+                await blocking.run("disk", cgroup.remove, container.cgroup)
             await container.undo.aclose()
         except Exception:
             log.exception("a container could not be cleaned up", container=container.id)
@@ -356,7 +365,8 @@ class Containers:
             self._forget(container)
 
     def _forget(self, container: Container) -> None:
-        self._live.pop(container.id, None)
+        if self._live.get(container.id) is container:
+            del self._live[container.id]
         container.gone.set()
 
     def _background(self, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
@@ -377,23 +387,3 @@ async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _host(parent: str) -> bundle.Host:
-    cgroups = cgroup.usable()
-    if cgroups:
-        cgroup.delegate(parent)
-    else:
-        log.warning("no control groups of version 2 with all controllers: containers run without limits")
-    return bundle.Host(
-        capabilities=namespace.own_capabilities(),
-        cgroups=cgroups,
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-    )
-
-
-def _folders(state: str, folder: str) -> list[str]:
-    """Make both folders; the names of containers that the runtime still knows."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    os.makedirs(state, mode=0o700, exist_ok=True)
-    return [name for name in os.listdir(state) if name.startswith("c") and name[1:].isdigit()]

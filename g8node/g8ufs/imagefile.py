@@ -8,7 +8,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from g8node.errors import NodeError
@@ -35,9 +35,17 @@ class ImageFile:
     """The bytes behind one entry of the session."""
 
     def __init__(
-        self, plan: ImagePlan, store: Store, cache: ChunkCache, fetcher: Fetcher, *, read_timeout_s: float
+        self,
+        plan: ImagePlan,
+        store: Store,
+        cache: ChunkCache,
+        fetcher: Fetcher,
+        *,
+        read_timeout_s: float,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`open` must follow, off the loop."""
+        """`open` must follow, off the loop. `closed` is called once, at the end."""
+        self._closed = closed
         self.plan = plan
         self.size = plan.size
         self._store = store
@@ -60,6 +68,8 @@ class ImageFile:
         if self._metadata >= 0:
             os.close(self._metadata)
         self._metadata = -1
+        closed, self._closed = self._closed, lambda: None
+        closed()
 
     async def read(self, offset: int, length: int) -> Part:
         """Exactly the bytes asked for, clipped to the file's size. OSError(EIO) otherwise."""

@@ -147,7 +147,8 @@ class _Operations(pyfuse3.Operations):
 
     @answers
     async def flush(self, fh: int) -> None:
-        """Nothing is ever dirty."""
+        """Not implemented, so that the kernel never asks again: a close(2) must not wait for this loop."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @answers
     async def release(self, fh: int) -> None:
@@ -181,6 +182,7 @@ class Session:
         self._inodes = itertools.count(pyfuse3.ROOT_INODE + 1)
         self._main: asyncio.Task[None] | None = None
         self._closing = False
+        self._pushes: set[asyncio.Future[None]] = set()
         self.failure = ""
         """Why the session ended, when nobody asked it to."""
 
@@ -259,6 +261,19 @@ class Session:
         """Let the kernel drop the name, and with it the pages of the file. May block: not on the loop."""
         pyfuse3.invalidate_entry(pyfuse3.ROOT_INODE, os.fsencode(name))
 
+    async def push(self, entry: Entry, offset: int, data: bytes) -> None:
+        """Put bytes of the entry into the kernel's page cache. Waits for the pages' locks: in a thread."""
+        if not self.running or entry.removed:
+            return
+        pushed = blocking.run("path", pyfuse3.notify_store, entry.inode, offset, data)
+        task = asyncio.ensure_future(pushed)
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+        try:
+            await asyncio.shield(task)
+        except OSError as error:
+            log.debug("the kernel did not take pages", entry=entry.name, error=str(error))
+
     async def close(self) -> None:
         """Unmount and end. Readers still inside get an error; never hangs on them."""
         if self._closing or Session._mounted is not self:
@@ -286,8 +301,10 @@ class Session:
             # Someone still has a file open: without an abort the connection would outlive us.
             await blocking.run("path", fusectl.abort, minor)
             ended, _ = await asyncio.wait([self._main], timeout=_CLOSE_TIMEOUT_S)
-        if not ended:
-            # A handler may still answer: the session's memory must stay until it did.
+        if self._pushes:
+            await asyncio.wait(self._pushes, timeout=_CLOSE_TIMEOUT_S)
+        if not ended or self._pushes:
+            # A handler or a thread may still use the session: its memory must stay until it did.
             log.error("the FUSE session did not end: a handler is stuck")
             return
         await blocking.run("path", pyfuse3.close, unmount=False)

@@ -13,6 +13,7 @@ in a thread: it would stop the loop for longer than the watchdog allows.
 
 import asyncio
 import importlib
+import io
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,8 @@ class HttpStore:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
             client = await self._client()
-            async with client.post(url, data=body, headers=headers) as response:
+            # As a stream: aiohttp would write a large bytes object to the socket in one go.
+            async with client.post(url, data=io.BytesIO(body), headers=headers) as response:
                 reply = await _bounded(response, reply_max)
                 if response.status in (401, 403):
                     raise PermissionDenied(f"{url}: HTTP {response.status}", hint="check the Hub token")

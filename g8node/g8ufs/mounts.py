@@ -1,0 +1,366 @@
+"""The owner of mounted flists: flist in, read-only mount out (async).
+
+    attach: download -> prepare the image (once per digest) -> entry in the FUSE session (once per digest and
+    store) -> EROFS mount of the entry below `run/g8ufs-images` -> bind mount of that at the target
+
+The EROFS is mounted once and bound to every target, so that all containers of one flist share its page
+cache. The only module that touches paths of the session, always in the "path" pool (R5).
+
+Which chunk store: `storage` of the call; else the node's default; else all that is known of the flist, in
+this order, the first that has a chunk answering: its own metadata key `backend` if that is an http(s) URL,
+then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<name>.flist` and
+`http://hub/chunks/`). A local flist without any is an InvalidArgument.
+"""
+
+import asyncio
+import errno
+import functools
+import os
+import posixpath
+from collections.abc import Awaitable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from g8node.config import Fuse
+from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, Unavailable
+from g8node.flist.image import ImageRef, prepare
+from g8node.g8ufs.cache import ChunkCache
+from g8node.g8ufs.downloads import Downloads, local_path
+from g8node.g8ufs.fetch import Fetcher
+from g8node.g8ufs.imagefile import ImageFile
+from g8node.g8ufs.readaround import ReadAround
+from g8node.g8ufs.session import Entry, Session
+from g8node.linux import blockdev
+from g8node.linux import mount as linux
+from g8node.linux.mount import Mount
+from g8node.runtime import blocking, logs
+from g8node.store.base import Store
+from g8node.store.locate import open_store
+from g8node.store.memory import MemoryStore
+from g8node.store.routed import RoutedStore
+from g8node.store.verified import VerifiedStore
+
+log = logs.get("g8ufs.mounts")
+
+_PREPARING: Final = 1
+"""Images built at once: the cpu pool must keep a thread for decoding chunks that readers wait for."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One attached flist."""
+
+    target: str
+    flist: str
+    digest: str
+    storage: str
+    """Store URLs, space-separated, in the order in which they are asked."""
+    info: dict[str, str]
+    """The flist's free metadata (`entrypoint`, `environ`, ...)."""
+
+
+@dataclass(slots=True)
+class _Image:
+    """One EROFS mount, shared by all targets of the same flist and store."""
+
+    ref: ImageRef
+    key: tuple[str, str]
+    place: str
+    store: Store
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    users: int = 0
+    ready: "asyncio.Task[None] | None" = None
+
+
+class Mounts:
+    """All-or-nothing attach and detach; the calls may come concurrently."""
+
+    def __init__(self, *, run: str, cache: str, config: Fuse | None = None, storage: str = "") -> None:
+        """`run`: the session (`g8ufs`) and the images lie below it; `cache`: survives a restart."""
+        self._config = config or Fuse()
+        self._storage = storage
+        self._session = Session(f"{run}/g8ufs")
+        self._images_at = f"{os.path.abspath(run)}/g8ufs-images"
+        self._prepared_at = f"{cache}/images"
+        self._chunks_at = f"{cache}/chunks"
+        self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
+        self._cache: ChunkCache | None = None
+        self._fetcher: Fetcher | None = None
+        self._preparing = asyncio.Semaphore(_PREPARING)
+        self._flights: dict[str, asyncio.Task[ImageRef]] = {}
+        self._images: dict[tuple[str, str], _Image] = {}
+        self._targets: dict[str, tuple[Mounted, _Image] | None] = {}
+        self._serial = 0
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def start(self) -> None:
+        """Open the cache and mount the session. Unavailable or Conflict say what is in the way."""
+        self._cache = await ChunkCache.open(self._chunks_at, self._config.cache_bytes)
+        self._fetcher = Fetcher(
+            self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=self._config.read_timeout_s
+        )
+        try:
+            # The cache's lock says that no other process is alive here: what is mounted is a dead one's.
+            await blocking.run("path", _sweep, (self._session.mountpoint, self._images_at))
+            await self._session.start()
+        except BaseException:
+            await self._cache.close()
+            raise
+
+    async def attach(self, flist: str, target: str, *, storage: str = "", nosuid: bool = False) -> Mounted:
+        """Mount the flist read-only at the folder `target`, which is made when it does not exist.
+
+        Raises what is wrong with the flist (InvalidArgument), its place (NotFound, Unavailable) or the target
+        (AlreadyExists). Cancelling undoes it.
+        """
+        target = _absolute(target)
+        if target in self._targets:
+            raise AlreadyExists(f"an flist is attached at {target}")
+        self._targets[target] = None
+        try:
+            async with AsyncExitStack() as undo:
+                ref = await self._prepared(flist)
+                urls = self._store_urls(flist, storage, ref)
+                image = await self._acquire(ref, urls)
+                undo.push_async_callback(self._release, image)
+                await _bound(image.place, target, nosuid)
+                mounted = Mounted(target, flist, ref.digest, " ".join(urls), dict(ref.plan.info))
+                self._targets[target] = (mounted, image)
+                undo.pop_all()
+                return mounted
+        except BaseException:
+            del self._targets[target]
+            raise
+
+    async def detach(self, target: str) -> None:
+        """Unmount; the flist's entry goes with its last target. NotFound when nothing is attached there.
+
+        A target that is still in use is detached lazily: it is gone from the tree, and the kernel lets go of
+        it with its last user.
+        """
+        target = _absolute(target)
+        found = self._targets.get(target)
+        if found is None:
+            raise NotFound(f"no flist is attached at {target}")
+        self._targets[target] = None
+        try:
+            await _finish(self._detach(target, found[1]))
+        finally:
+            self._targets.pop(target, None)
+
+    async def _detach(self, target: str, image: _Image) -> None:
+        await blocking.run("path", _unmount, target)
+        await self._release(image)
+
+    async def list(self) -> list[Mounted]:
+        """What is attached, oldest first."""
+        return [found[0] for found in self._targets.values() if found]
+
+    async def close(self) -> None:
+        """Detach everything and end the session; never waits for a store."""
+        if self._fetcher is not None:
+            await self._fetcher.close()
+        for mounted in await self.list():
+            try:
+                await self.detach(mounted.target)
+            except (NodeError, OSError) as error:
+                log.error("cannot detach", target=mounted.target, error=str(error))
+        await self._session.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._cache is not None:
+            await self._cache.close()
+
+    async def _prepared(self, flist: str) -> ImageRef:
+        """Download and build; concurrent callers of one flist share the work."""
+        flight = self._flights.get(flist)
+        if flight is None:
+            flight = asyncio.create_task(self._prepare(flist), name="g8ufs-prepare")
+            flight.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._flights[flist] = flight
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            if flight.done() and self._flights.get(flist) is flight:
+                del self._flights[flist]
+
+    async def _prepare(self, flist: str) -> ImageRef:
+        path = await self._downloads.fetch(flist)
+        async with self._preparing:
+            try:
+                return await blocking.run("cpu", prepare, path, self._prepared_at)
+            except FileNotFoundError as error:
+                raise NotFound(f"flist {flist} is not there") from error
+            except OSError as error:
+                raise Unavailable(f"flist {flist}: {error}") from error
+
+    def _store_urls(self, flist: str, storage: str, ref: ImageRef) -> tuple[str, ...]:
+        """See the module's header."""
+        if storage or self._storage:
+            return (storage or self._storage,)
+        urls = [ref.plan.info.get("backend", "")]
+        if local_path(flist) is None:
+            parts = urlsplit(flist)
+            urls.append(f"{parts.scheme}://{parts.netloc}")
+        urls = [url for url in dict.fromkeys(urls) if url.startswith(("http://", "https://"))]
+        if not urls and ref.plan.chunk_count:
+            raise InvalidArgument(
+                f"flist {flist}: no chunk store is known", hint="give storage, as dir:///path or http://hub"
+            )
+        return tuple(urls)
+
+    async def _acquire(self, ref: ImageRef, urls: tuple[str, ...]) -> _Image:
+        """The mounted image, with one more user. The first caller mounts, the others wait for it."""
+        key = (ref.digest, " ".join(urls))
+        image = self._images.get(key)
+        if image is None:
+            self._serial += 1
+            place = f"{self._images_at}/{self._serial}-{ref.digest[:16]}"
+            image = self._images[key] = _Image(ref, key, place, _open(urls))
+            image.ready = asyncio.create_task(self._mount(image), name="g8ufs-mount")
+        image.users += 1
+        try:
+            assert image.ready is not None
+            await asyncio.shield(image.ready)
+        except BaseException:
+            await self._release(image)
+            raise
+        return image
+
+    async def _release(self, image: _Image) -> None:
+        image.users -= 1
+        if not image.users:
+            # From here on a new attach makes an image of its own.
+            self._images.pop(image.key, None)
+            await _finish(self._unmount(image))
+
+    async def _unmount(self, image: _Image) -> None:
+        if image.ready is not None:
+            await asyncio.wait([image.ready])
+        await image.undo.aclose()
+
+    async def _mount(self, image: _Image) -> None:
+        async with AsyncExitStack() as undo:
+            entry = await self._entry(image)
+            undo.push_async_callback(self._session.remove, entry)
+            await blocking.run("path", _mount_erofs, self._session.path(entry), image.place)
+            undo.push_async_callback(blocking.run, "path", _unmount, image.place, remove=True)
+            image.undo = undo.pop_all()
+
+    async def _entry(self, image: _Image) -> Entry:
+        """The entry in the session. It owns the file, and the file the store."""
+        assert self._cache is not None
+        assert self._fetcher is not None
+        file = ImageFile(
+            image.ref.plan,
+            image.store,
+            self._cache,
+            self._fetcher,
+            read_timeout_s=self._config.read_timeout_s,
+            closed=lambda: self._background(image.store.close()),
+        )
+        around = ReadAround(file)
+        try:
+            await blocking.run("disk", file.open)
+            entry = self._session.add(image.ref.digest[:16], around)
+        except BaseException:
+            file.close()
+            raise
+        around.push = functools.partial(self._session.push, entry)
+        return entry
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _open(urls: tuple[str, ...]) -> Store:
+    stores = [open_store(url) for url in urls]
+    if len(stores) == 1:
+        return stores[0]
+    return RoutedStore([VerifiedStore(store) for store in stores]) if stores else MemoryStore()
+
+
+def _absolute(target: str) -> str:
+    if not target.startswith("/") or not target.strip("/"):
+        raise InvalidArgument(f"target {target!r}: expected an absolute path")
+    return posixpath.normpath(target)
+
+
+async def _bound(place: str, target: str, nosuid: bool) -> None:
+    """Bind the image at the target; a cancelled caller finds nothing mounted."""
+    task = asyncio.ensure_future(blocking.run("path", _bind, place, target, nosuid))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if task.exception() is None:
+            await blocking.run("path", _unmount, target)
+        raise
+
+
+async def _finish(work: Awaitable[T]) -> T:
+    """Run to the end though the caller is cancelled: a half-done mount would be lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _bind(place: str, target: str, nosuid: bool) -> None:
+    os.makedirs(target, exist_ok=True)
+    linux.bind(place, target)
+    if nosuid:
+        flags = Mount.BIND | Mount.REMOUNT | Mount.RDONLY | Mount.NODEV | Mount.NOSUID
+        try:
+            linux.mount("none", target, "", flags)
+        except OSError:
+            linux.unmount_if_mounted(target, lazy=True)
+            raise
+
+
+def _mount_erofs(path: str, place: str) -> None:
+    """File-backed where the kernel can (6.12), through a loop device before."""
+    os.makedirs(place)
+    flags = Mount.RDONLY | Mount.NODEV
+    try:
+        try:
+            linux.mount(path, place, "erofs", flags)
+        except OSError as error:
+            if error.errno != errno.ENOTBLK:
+                raise
+            fd, device = blockdev.loop_attach(path)
+            try:
+                linux.mount(device, place, "erofs", flags)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        os.rmdir(place)
+        raise Unavailable(f"cannot mount the image {path}: {error}") from error
+
+
+def _unmount(target: str, *, remove: bool = False) -> None:
+    """Unmount, lazily when it is in use."""
+    try:
+        linux.unmount_if_mounted(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        linux.unmount_if_mounted(target, lazy=True)
+    if remove:
+        os.rmdir(target)
+
+
+def _sweep(places: tuple[str, str]) -> None:
+    """Unmount what a dead predecessor left at the places and below, the newest first."""
+    for entry in reversed(linux.mounts()):
+        if any(entry.target == place or entry.target.startswith(f"{place}/") for place in places):
+            log.warning("unmounting what a dead process left", target=entry.target)
+            linux.unmount_if_mounted(entry.target, lazy=True)

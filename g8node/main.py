@@ -58,10 +58,7 @@ class Core0:
         self._init = init
         reaper = Reaper(orphans=True)
         flists = Mounts(
-            mountpoint=paths.g8ufs,
-            cache=paths.cache,
-            settings=settings.g8ufs,
-            storage=settings.globals.storage,
+            run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
         )
         self.node = Node(
             config=settings,
@@ -104,8 +101,9 @@ class Core0:
         return [
             *network,
             Phase("redis", self._start_redis),
-            Phase("containers", self.node.containers.open),
             Phase("gate", self.gate.start),
+            Phase("flists", self.node.flists.start),
+            Phase("containers", self.node.containers.open),
             *online,
         ]
 
@@ -137,6 +135,7 @@ class Core0:
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("bus", self.bus.close(), 5)
         await shutdown.step("flists", node.flists.close(), 10)
+        await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)

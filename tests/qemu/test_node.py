@@ -1,0 +1,152 @@
+"""A node booted from the built kernel and initramfs: PID 1, redis, network, containers, power."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tests.support.hub import hub
+from tests.support.images import busybox_tree, publish
+from tests.support.vm import NodeVm, node
+
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
+
+HOST = "10.0.2.2"  # the host's loopback, seen from a guest with user networking
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
+    with node(tmp_path_factory.mktemp("vm"), forwards=[80]) as booted:
+        yield booted
+
+
+@pytest.fixture(scope="module")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("hub")
+    with hub(folder) as running:
+        url = publish(running, busybox_tree(folder / "tree"), "busybox")
+        yield url.replace("127.0.0.1", HOST)
+
+
+def test_original_sequence_against_pid_1(vm: NodeVm) -> None:
+    cli = ["redis-cli", "-p", str(vm.ports[6379]), "-a", vm.password, "--no-auth-warning"]
+
+    def ask(*words: str) -> str:
+        return subprocess.run([*cli, *words], capture_output=True, text=True, check=True).stdout
+
+    ask("RPUSH", "core:default", '{"id":"1","command":"core.ping","arguments":{}}')
+    result = json.loads(ask("BRPOPLPUSH", "result:1", "result:1", "10"))
+    assert result["state"] == "SUCCESS"
+    assert "PONG Version: " in result["data"]
+    assert "PONG Version: " in ask("core.ping")
+
+
+def test_core0_is_process_1(vm: NodeVm) -> None:
+    done = vm.job("bash", {"script": "cat /proc/1/cmdline | tr '\\0' ' '; echo; ps | grep -c ' Z '"})
+    assert "python3" in done["streams"][0]
+    assert "g8node" in done["streams"][0]
+
+
+def test_orphans_leave_no_zombie(vm: NodeVm) -> None:
+    script = "i=0; while [ $i -lt 500 ]; do (setsid /bin/true &) ; i=$((i+1)); done"
+    assert vm.job("bash", {"script": script})["state"] == "SUCCESS"
+    count = (
+        "n=0; for s in /proc/[0-9]*/stat; do read -r l <$s && "
+        "case $l in *') Z '*) n=$((n+1));; esac; done; echo $n"
+    )
+    for _ in range(20):
+        if vm.job("bash", {"script": count})["streams"][0] == "0\n":
+            return
+    pytest.fail("zombies stay")
+
+
+def test_secret_is_not_on_the_kernel_command_line(vm: NodeVm) -> None:
+    cmdline = vm.job("bash", {"script": "cat /proc/cmdline"})["streams"][0]
+    assert "console=ttyS0" in cmdline
+    assert vm.password not in cmdline
+    assert vm.password not in vm.vm.console()
+
+
+def test_network_came_by_dhcp(vm: NodeVm) -> None:
+    done = vm.job("bash", {"script": "ip -4 -o addr; ip route; cat /etc/resolv.conf"})
+    assert "10.0.2.15/24" in done["streams"][0]
+    assert "default via 10.0.2.2" in done["streams"][0]
+    assert "nameserver 10.0.2.3" in done["streams"][0]
+
+
+def test_info_commands_describe_the_machine(vm: NodeVm) -> None:
+    assert vm.direct("info.os")["os"] == "linux"
+    assert len(vm.direct("info.cpu")) == 2
+    assert 700e6 < vm.direct("info.mem")["total"] < 1.1e9
+
+
+def test_container_from_an_flist(vm: NodeVm, busybox: str) -> None:
+    command = "/bin/sh -c 'hostname; head -c 3 /data/4; id -u'"
+    arguments = {"root": busybox, "hostname": "box", "command": command}
+    container = json.loads(vm.job("corex.create", arguments)["data"])
+    done = vm.result(f"core-{container}")
+    assert done["streams"][0] == "box\nEEE0\n", done
+    assert done["container"] == container
+
+
+def test_container_serves_the_host_through_the_forwarded_port(vm: NodeVm, busybox: str) -> None:
+    arguments = {
+        "root": busybox,
+        "host_network": True,
+        "command": [
+            "/bin/sh",
+            "-c",
+            "mkdir /w; echo $G8NODE_CONTAINER_ID >/w/index.html; exec httpd -f -h /w",
+        ],
+    }
+    container = json.loads(vm.job("corex.create", arguments)["data"])
+    with urlopen(f"http://127.0.0.1:{vm.ports[80]}/", timeout=60) as page:
+        assert page.read() == f"{container}\n".encode()
+    vm.direct("corex.terminate", container=container)
+    assert vm.direct("corex.list") == {}
+
+
+def test_terminated_container_leaves_nothing(vm: NodeVm, busybox: str) -> None:
+    count = "grep -c . /proc/mounts; ls /sys/fs/cgroup/g8 | grep -c '^c'; ls /run/containers | wc -l"
+    before = vm.job("bash", {"script": count})["streams"][0]
+    container = json.loads(vm.job("corex.create", {"root": busybox})["data"])
+    inner = {"id": "in", "command": "bash", "arguments": {"script": "head -c 1 /data/7"}}
+    vm.direct("corex.dispatch", container=container, command=inner)
+    assert vm.result("in")["streams"][0].endswith("H")
+    assert vm.job("bash", {"script": count})["streams"][0] != before
+    vm.direct("corex.terminate", container=container)
+    assert vm.job("bash", {"script": count})["streams"][0] == before
+
+
+def test_redis_killed_inside_the_node_comes_back(vm: NodeVm) -> None:
+    script = "pid=$(pidof redis-server redis-check-rdb | cut -d' ' -f1); echo $pid; kill -9 $pid"
+    assert re.fullmatch(r"\d+\n", vm.job("bash", {"script": script})["streams"][0])
+    assert vm.job("core.ping", {})["state"] == "SUCCESS"
+
+
+def test_console_tells_the_phases_and_no_traceback(vm: NodeVm) -> None:
+    console = vm.vm.console()
+    assert re.search(r"phase redis \(\d/\d\): done, [\d.]+s", console)
+    assert "g8node ready" in console
+    assert "Traceback" not in console
+
+
+@pytest.mark.parametrize("command", ["core.poweroff", "core.reboot"])
+def test_power_commands_end_the_machine(tmp_path: Path, command: str) -> None:
+    with node(tmp_path) as booted:
+        assert booted.job(command, {})["state"] == "SUCCESS"
+        booted.vm.wait_end(60)
+        console = booted.vm.console()
+        assert "shutting down" in console
+        assert "panic" not in console.lower()
+
+
+def test_bad_settings_do_not_stop_a_boot(tmp_path: Path) -> None:
+    append = ["g8.main.nonsense=1", "g8.gate.max_clients=many", 'quoted="never closed']
+    with node(tmp_path, append=append) as booted:
+        assert booted.job("core.ping", {})["state"] == "SUCCESS"
+        assert "main.nonsense: unknown key, dropped" in booted.vm.console()

@@ -72,6 +72,11 @@ class Bus:
 
     # What the manager produces
 
+    def accepted(self, job: Job) -> None:
+        """Sink of the manager: what a client sent gets its flag, through a container as well."""
+        if not job.internal:
+            self.outbox.flag(job.id)
+
     def record(self, job: Job, message: Message) -> None:
         """Sink of the manager: a streaming job's records go to `stream:<id>`."""
         if message.meta & Flag.STREAM:
@@ -165,7 +170,6 @@ class Bus:
             raise AlreadyExists(f"job {command.id!r} exists")
         if not self._manager.room:
             raise Exhausted("too many jobs are running", hint="main.max_jobs")
-        self.outbox.flag(command.id)
         return self._manager.submit(command, internal=False)
 
     async def call(self, command: Command) -> Result:

@@ -43,6 +43,8 @@ Body = Callable[[Context], Any]
 class Sink(Protocol):
     """Where records and results go. Called on the loop, must not block, must not raise."""
 
+    def accepted(self, job: Job) -> None: ...
+
     def record(self, job: Job, message: Message) -> None: ...
 
     def finished(self, job: Job, result: Result) -> None: ...
@@ -125,6 +127,8 @@ class Manager:
         if runner is not None:
             self._bodies[job] = runner
         self._jobs[command.id] = job
+        for sink in self.sinks:
+            sink.accepted(job)
         if command.queue:
             waiting = self._queues.setdefault(command.queue, deque())
             waiting.append(job)

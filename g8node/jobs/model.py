@@ -113,11 +113,14 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
 
 class _Wire(Struct):
-    """A command as clients write it: null equals absent."""
+    """A command as clients write it: null equals absent.
+
+    `Raw | None` would accept nothing but null, so that the arguments are Raw alone and may be `null`.
+    """
 
     id: str | None = None
     command: str | None = None
-    arguments: Raw | None = None
+    arguments: Raw = Raw(b"null")
     queue: str | None = None
     max_time: int | None = None
     max_restart: int | None = None
@@ -147,7 +150,7 @@ def decode_command(data: bytes) -> Command:
     return Command(
         wire.id,
         wire.command or "",
-        _NO_ARGUMENTS if arguments is None or bytes(arguments) == b"null" else arguments.copy(),
+        _NO_ARGUMENTS if bytes(arguments) == b"null" else arguments.copy(),
         wire.queue or "",
         max(wire.max_time or 0, 0),
         max(wire.max_restart or 0, 0),

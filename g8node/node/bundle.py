@@ -115,6 +115,11 @@ def validate(spec: Spec) -> None:
     command(spec)
 
 
+def mounts_host(spec: Spec) -> bool:
+    """Whether a folder or file of the host is mounted: all that is no flist URL."""
+    return any("://" not in source for source in spec.mount or {})
+
+
 def _validate_mount(source: str, target: str) -> None:
     if not target.startswith("/") or not target.strip("/") or "\0" in target:
         raise InvalidArgument(f"mount: expected an absolute path inside the container, got {target[:200]!r}")

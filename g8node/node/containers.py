@@ -188,10 +188,14 @@ class Containers:
 
     def get(self, id: int) -> Container:
         """NotFound when there is none of that id."""
-        container = self._live.get(id)
+        container = self.find_id(id)
         if container is None:
             raise NotFound(f"container {id} does not exist")
         return container
+
+    def find_id(self, id: int) -> Container | None:
+        """The container of that id, also while it is starting."""
+        return self._live.get(id)
 
     def find_name(self, name: str) -> Container | None:
         """The oldest running container of that name, in any case of letters."""
@@ -307,6 +311,8 @@ class Containers:
         _, crun = self._opened()
         try:
             async with self._starts:
+                if container.cleaning or container.gone.is_set():
+                    raise Conflict(f"container {container.id} was given up before its start")
                 child = await crun.run(container.name, container.tree.top, streams)
         except BaseException:
             await self._clean(container)

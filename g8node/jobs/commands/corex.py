@@ -1,0 +1,200 @@
+"""corex.*: containers (async); spec core0-resources 1."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.jobs.commands import inside
+from g8node.jobs.job import Job
+from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
+from g8node.jobs.registry import Context, command
+from g8node.node import bundle
+from g8node.node.bundle import Spec
+from g8node.node.containers import Container
+from g8node.node.crun import Streams
+from g8node.runtime.process import Child
+from g8node.runtime.stdio import Process, Start
+
+
+class NotThere(NotFound):
+    """No container of that id: these commands answer 500, not 404 (spec core0-resources 1.1)."""
+
+    status = 500
+
+
+@command("corex.create")
+async def create(ctx: Context, args: Spec) -> int:
+    """Start a container; its id, as soon as its job `core-<id>` runs.
+
+    Privileged containers and those with a mount from the host need the role admin.
+    """
+    _may(ctx, args)
+    containers = ctx.node.containers
+    container = await containers.prepare(msgspec.structs.replace(args, tags=ctx.job.request.tags))
+    started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    try:
+        _submit(ctx, container, started)
+        await started
+    except BaseException:
+        containers.abandon(container)
+        raise
+    return container.id
+
+
+def _may(ctx: Context, spec: Spec) -> None:
+    """What makes a container as mighty as the node."""
+    caller = ctx.job.request.caller or LOCAL
+    if Role.named(caller.role) >= Role.ADMIN:
+        return
+    for field, asked in (("privileged", bool(spec.privileged)), ("mount", bundle.mounts_host(spec))):
+        if asked:
+            raise PermissionDenied(f"{field}: needs the role admin, {caller.name} is {caller.role}")
+
+
+def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]") -> Job:
+    """The job whose process is the container's PID 1; `started` gets the outcome of its start."""
+
+    async def start(stdin: int, stdout: int, stderr: int) -> Child:
+        try:
+            child = await ctx.node.containers.start(container, Streams(stdin, stdout, stderr))
+        except Exception as error:
+            if not started.done():
+                started.set_exception(error)
+            raise
+        if not started.done():
+            started.set_result(None)
+        return child
+
+    def ended(job: Job, result: Result) -> None:
+        if not started.done():
+            started.set_exception(Unavailable(f"job {job.id} ended before the container had started"))
+
+    argv = bundle.command(container.spec) or [bundle.INIT, "-P"]
+    shown = Command.make(
+        f"core-{container.id}",
+        "core.system",
+        {"name": argv[0], "args": argv[1:]},
+        stream=ctx.job.request.stream,
+        tags=ctx.job.request.tags,
+        caller=ctx.job.request.caller,
+    )
+    return ctx.jobs.submit(
+        shown,
+        container=container.id,
+        runner=lambda _: Process(argv=argv, start=start),
+        on_end=ended,
+    )
+
+
+class FindArgs(Struct, frozen=True):
+    tags: list[str] = []
+
+
+@command("corex.list", role="reader")
+async def list_(ctx: Context) -> dict[str, Any]:
+    """The running containers by id, with what they use."""
+    return await _rows(ctx, ctx.node.containers.all())
+
+
+@command("corex.find", role="reader")
+async def find(ctx: Context, args: FindArgs) -> dict[str, Any]:
+    """The running containers that have all the tags, as corex.list shows them."""
+    return await _rows(ctx, ctx.node.containers.find(args.tags))
+
+
+class GetArgs(Struct, frozen=True):
+    query: Annotated[int | str, Meta(description="id, or name in any case")]
+
+
+@command("corex.get", role="reader")
+def get(ctx: Context, args: GetArgs) -> dict[str, Any] | None:
+    """One running container by id or name; null when there is none."""
+    if isinstance(args.query, str):
+        container = ctx.node.containers.find_name(args.query)
+    elif 1 <= args.query <= 65534:
+        container = ctx.node.containers.find_id(args.query)
+    else:
+        raise InvalidArgument(f"query: expected an id from 1 to 65534 or a name, got {args.query}")
+    return None if container is None else {"container": _shown(container), "id": container.id}
+
+
+async def _rows(ctx: Context, containers: list[Container]) -> dict[str, Any]:
+    usages = await ctx.node.containers.usage(containers)
+    pairs = zip(containers, usages, strict=True)
+    return {str(container.id): usage | {"container": _shown(container)} for container, usage in pairs}
+
+
+def _shown(container: Container) -> dict[str, Any]:
+    return {"arguments": container.spec, "root": container.rootfs, "pid": container.pid}
+
+
+class DispatchArgs(Struct, frozen=True):
+    container: int
+    command: Raw
+
+
+@command("corex.dispatch")
+def dispatch(ctx: Context, args: DispatchArgs) -> str:
+    """Run a command inside a container; the id of its job, whose result comes as any other."""
+    container = _live(ctx, args.container)
+    _may(ctx, container.spec)
+    inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
+    job = ctx.jobs.submit(
+        inner,
+        container=container.id,
+        internal=False,
+        runner=lambda inner_ctx: inside.run(inner_ctx, container, _starter(inner_ctx, container)),
+    )
+    return job.id
+
+
+def _inner(raw: Raw) -> Command:
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidArgument(f"command: expected a command object: {error}") from error
+    named = any(key.lower() == "id" and bytes(value) not in (b"null", b'""') for key, value in fields.items())
+    if named:
+        return decode_command(bytes(raw))
+    # The manager gives it a fresh id.
+    rest = {key: value for key, value in fields.items() if key.lower() != "id"}
+    return msgspec.structs.replace(decode_command(msgspec.json.encode({**rest, "id": "-"})), id="")
+
+
+def _starter(ctx: Context, container: Container) -> Callable[[Process], Start]:
+    """How a host's Process becomes one inside."""
+
+    def inside_of(process: Process) -> Start:
+        async def start(stdin: int, stdout: int, stderr: int) -> Child:
+            return await ctx.node.containers.exec(
+                container.id,
+                process.argv,
+                Streams(stdin, stdout, stderr),
+                env=process.env,
+                cwd=process.cwd,
+            )
+
+        return start
+
+    return inside_of
+
+
+class TerminateArgs(Struct, frozen=True):
+    container: int
+
+
+@command("corex.terminate")
+async def terminate(ctx: Context, args: TerminateArgs) -> None:
+    """TERM, a while to end, KILL; returns when nothing of the container is left."""
+    await ctx.node.containers.terminate(_live(ctx, args.container).id)
+
+
+def _live(ctx: Context, id: int) -> Container:
+    container = ctx.node.containers.find_id(id)
+    if container is None:
+        raise NotThere(f"container {id} does not exist")
+    return container

@@ -1,0 +1,261 @@
+"""corex.* through the job manager, over real containers; redis has no part in it."""
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from g8node.config import Config
+from g8node.jobs.commands import bash, core, corex, info, job, process
+from g8node.jobs.job import Job
+from g8node.jobs.manager import Manager
+from g8node.jobs.model import Caller, Command, Message, Result
+from g8node.jobs.registry import Registry
+from g8node.node.inventory import Inventory
+from g8node.node.node import Node
+from g8node.node.paths import Paths
+from g8node.node.power import Power
+from g8node.runtime.supervise import Supervisor
+from g8node.runtime.watchdog import Watchdog
+from tests.support.agent import Agent, in_agent, until
+
+pytestmark = pytest.mark.root
+
+
+class Client:
+    """Sends commands as the bus would and keeps what it would publish."""
+
+    def __init__(self, agent: Agent) -> None:
+        node = Node(
+            config=Config(),
+            paths=Paths(str(agent.tmp)),
+            reaper=agent.reaper,
+            supervisor=Supervisor(),
+            watchdog=Watchdog(),
+            power=Power(),
+            inventory=Inventory(version="test"),
+            flists=agent.mounts,  # type: ignore[arg-type]  # real mounts of folders instead of flists
+            containers=agent.containers,
+        )
+        self.manager = Manager(node, Registry([bash, core, corex, info, job, process]), environ={})
+        self.manager.sinks.append(self)
+        self.flags: set[str] = set()
+        self.results: dict[str, Result] = {}
+        self.streams: dict[str, list[str]] = {}
+        self._count = 0
+        self._root = str(agent.root)
+
+    def accepted(self, job: Job) -> None:
+        if not job.internal:
+            self.flags.add(job.id)
+
+    def record(self, job: Job, message: Message) -> None:
+        if message.meta & 1:
+            self.streams.setdefault(job.id, []).append(message.message)
+
+    def finished(self, job: Job, result: Result) -> None:
+        assert result.id not in self.results
+        self.results[result.id] = result
+
+    async def send(self, name: str, arguments: Any = None, **fields: Any) -> Result:
+        self._count += 1
+        command = Command.make(f"t{self._count}", name, arguments, **fields)
+        return await self.manager.submit(command, internal=False).result()
+
+    async def call(self, name: str, arguments: Any = None, **fields: Any) -> Any:
+        result = await self.send(name, arguments, **fields)
+        assert result.state == "SUCCESS", result
+        return json.loads(result.data)
+
+    async def create(self, **arguments: Any) -> int:
+        id: int = await self.call("corex.create", {"root": self._root, **arguments})
+        return id
+
+    async def dispatch(self, container: int, name: str, arguments: Any = None, **fields: Any) -> str:
+        inner = {"command": name, "arguments": arguments or {}, **fields}
+        id: str = await self.call("corex.dispatch", {"container": container, "command": inner})
+        return id
+
+    async def inside(self, container: int, name: str, arguments: Any = None, **fields: Any) -> Result:
+        id = await self.dispatch(container, name, arguments, **fields)
+        await self.result(id)
+        return self.results[id]
+
+    async def result(self, id: str) -> Result:
+        await until(lambda: id in self.results)
+        return self.results[id]
+
+
+@in_agent
+async def test_create_with_command_streams_and_ends_as_job(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.call(
+        "corex.create", {"root": str(agent.root), "command": "echo hi", "nics": None}, stream=True, tags=["a"]
+    )
+    result = await client.result(f"core-{id}")
+    assert (result.state, result.stdout, result.container, result.tags) == ("SUCCESS", "hi\n", id, ["a"])
+    assert client.streams[f"core-{id}"] == ["hi\n", ""]
+
+
+@in_agent
+async def test_list_get_and_find_show_the_container(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.call("corex.create", {"root": str(agent.root), "name": "Web"}, tags=["x", "y"])
+    assert client.manager.find(f"core-{id}") is not None
+    listed = await client.call("corex.list")
+    row = listed[str(id)]
+    assert row.keys() == {"cpu", "rss", "vms", "swap", "container"}
+    assert row["rss"] > 0
+    assert row["container"]["arguments"]["name"] == "Web"
+    assert row["container"]["arguments"]["tags"] == ["x", "y"]
+    assert row["container"]["pid"] > 1
+    assert await client.call("corex.get", {"query": "wEB"}) == {"id": id, "container": row["container"]}
+    assert (await client.call("corex.get", {"query": id}))["id"] == id
+    assert await client.call("corex.get", {"query": "other"}) is None
+    assert list(await client.call("corex.find", {"tags": ["y"]})) == [str(id)]
+    assert await client.call("corex.find", {"tags": ["y", "z"]}) == {}
+    assert (await client.send("corex.get", {"query": 0})).code == 400
+    assert (await client.send("corex.get", {"query": True})).code == 400
+
+
+@in_agent
+async def test_dispatch_runs_programs_in_the_container(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.create(hostname="inner", env={"A": "1"})
+    result = await client.inside(id, "bash", {"script": "hostname; echo $A $B; exit 3"})
+    assert (result.state, result.code, result.stdout, result.container) == ("ERROR", 1003, "inner\n1\n", id)
+    assert result.id in client.flags
+    system = {
+        "name": "sh",
+        "args": ["-c", "pwd; cat; echo $B"],
+        "dir": "/tmp",
+        "stdin": "in\n",
+        "env": {"B": "2"},
+    }
+    result = await client.inside(id, "core.system", system, id="mine", tags=["t"], stream=True)
+    assert (result.id, result.state, result.stdout, result.tags) == (
+        "mine",
+        "SUCCESS",
+        "/tmp\nin\n2\n",
+        ["t"],
+    )
+    assert "".join(client.streams["mine"]) == "/tmp\nin\n2\n"
+    assert (await client.inside(id, "core.system", {"name": "nope"})).code == 404
+    assert (await client.inside(id, "core.ping")).data.startswith('"PONG')
+    assert (await client.inside(id, "kvm.list")).state == "UNKNOWN_CMD"
+
+
+@in_agent
+async def test_dispatch_sees_only_its_own_container(agent: Agent) -> None:
+    client = Client(agent)
+    first, second = await client.create(), await client.create()
+    mine = await client.dispatch(first, "core.system", {"name": "sleep", "args": ["1000"]}, id="mine")
+    await until(lambda: (found := client.manager.find("mine")) is not None and found.pid > 0)
+    assert json.loads((await client.inside(second, "job.kill", {"id": mine})).data) is False
+    assert json.loads((await client.inside(first, "job.kill", {"id": f"core-{first}"})).data) is False
+    rows = json.loads((await client.inside(first, "job.list")).data)
+    assert {row["cmd"]["command"] for row in rows} == {"core.system", "job.list"}
+    processes = json.loads((await client.inside(first, "process.list")).data)
+    assert sorted(row["cmdline"] for row in processes) == ["/dev/init -P", "sleep 1000"]
+    pid = next(row["pid"] for row in processes if row["cmdline"] == "sleep 1000")
+    assert (await client.inside(second, "process.kill", {"pid": pid, "signal": 9})).state == "ERROR"
+    assert (await client.inside(first, "process.kill", {"pid": pid, "signal": 9})).state == "SUCCESS"
+    assert (await client.result("mine")).code == -1 or client.results["mine"].state == "ERROR"
+
+
+@in_agent
+async def test_terminate_ends_every_job_of_the_container(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.create()
+    job = await client.dispatch(id, "bash", {"script": "trap 'echo bye; exit 0' TERM; sleep 1000 & wait"})
+    await until(lambda: (found := client.manager.find(job)) is not None and found.pid > 0)
+    # The shell needs a moment to set its trap; a TERM before it ends it as well.
+    assert await client.call("corex.terminate", {"container": id}) is None
+    assert (await client.result(job)).container == id
+    assert (await client.result(f"core-{id}")).container == id
+    assert await client.call("corex.list") == {}
+    for name in ("corex.terminate", "corex.dispatch"):
+        result = await client.send(name, {"container": id, "command": {"command": "core.ping"}})
+        assert (result.code, result.data) == (500, '"container 1 does not exist"')
+
+
+@in_agent
+async def test_wrong_arguments_are_400_and_name_the_field(agent: Agent) -> None:
+    client = Client(agent)
+    root = str(agent.root)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "root"),
+        ({"root": 5}, "root"),
+        ({"root": root, "nics": [{"type": "default"}]}, "nics"),
+        ({"root": root, "hostname": "a b"}, "hostname"),
+        ({"root": root, "env": {"A=B": "1"}}, "env"),
+        ({"root": root, "env": {"A": 1}}, "env"),
+        ({"root": root, "mount": {"relative": "/mnt"}}, "mount"),
+        ({"root": root, "mount": {"/tmp": "mnt"}}, "mount"),
+        ({"root": root, "mount": {"/no/such": "/mnt"}}, "mount"),
+        ({"root": root, "config": {"": "x"}}, "config"),
+        ({"root": root, "command": "a 'b"}, "command"),
+        ({"root": root, "command": [""]}, "command"),
+        ({"root": root, "privileged": "yes"}, "privileged"),
+    ]
+    for arguments, field in wrong:
+        result = await client.send("corex.create", arguments)
+        assert (result.state, result.code) == ("ERROR", 400), (arguments, result)
+        assert field in result.data
+    for arguments in ({"container": "1"}, {"container": 1}, {"container": 1, "command": "x"}):
+        assert (await client.send("corex.dispatch", arguments)).code in (400, 500)
+    assert await client.call("corex.list") == {}
+
+
+@in_agent
+async def test_start_failure_is_the_error_of_create(agent: Agent) -> None:
+    client = Client(agent)
+    result = await client.send("corex.create", {"root": str(agent.root), "command": "/bin/nope"})
+    assert (result.state, result.code) == ("ERROR", 404)
+    assert "/bin/nope" in result.data
+    assert (await client.result("core-1")).state == "ERROR"
+    assert (await client.send("corex.create", {"root": "/no/flist"})).code == 404
+
+
+@in_agent
+async def test_operator_gets_no_way_to_the_host(agent: Agent) -> None:
+    client = Client(agent)
+    operator = Caller("eve", "operator")
+    root = str(agent.root)
+    for more in ({"privileged": True}, {"mount": {"/": "/host"}}):
+        result = await client.send("corex.create", {"root": root, **more}, caller=operator)
+        assert result.code == 403, result
+    id = await client.create(privileged=True)
+    inner = {"command": "bash", "arguments": {"script": "id"}, "caller": {"name": "root", "role": "admin"}}
+    result = await client.send("corex.dispatch", {"container": id, "command": inner}, caller=operator)
+    assert result.code == 403
+    plain = await client.call("corex.create", {"root": root}, caller=operator)
+    job_id = json.loads(
+        (await client.send("corex.dispatch", {"container": plain, "command": inner}, caller=operator)).data
+    )
+    live = client.manager.find(job_id)
+    assert live is None or live.request.caller == operator
+    assert "uid=0" in (await client.result(job_id)).stdout
+
+
+@in_agent
+async def test_killed_or_late_create_leaves_no_container(agent: Agent) -> None:
+    client = Client(agent)
+    await asyncio.wait_for(client.send("corex.create", {"root": str(agent.root)}), 20)
+    await client.call("corex.terminate", {"container": 1})
+    for delay in range(8):
+        command = Command.make(f"late{delay}", "corex.create", {"root": str(agent.root)})
+        job = client.manager.submit(command)
+        await asyncio.sleep(delay * 0.004)
+        for task in list(client.manager._tasks):
+            if task.get_name() == f"job late{delay}":
+                task.cancel()
+        await job.result()
+    assert msgspec.json.encode(sorted(agent.containers._live)) is not None
+    for id in [container.id for container in agent.containers.all()]:
+        if client.results.get(f"core-{id}") is None:
+            await agent.containers.terminate(id)
+    await until(lambda: not agent.containers._live)
+    assert not agent.mounts.attached

@@ -1,0 +1,17 @@
+"""Every async test runs on the loop that the node runs on."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """A skip is a failure: everything that is tested here can be tested here."""
+    if call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
+        raise AssertionError(f"{item.nodeid} skipped: {call.excinfo.value}")

@@ -9,7 +9,7 @@ whether a command may run twice: when the connection breaks, every call under wa
 import asyncio
 import contextlib
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 
@@ -37,8 +37,7 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # what create_unix_connection gives
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.is_open = True
 
     def connection_lost(self, error: Exception | None) -> None:

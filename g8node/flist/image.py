@@ -56,7 +56,7 @@ def prepare(flist_path: str, cache_dir: str, limits: Limits = DEFAULT_LIMITS) ->
     os.makedirs(cache_dir, exist_ok=True)
     partial = tempfile.mkdtemp(prefix=f".{digest.hex()[:16]}-", dir=cache_dir)
     try:
-        flist = read_flist(flist_path, scratch=partial, limits=limits)
+        flist = read_flist(flist_path, limits)
         try:
             plan, metadata = build(flist, uuid=digest[:16])
         except NodeError as error:

@@ -1,9 +1,10 @@
 """The RocksDB container of an flist: a gzip'd tar of a database directory (blocking).
 
-A stranger's archive is unpacked by the parser below, which knows flat regular files and nothing else, and
-only the files that hold data reach RocksDB: never OPTIONS (it could name other directories), never LOG or
-IDENTITY. RocksDB opens read-only with options of ours. RocksDB stamps its files with a random session id and
-the time, so packing one tree twice gives two different flists; their records and chunks are equal.
+Reading never runs RocksDB: a stranger's archive goes through the tar parser below, which knows flat regular
+files and nothing else, and its tables and logs through `wire/sstable.py`. OPTIONS, MANIFEST and the rest are
+not looked at. Writing is RocksDB's own work, in a format version that libraries of 2015 read. RocksDB stamps
+its files with a random session id and the time, so packing one tree twice gives two different flists; their
+records and chunks are equal.
 """
 
 import contextlib
@@ -13,25 +14,25 @@ import re
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import IO, Final
 
 import msgspec
-from rocksdict import AccessType, Options, Rdict, WriteBatch
 
 from g8node.errors import InvalidArgument
 from g8node.flist.records import Record, read_tree, tree_records
 from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits
 from g8node.linux.guard import off_loop
+from g8node.wire.sstable import Budget, Version, read_log, read_table
 
 INFO_KEY: Final = b"metadata"
 """Reserved key: a JSON object of strings. Directory keys have 64 hex digits, access keys 32."""
 
-_DATA: Final = re.compile(rb"CURRENT|MANIFEST-\d{1,20}|\d{1,20}\.(sst|ldb|log)")
+_DATA: Final = re.compile(rb"CURRENT|\d{1,20}\.(sst|ldb|log)")
 _IGNORED: Final = re.compile(
-    rb"IDENTITY|LOCK|LOG(\.old\.\d+)?|OPTIONS-\d+|rocksdict-config\.json|router\.yaml|"
+    rb"MANIFEST-\d{1,20}|IDENTITY|LOCK|LOG(\.old\.\d+)?|OPTIONS-\d+|rocksdict-config\.json|router\.yaml"
 )
-_CURRENT: Final = re.compile(rb"MANIFEST-\d{1,20}\n")
+_WRITTEN: Final = re.compile(r"CURRENT|MANIFEST-\d+|\d+\.(sst|log)")
 _TAR_BLOCK: Final = 512
 _COPY: Final = 1 << 20
 _BATCH: Final = 4 << 20
@@ -39,59 +40,46 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 @off_loop
-def read_flist(path: str, scratch: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Flist:
-    """Unpack into a folder below `scratch`, validate, read the tree. InvalidArgument names what is wrong."""
+def read_flist(path: str, limits: Limits = DEFAULT_LIMITS) -> Flist:
+    """Unpack in memory, validate, read the tree. InvalidArgument names what is wrong."""
     size = os.stat(path).st_size
-    if size > limits.file_bytes:
-        raise InvalidArgument(f"flist {path} has {size} bytes, limit {limits.file_bytes}")
-    with tempfile.TemporaryDirectory(prefix="flist-", dir=scratch) as folder:
+    try:
+        if size > limits.file_bytes:
+            raise InvalidArgument(f"{size} bytes, limit {limits.file_bytes}")
+        with open(path, "rb") as source:
+            records = _records(_unpack(source, limits), limits)
+        return Flist(read_tree(lambda key: records.get(key.encode()), limits), _info(records, limits))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"flist {path}: {error.message}", hint=error.hint) from error
+
+
+def _records(files: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
+    """The newest value of every key in the database's files."""
+    if b"CURRENT" not in files:
+        raise InvalidArgument("archive holds no RocksDB: no member CURRENT")
+    budget = Budget(limits.unpacked_bytes)
+    newest: dict[bytes, Version] = {}
+    for name, data in files.items():
+        if name == b"CURRENT":
+            continue
         try:
-            with open(path, "rb") as source:
-                _unpack(source, folder, limits)
-            with _database(folder) as get:
-                return Flist(read_tree(lambda key: get(key.encode()), limits), _info(get(INFO_KEY), limits))
+            for version in read_log(data) if name.endswith(b".log") else read_table(data, budget):
+                known = newest.get(version.key)
+                if known is None or version.sequence >= known.sequence:
+                    newest[version.key] = version
         except InvalidArgument as error:
-            raise InvalidArgument(f"flist {path}: {error.message}", hint=error.hint) from error
+            raise InvalidArgument(f"{name.decode()}: {error.message}") from None
+    return {key: version.value for key, version in newest.items() if version.value is not None}
 
 
-def _info(value: bytes | None, limits: Limits) -> dict[str, str]:
-    if value is None:
-        return {}
+def _info(records: dict[bytes, bytes], limits: Limits) -> dict[str, str]:
+    value = records.get(INFO_KEY, b"{}")
     if len(value) > limits.info_bytes:
         raise InvalidArgument(f"metadata has {len(value)} bytes, limit {limits.info_bytes}")
     try:
         return msgspec.json.decode(value, type=dict[str, str])
     except msgspec.MsgspecError as error:
         raise InvalidArgument(f"metadata: {error}") from None
-
-
-@contextlib.contextmanager
-def _database(folder: str) -> Iterator[Callable[[bytes], bytes | None]]:
-    """A function that gets records from the database in the folder."""
-    options = Options(raw_mode=True)
-    options.create_if_missing(False)
-    options.set_stats_dump_period_sec(0)
-    options.set_max_open_files(64)
-    try:
-        db = Rdict(folder, options, access_type=AccessType.read_only(False))
-    except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
-        raise InvalidArgument(f"RocksDB: {_tidy(error, folder)}") from None
-
-    def get(key: bytes) -> bytes | None:
-        try:
-            value = db.get(key)
-        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
-            raise InvalidArgument(f"RocksDB: {_tidy(error, folder)}") from None
-        return None if value is None else bytes(value)
-
-    try:
-        yield get
-    finally:
-        db.close()
-
-
-def _tidy(error: Exception, folder: str) -> str:
-    return str(error).replace(folder, "")[:300]
 
 
 class _Bounded:
@@ -115,8 +103,19 @@ class _Bounded:
             raise InvalidArgument("archive ends too early")
         return data
 
+    def finish(self) -> None:
+        """Read to the end of the stream: only there gzip finds that something is missing or wrong."""
+        try:
+            while data := self._stream.read(_COPY):
+                self._left -= len(data)
+                if self._left < 0:
+                    raise InvalidArgument(f"archive unpacks to more than {self._limit} bytes")
+        except (OSError, EOFError, zlib.error) as error:
+            raise InvalidArgument(f"archive: {error}") from None
 
-def _unpack(source: IO[bytes], folder: str, limits: Limits) -> None:
+
+def _unpack(source: IO[bytes], limits: Limits) -> dict[bytes, bytes]:
+    """The members that hold data."""
     start = source.read(_TAR_BLOCK)
     source.seek(0)
     if start[:2] == _GZIP_MAGIC:
@@ -128,35 +127,29 @@ def _unpack(source: IO[bytes], folder: str, limits: Limits) -> None:
     else:
         raise InvalidArgument("neither a gzip'd tar nor a tar", hint=f"it begins with {start[:8].hex()}")
     with contextlib.closing(stream):
-        _unpack_tar(_Bounded(stream, limits.unpacked_bytes), folder, limits)
-    try:
-        with open(os.path.join(folder, "CURRENT"), "rb") as current:
-            pointer = current.read(64)
-    except FileNotFoundError:
-        raise InvalidArgument("archive holds no RocksDB: no member CURRENT") from None
-    if not _CURRENT.fullmatch(pointer):
-        raise InvalidArgument(f"CURRENT says {pointer[:32]!r}, expected a manifest's name")
+        return _unpack_tar(_Bounded(stream, limits.unpacked_bytes), limits)
 
 
-def _unpack_tar(stream: _Bounded, folder: str, limits: Limits) -> None:
-    seen: set[bytes] = set()
+def _unpack_tar(stream: _Bounded, limits: Limits) -> dict[bytes, bytes]:
+    files: dict[bytes, bytes] = {}
     for _ in range(limits.members):
         header = stream.read(_TAR_BLOCK)
         if header == bytes(_TAR_BLOCK):
-            return
+            return files
         name, size = _member(header)
-        padded = -(-size // _TAR_BLOCK) * _TAR_BLOCK
         if size > limits.unpacked_bytes:
             raise InvalidArgument(f"member {name!r} says {size} bytes, limit {limits.unpacked_bytes}")
-        if name in seen:
+        if name in files:
             raise InvalidArgument(f"member {name!r} occurs twice")
-        if name:
-            seen.add(name)
-        target = os.path.join(folder, name.decode()) if _DATA.fullmatch(name) else os.devnull
-        with open(target, "wb") as out:
-            for at in range(0, padded, _COPY):
-                block = stream.read(min(_COPY, padded - at))
-                out.write(block[: size - at])
+        is_data = _DATA.fullmatch(name) is not None
+        # Bit by bit: a lying size must not reserve memory for what never comes.
+        content = bytearray()
+        for at in range(0, -(-size // _TAR_BLOCK) * _TAR_BLOCK, _COPY):
+            block = stream.read(min(_COPY, -(-size // _TAR_BLOCK) * _TAR_BLOCK - at))
+            if is_data:
+                content += block[: size - at]
+        if is_data:
+            files[name] = bytes(content)
     raise InvalidArgument(f"archive has over {limits.members} members")
 
 
@@ -202,10 +195,18 @@ def write_flist(flist: Flist, path: str, scratch: str | None = None) -> None:
 
 
 def _fill(folder: str, records: Iterable[Record], info: bytes) -> None:
+    # Only the packer needs RocksDB itself; the node reads without it and its image is smaller for that.
+    from rocksdict import BlockBasedOptions, ChecksumType, DBCompressionType, Options, Rdict, WriteBatch
+
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_disable_auto_compactions(True)
     options.set_stats_dump_period_sec(0)
+    options.set_compression_type(DBCompressionType.none())  # the archive is compressed as a whole
+    table = BlockBasedOptions()
+    table.set_format_version(2)
+    table.set_checksum_type(ChecksumType.crc32c())
+    options.set_block_based_table_factory(table)
     db = Rdict(folder, options)
     try:
         batch = WriteBatch(raw_mode=True)
@@ -231,7 +232,7 @@ def _archive(folder: str, out: IO[bytes]) -> None:
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)
             size = os.path.getsize(path)
-            if not _DATA.fullmatch(name.encode()) or (name.endswith(".log") and not size):
+            if not _WRITTEN.fullmatch(name) or (name.endswith(".log") and not size):
                 continue
             member = tarfile.TarInfo(f"./{name}")
             member.size, member.mode, member.mtime = size, 0o644, 0

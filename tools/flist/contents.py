@@ -27,9 +27,9 @@ class Line(msgspec.Struct, frozen=True):
     target: str = ""
 
 
-def chunk_ids(path: str, scratch: str | None = None) -> list[ChunkId]:
+def chunk_ids(path: str) -> list[ChunkId]:
     """Distinct chunks in the order of the tree. Reads and validates the whole flist: InvalidArgument."""
-    return ids_of(read_flist(path, scratch))
+    return ids_of(read_flist(path))
 
 
 def ids_of(flist: Flist) -> list[ChunkId]:

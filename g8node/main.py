@@ -67,7 +67,7 @@ class Core0:
             supervisor=Supervisor(),
             watchdog=Watchdog(),
             power=Power(),
-            inventory=Inventory(),
+            inventory=Inventory(version=__version__),
             flists=flists,
             containers=Containers(
                 reaper,

@@ -191,15 +191,12 @@ def _restarts(block: bytes) -> int:
 def _delta_index(block: bytes) -> Iterator[tuple[int, int]]:
     """Block handles of an index of version 4 and later: no value lengths, sizes as differences."""
     end = _restarts(block)
-    count = int.from_bytes(block[-4:], "little")
-    restarts = set(struct.unpack_from(f"<{count}I", block, end))
     at = start = size = 0
     while at < end:
-        first = at in restarts
-        _, at = _varint(block, at)
+        shared, at = _varint(block, at)
         unshared, at = _varint(block, at)
         at += unshared
-        if first:
+        if shared == 0:
             start, at = _varint(block, at)
             size, at = _varint(block, at)
         else:

@@ -27,6 +27,11 @@ class RunningHub(NamedTuple):
     token_file: Path
     process: subprocess.Popen[str]
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
 
 @contextmanager
 def hub(folder: Path, *, read_only: bool = False) -> Iterator[RunningHub]:

@@ -56,7 +56,8 @@ def pack(
         level=level,
         info=dict(pair.split("=", 1) for pair in info or []),
     )
-    done = console.run_async(_pack(source, out, store, read_token(token_file), options))
+    url = store if "://" in store else f"dir://{Path(store).absolute()}"
+    done = console.run_async(_pack(source, out, url, read_token(token_file), options))
     moved = done.progress
     console.show(
         {
@@ -73,14 +74,13 @@ def pack(
     )
 
 
-async def _pack(source: Path, out: Path, store: str, token: str, options: "PackOptions") -> "PackResult":
+async def _pack(source: Path, out: Path, url: str, token: str, options: "PackOptions") -> "PackResult":
     from dataclasses import replace
 
     from g8node.flist.pack import Progress
     from g8node.flist.pack import pack as packed
     from g8node.store.locate import open_store
 
-    url = store if "://" in store else f"dir://{Path(store).absolute()}"
     target = open_store(url, token=token)
     try:
         with console.progress(f"pack {source}", count_bytes=True) as bar:

@@ -73,8 +73,8 @@ class Progress(Protocol):
 class _Lines:
     """For logs: how it ended."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
         self._done = self._total = 0
         self._began = time.monotonic()
 
@@ -86,7 +86,7 @@ class _Lines:
 
     def end(self) -> None:
         took_s = time.monotonic() - self._began
-        print(f"{self._what}: {self._done} of {self._total}, {took_s:.1f} s", file=sys.stderr)
+        print(f"{self._what}: {self._done} of {self._total}{self._unit}, {took_s:.1f} s", file=sys.stderr)
 
 
 class _Bar:
@@ -104,7 +104,7 @@ class _Bar:
 def progress(what: str, *, count_bytes: bool = False) -> Iterator[Progress]:
     """A task's progress on stderr. `count_bytes`: amounts are bytes."""
     if not sys.stderr.isatty():
-        lines = _Lines(what)
+        lines = _Lines(what, " bytes" if count_bytes else "")
         yield lines
         lines.end()
         return

@@ -17,7 +17,7 @@ from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.wire.chunk import ID_SIZE, chunk_id
 from g8tools.hub import framing, names
-from g8tools.hub.service import HttpRequest, Hub, body, drained, whole_body
+from g8tools.hub.service import Body, HttpRequest, Hub
 
 GET_COUNT_MAX: Final = 256
 MISSING_COUNT_MAX: Final = 65536
@@ -50,7 +50,8 @@ async def get_chunk(hub: HubPart, request: HttpRequest, id: str) -> Response[byt
 
 @post("/chunks/get", status_code=200, request_max_body_size=GET_COUNT_MAX * ID_SIZE)
 async def get_chunks(hub: HubPart, request: HttpRequest) -> Stream:
-    ids = framing.split_ids(await whole_body(request), GET_COUNT_MAX)
+    async with Body(request) as body:
+        ids = framing.split_ids(await body.whole(), GET_COUNT_MAX)
     # The first slice is read before the answer begins, so that a store that is down is a 503.
     first = await _read(hub, ids[:_READ_AT_ONCE])
 
@@ -81,20 +82,21 @@ async def _read(hub: Hub, ids: Sequence[ChunkId]) -> bytes:
     request_max_body_size=MISSING_COUNT_MAX * ID_SIZE,
 )
 async def missing_chunks(hub: HubPart, request: HttpRequest) -> bytes:
-    ids = framing.split_ids(await whole_body(request), MISSING_COUNT_MAX)
+    async with Body(request) as body:
+        ids = framing.split_ids(await body.whole(), MISSING_COUNT_MAX)
     missing = await hub.chunks.missing(ids)
     return b"".join(id for id in dict.fromkeys(ids) if id in missing)
 
 
 @post("/chunks", status_code=200, request_max_body_size=UPLOAD_BYTES_MAX)
 async def put_chunks(hub: HubPart, request: HttpRequest) -> Stored:
-    async with drained(request):
+    async with Body(request) as body:
         hub.publisher(request)
         parser = framing.Uploads()
         stored = present = 0
         batch: list[tuple[ChunkId, bytes]] = []
         held = 0
-        async for data in body(request):
+        async for data in body.pieces():
             for chunk in parser.feed(data):
                 batch.append(chunk)
                 held += len(chunk[1])
@@ -108,10 +110,10 @@ async def put_chunks(hub: HubPart, request: HttpRequest) -> Stored:
 
 @put("/chunks/{id:str}", status_code=200, request_max_body_size=framing.STORED_SIZE_MAX)
 async def put_chunk(hub: HubPart, request: HttpRequest, id: str) -> Stored:
-    async with drained(request):
+    async with Body(request) as body:
         hub.publisher(request)
         chunk = names.chunk(id)
-        return Stored(*await _store(hub, [(chunk, await whole_body(request))]))
+        return Stored(*await _store(hub, [(chunk, await body.whole())]))
 
 
 async def _store(hub: Hub, batch: Sequence[tuple[ChunkId, bytes]]) -> tuple[int, int]:

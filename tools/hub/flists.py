@@ -1,6 +1,5 @@
 """Flists over HTTP (async): browse, download, publish. Paths of the original Hub where they are cheap."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -15,11 +14,10 @@ from g8tools.flist.contents import chunk_ids
 from g8tools.hub import names
 from g8tools.hub.chunks import MISSING_COUNT_MAX, HubPart
 from g8tools.hub.repository import Entry, Repository, Staged
-from g8tools.hub.service import HttpRequest, Hub, body, drained
+from g8tools.hub.service import Body, HttpRequest, Hub
 
 FLIST_BYTES_MAX: Final = 512 << 20
 """No Hub takes a larger flist; `Hub.flist_bytes_max` may be smaller."""
-FORM_S: Final = 600.0
 _PIECE: Final = 256 << 10
 _STAGE_AT_ONCE: Final = 1 << 20
 _NAMED_MISSING: Final = 5
@@ -137,26 +135,26 @@ async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
 
 @put("/api/flist/{repo:str}/{name:str}", status_code=200, request_max_body_size=FLIST_BYTES_MAX)
 async def publish(hub: HubPart, request: HttpRequest, repo: str, name: str) -> Success:
-    async with drained(request):
+    async with Body(request) as body:
         publisher = hub.publisher(request)
         names.flist(name)
         publisher.authorise(names.repository(repo))
         _refuse_announced(hub, request)
-        return Success(await _publish(hub, body(request), repo, name))
+        return Success(await _publish(hub, body.pieces(), repo, name))
 
 
 @post("/api/flist/me/upload-flist", status_code=200, request_max_body_size=FLIST_BYTES_MAX + (1 << 20))
 async def upload_flist(hub: HubPart, request: HttpRequest) -> Success:
     """The original's upload: multipart `file`, into the repository of the token's user."""
-    async with drained(request):
+    async with Body(request) as body:
         publisher = hub.publisher(request)
         if not publisher.user:
             raise InvalidArgument(
                 "the token names no user, so `me` is no repository", hint="PUT /api/flist/REPOSITORY/NAME"
             )
         _refuse_announced(hub, request)
-        async with hub.uploads, asyncio.timeout(FORM_S):
-            form = await request.form()
+        async with hub.uploads:
+            form = await body.form()
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise InvalidArgument("form field `file`: expected a file")
@@ -211,7 +209,7 @@ async def _fill(hub: Hub, staged: Staged, pieces: AsyncIterator[bytes]) -> None:
 async def _check(hub: Hub, staged: Staged, what: str) -> None:
     """The whole flist is valid and every chunk it names is here, or it is not published."""
     try:
-        ids = await blocking.run("cpu", chunk_ids, staged.path, hub.flists.staging)
+        ids = await blocking.run("cpu", chunk_ids, staged.path)
     except InvalidArgument as error:
         # The reader names the file it was given; the client knows it by another name.
         reason = str(error).removeprefix(f"flist {staged.path}").removeprefix(":").strip()

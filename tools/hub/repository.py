@@ -91,17 +91,16 @@ class Flists:
     def __init__(self, folder: str) -> None:
         """Make the folders, take the lock (Conflict if another Hub has it) and clear old uploads away."""
         self._public = os.path.join(folder, "public")
-        self.staging = os.path.join(folder, "tmp")
-        """Where uploads, and what is unpacked of them, lie meanwhile."""
+        self._staging = os.path.join(folder, "tmp")
         os.makedirs(self._public, exist_ok=True)
-        os.makedirs(self.staging, exist_ok=True)
+        os.makedirs(self._staging, exist_ok=True)
         self._lock_file = open(os.path.join(folder, "lock"), "wb")  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock_file.close()
             raise Conflict(f"another Hub serves {folder}") from None
-        for entry in os.scandir(self.staging):
+        for entry in os.scandir(self._staging):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:
@@ -157,7 +156,7 @@ class Flists:
         return file, Entry(name, status.st_size, status.st_mtime, digests.digest, digests.md5)
 
     def stage(self) -> Staged:
-        return Staged(self.staging)
+        return Staged(self._staging)
 
     def publish(self, staged: Staged, repository: str, name: str) -> Entry:
         """Make a flushed upload visible, in place of an older one. Survives power loss once it returns."""

@@ -8,13 +8,15 @@ reset the connection, and the client would lose the answer.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import ClientException, NotAuthorizedException
+from litestar.datastructures import FormMultiDict
+from litestar.exceptions import NotAuthorizedException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from g8node.errors import DeadlineExceeded, PermissionDenied
+from g8node.errors import DeadlineExceeded, InvalidArgument, PermissionDenied
 from g8node.store.base import Store
 from g8tools.hub.repository import Flists
 from g8tools.hub.tokens import Publisher, Tokens
@@ -22,6 +24,7 @@ from g8tools.hub.tokens import Publisher, Tokens
 HttpRequest = Request[Any, Any, Any]
 
 BODY_IDLE_S: Final = 60.0
+FORM_S: Final = 600.0
 _DRAIN_BYTES: Final = 64 << 20
 _DRAIN_S: Final = 10.0
 
@@ -48,42 +51,73 @@ class Hub(msgspec.Struct, frozen=True):
         return publisher
 
 
-async def body(request: HttpRequest) -> AsyncIterator[bytes]:
-    """The body in pieces; its size limit is the route's `request_max_body_size`."""
-    stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(BODY_IDLE_S):
-                data = await anext(stream)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise DeadlineExceeded(f"no more of the body came for {BODY_IDLE_S:.0f} s") from None
-        if data:
+class Body:
+    """The body of a request, within whose block it is read. Its size limit is `request_max_body_size`.
+
+    When the block fails the rest is read and dropped, so that the client can read why.
+    """
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+        self._size_max = request.route_handler.resolve_request_max_body_size()
+        self._began = self._ended = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            await self._drain()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """As they come. 413 over the limit, DeadlineExceeded when none comes for long."""
+        self._check(self._request.content_length or 0)
+        self._began = True
+        size = 0
+        while not self._ended:
+            try:
+                async with asyncio.timeout(BODY_IDLE_S):
+                    data = await self._next()
+            except TimeoutError:
+                raise DeadlineExceeded(f"no more of the body came for {BODY_IDLE_S:.0f} s") from None
+            size += len(data)
+            self._check(size)
             yield data
 
+    async def _next(self) -> bytes:
+        event = await self._request.receive()
+        if event["type"] != "http.request":
+            self._ended = True
+            raise InvalidArgument("the client left before the end of the body")
+        self._ended = not event.get("more_body")
+        return event["body"]
 
-async def whole_body(request: HttpRequest) -> bytes:
-    """For small bodies."""
-    return b"".join([piece async for piece in body(request)])
+    def _check(self, size_bytes: int) -> None:
+        if self._size_max and size_bytes > self._size_max:
+            raise RequestEntityTooLarge(
+                f"body of {size_bytes} bytes or more, at most {self._size_max} are taken"
+            )
 
+    async def whole(self) -> bytes:
+        """For small bodies."""
+        return b"".join([piece async for piece in self.pieces()])
 
-@contextlib.asynccontextmanager
-async def drained(request: HttpRequest) -> AsyncIterator[None]:
-    """When the block fails, read on so that the client can read why."""
-    try:
-        yield
-    except Exception:
-        await _drain(request)
-        raise
+    async def form(self) -> FormMultiDict:
+        """A multipart form; files in it are spooled to disk. DeadlineExceeded."""
+        self._began = True
+        try:
+            async with asyncio.timeout(FORM_S):
+                form = await self._request.form()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the form did not arrive within {FORM_S:.0f} s") from None
+        self._ended = True
+        return form
 
-
-async def _drain(request: HttpRequest) -> None:
-    left = _DRAIN_BYTES
-    with contextlib.suppress(TimeoutError, ClientException):
-        async with asyncio.timeout(_DRAIN_S):
-            while left > 0:
-                event = await request.receive()
-                if event["type"] != "http.request" or not event.get("more_body"):
-                    return
-                left -= len(event["body"])
+    async def _drain(self) -> None:
+        if not self._began and self._request.headers.get("expect", "").lower() == "100-continue":
+            return  # the client has not begun to send
+        left = _DRAIN_BYTES
+        with contextlib.suppress(TimeoutError, InvalidArgument):
+            async with asyncio.timeout(_DRAIN_S):
+                while left > 0 and not self._ended:
+                    left -= len(await self._next())

@@ -189,8 +189,8 @@ def process(
     }
 
 
-def config(spec: Spec, host: Host, place: Place) -> dict[str, Any]:
-    """The whole config.json."""
+def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -> dict[str, Any]:
+    """The whole config.json. `compiled_filter`: the system call filter as the runtime compiled it before."""
     argv = command(spec) or [INIT, "-P"]
     kinds = ["pid", "mount", "ipc", "uts", "cgroup"] + ([] if spec.host_network else ["network"])
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
@@ -204,6 +204,7 @@ def config(spec: Spec, host: Host, place: Place) -> dict[str, Any]:
         linux["cgroupsPath"] = f"/{place.cgroup}"
         linux["resources"] = {"devices": _device_rules(bool(spec.privileged))}
     return {
+        "annotations": {"run.oci.seccomp_bpf_data": compiled_filter} if compiled_filter else {},
         "ociVersion": "1.0.2",
         "root": {"path": place.rootfs, "readonly": False},
         "hostname": spec.hostname or DEFAULT_HOSTNAME,

@@ -286,7 +286,7 @@ class Containers:
 
     def _finish(self, container: Container, binds: tuple[tuple[str, str], ...]) -> None:
         """The second half of `_build`, in one trip to a thread."""
-        facts, _ = self._opened()
+        facts, crun = self._opened()
         spec = container.spec
         for layers in container.tree.layers:
             rootfs.stack(layers, devices=bool(spec.privileged))
@@ -304,11 +304,13 @@ class Containers:
             resolv_conf=resolv_conf,
             devices=tuple(devices.host_devices()) if spec.privileged else (),
         )
+        compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, facts))
+        config = bundle.config(spec, facts, place, compiled_filter=compiled)
         with open(f"{container.tree.top}/config.json", "wb") as file:
-            file.write(msgspec.json.encode(bundle.config(spec, facts, place)))
+            file.write(msgspec.json.encode(config))
 
     async def _start(self, container: Container, streams: Streams) -> Child:
-        _, crun = self._opened()
+        facts, crun = self._opened()
         try:
             async with self._starts:
                 if container.cleaning or container.gone.is_set():
@@ -320,6 +322,8 @@ class Containers:
         container.child, container.pid = child, child.pid
         container.running.set()
         self._background(self._watch(container, child))
+        if not container.spec.privileged:
+            crun.keep_filter(container.name, bundle.capabilities(container.spec, facts))
         return child
 
     async def _watch(self, container: Container, child: Child) -> None:

@@ -7,6 +7,7 @@ container's program runs. Standard input and output are crun's own, inherited by
 """
 
 import asyncio
+import base64
 import contextlib
 import os
 from collections.abc import Coroutine
@@ -15,11 +16,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from g8node.errors import DeadlineExceeded, InvalidArgument, NodeError, NotFound, Unavailable
-from g8node.runtime.process import Child, Completed, Reaper
+from g8node.linux.guard import off_loop
+from g8node.runtime import blocking
+from g8node.runtime.process import Child, Reaper
 
 CRUN: Final = "/usr/bin/crun"
 _START_TIMEOUT_S: Final = 120.0
 _LOG_MAX_BYTES: Final = 64 << 10
+_FILTER_MAX_BYTES: Final = 1 << 20
 # XDG_RUNTIME_DIR keeps crun from looking for a user session.
 _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run"}
 
@@ -39,8 +43,10 @@ class Crun:
 
     def __init__(self, reaper: Reaper, state: str, *, cgroups: bool) -> None:
         self._reaper = reaper
+        self._state = state
         self._base = [CRUN, "--root", state, "--cgroup-manager", "cgroupfs" if cgroups else "disabled"]
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._filters: dict[frozenset[str], str] = {}
 
     async def run(self, name: str, bundle: str, streams: Streams) -> Child:
         """Create and start the container of a bundle; the child is its PID 1.
@@ -60,15 +66,30 @@ class Crun:
         """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
         await self._shielded(self._reaper.run([*self._base, "delete", "--force", name], env=_ENV))
 
-    async def known(self) -> list[str]:
-        """Names of the containers in the state folder."""
-        done: Completed = await self._reaper.run([*self._base, "list", "--quiet"], env=_ENV)
-        return done.stdout.decode("utf-8", "replace").split()
+    def compiled_filter(self, kind: frozenset[str]) -> str:
+        """The BPF program of the system call filter for these capabilities, in base64; empty until known."""
+        return self._filters.get(kind, "")
+
+    def keep_filter(self, name: str, kind: frozenset[str]) -> None:
+        """Take the compiled filter from a running container, in the background.
+
+        libseccomp takes 14 ms to compile ours; given back by `bundle.config` it is loaded as it is.
+        """
+        if kind not in self._filters:
+            self._track(asyncio.ensure_future(self._keep_filter(name, kind)))
+
+    async def _keep_filter(self, name: str, kind: frozenset[str]) -> None:
+        found = await blocking.run("disk", _compiled_filter, f"{self._state}/{name}/seccomp.bpf")
+        if found:
+            self._filters[kind] = found
+
+    def _track(self, task: "asyncio.Future[Any]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _shielded(self, call: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(call)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._track(task)
         return await asyncio.shield(task)
 
     async def _launch(self, verb: list[str], operands: list[str], streams: Streams, process: bytes) -> Child:
@@ -97,6 +118,15 @@ class Crun:
                 raise _failure(verb[0], code, _contents(log))
             pid = int(_contents(pid_file))
             return self._reaper.adopt(pid, group=_group(pid))
+
+
+@off_loop
+def _compiled_filter(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return base64.b64encode(file.read(_FILTER_MAX_BYTES)).decode("ascii")
+    except FileNotFoundError:  # the container has ended
+        return ""
 
 
 def _group(pid: int) -> int:

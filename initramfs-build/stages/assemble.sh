@@ -20,9 +20,11 @@ stage_assemble() {
 fill_node_layer() {
     local tree=$1 init=$top/systemd-free-init site
     site=$tree/usr/lib/python3/dist-packages
-    mkdir -p "$site" "$tree/etc" "$tree/usr/share/udhcpc"
+    mkdir -p "$site" "$tree/etc/udhcpc" "$tree/usr/share/udhcpc"
     install -m 755 "$init/init" "$tree/init"
     install -m 755 "$init/udhcpc.script" "$tree/usr/share/udhcpc/default.script"
+    # Where Debian's busybox looks when udhcpc is called without -s.
+    ln -s /usr/share/udhcpc/default.script "$tree/etc/udhcpc/default.script"
     install -m 644 "$init/g8node.toml" "$tree/etc/g8node.toml"
     local file
     for file in passwd group hosts nsswitch.conf; do install -m 644 "$init/etc/$file" "$tree/etc/$file"; done

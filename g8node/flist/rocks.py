@@ -103,6 +103,16 @@ class _Bounded:
             raise InvalidArgument("archive ends too early")
         return data
 
+    def drain(self) -> None:
+        """Read to the end, where gzip's checksum is."""
+        try:
+            while block := self._stream.read(_COPY):
+                self._left -= len(block)
+                if self._left < 0:
+                    raise InvalidArgument(f"archive unpacks to more than {self._limit} bytes")
+        except (OSError, EOFError, zlib.error) as error:
+            raise InvalidArgument(f"archive: {error}") from None
+
     def finish(self) -> None:
         """Read to the end of the stream: only there gzip finds that something is missing or wrong."""
         try:
@@ -135,6 +145,7 @@ def _unpack_tar(stream: _Bounded, limits: Limits) -> dict[bytes, bytes]:
     for _ in range(limits.members):
         header = stream.read(_TAR_BLOCK)
         if header == bytes(_TAR_BLOCK):
+            stream.drain()
             return files
         name, size = _member(header)
         if size > limits.unpacked_bytes:

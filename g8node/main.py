@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Never
 
 import uvloop
@@ -18,16 +20,14 @@ from g8node.boot.network import Network
 from g8node.boot.phases import Phase, run_phases
 from g8node.config import Config
 from g8node.errors import NodeError
-from g8node.g8ufs.mounts import Mounts
 from g8node.jobs.bus import Bus
-from g8node.jobs.commands import bash, core, corex, info, job, process
+from g8node.jobs.commands import bash, core, info, job, process
 from g8node.jobs.gate import Gate
 from g8node.jobs.manager import Manager
 from g8node.jobs.redis_server import RedisServer
 from g8node.jobs.registry import Registry
 from g8node.linux import power as machine
 from g8node.linux.namespace import prepare_agent_namespace
-from g8node.node.containers import Containers
 from g8node.node.inventory import Inventory
 from g8node.node.node import Node
 from g8node.node.paths import Paths
@@ -40,7 +40,9 @@ from g8node.wire import cmdline
 
 log = logs.get("core0")
 
-COMMANDS = (core, bash, job, info, process, corex)
+EARLY = (core, bash, job, info, process)
+"""What answers before containers and flists are there; the rest is imported when the gate listens."""
+
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 _FATAL_S = 30
@@ -57,9 +59,6 @@ class Core0:
         self._words = words
         self._init = init
         reaper = Reaper(orphans=True)
-        flists = Mounts(
-            run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
-        )
         self.node = Node(
             config=settings,
             paths=paths,
@@ -68,17 +67,9 @@ class Core0:
             watchdog=Watchdog(),
             power=Power(),
             inventory=Inventory(version=__version__),
-            flists=flists,
-            containers=Containers(
-                reaper,
-                flists,
-                folder=paths.containers,
-                state=paths.crun,
-                max_count=settings.containers.max_count,
-                starts=settings.containers.starts,
-            ),
         )
-        self.jobs = Manager(self.node, Registry(COMMANDS), environ=ENVIRON)
+        self.registry = Registry(EARLY)
+        self.jobs = Manager(self.node, self.registry, environ=ENVIRON)
         self.redis = RedisServer(reaper, folder=paths.redis, socket=paths.redis_socket)
         self.bus = Bus(self.jobs, paths.redis_socket)
         self.gate = Gate(self.jobs, self.bus, settings.gate)
@@ -102,8 +93,8 @@ class Core0:
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
-            Phase("flists", self.node.flists.start),
-            Phase("containers", self.node.containers.open),
+            Phase("resources", self._start_resources),
+            Phase("bus", self._start_bus),
             *online,
         ]
 
@@ -116,6 +107,28 @@ class Core0:
     async def _start_redis(self) -> None:
         self.node.supervisor.start("redis", self.redis.run)
         await self.redis.ready()
+
+    async def _start_resources(self) -> None:
+        modules = await blocking.run("disk", _late_modules)
+        settings, paths = self._settings, self.node.paths
+        flists = modules.mounts.Mounts(
+            run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
+        )
+        containers = modules.containers.Containers(
+            self.node.reaper,
+            flists,
+            folder=paths.containers,
+            state=paths.crun,
+            max_count=settings.containers.max_count,
+            starts=settings.containers.starts,
+        )
+        await flists.start()
+        await containers.open()
+        self.node.complete(flists, containers)
+        self.registry.add_module(modules.corex)
+
+    async def _start_bus(self) -> None:
+        """Only now are commands read from redis (spec core0-protocol 1.2): what came early has waited."""
         self.node.supervisor.start("bus", self.bus.run)
 
     def _take_signals(self) -> None:
@@ -131,15 +144,33 @@ class Core0:
         node = self.node
         log.info("shutting down")
         await shutdown.step("gate", self.gate.stop(), 5)
-        await shutdown.step("containers", node.containers.close(), 30)
+        if node.is_complete:
+            await shutdown.step("containers", node.containers.close(), 30)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("bus", self.bus.close(), 5)
-        await shutdown.step("flists", node.flists.close(), 10)
+        if node.is_complete:
+            await shutdown.step("flists", node.flists.close(), 10)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
         node.watchdog.stop()
+
+
+@dataclass(frozen=True)
+class _Late:
+    mounts: ModuleType
+    containers: ModuleType
+    corex: ModuleType
+
+
+def _late_modules() -> _Late:
+    """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
+    from g8node.g8ufs import mounts
+    from g8node.jobs.commands import corex
+    from g8node.node import containers
+
+    return _Late(mounts, containers, corex)
 
 
 def run_agent(config_file: str, root: str) -> Never:

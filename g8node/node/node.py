@@ -1,13 +1,14 @@
-"""The frozen bundle of the node's owners that commands work on (pure)."""
+"""The bundle of the node's owners that commands work on (pure)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from g8node.config import Config
+from g8node.errors import Unavailable
 from g8node.node.paths import Paths
 from g8node.node.power import Power
 
-if TYPE_CHECKING:  # imported by who makes them: a command that needs no containers costs no import of them
+if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need costs no boot time
     from g8node.g8ufs.mounts import Mounts
     from g8node.node.containers import Containers
     from g8node.node.inventory import Inventory
@@ -16,9 +17,9 @@ if TYPE_CHECKING:  # imported by who makes them: a command that needs no contain
     from g8node.runtime.watchdog import Watchdog
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
-    """One owner per resource. Made once, by main."""
+    """One owner per resource. Made by main; containers and flists arrive when the gate already answers."""
 
     config: Config
     paths: Paths
@@ -27,5 +28,28 @@ class Node:
     watchdog: "Watchdog"
     power: Power
     inventory: "Inventory"
-    flists: "Mounts"
-    containers: "Containers"
+    _flists: "Mounts | None" = field(default=None, init=False)
+    _containers: "Containers | None" = field(default=None, init=False)
+
+    def complete(self, flists: "Mounts", containers: "Containers") -> None:
+        """Called once, by main."""
+        self._flists = flists
+        self._containers = containers
+
+    @property
+    def is_complete(self) -> bool:
+        return self._containers is not None
+
+    @property
+    def flists(self) -> "Mounts":
+        """Unavailable while the node is starting."""
+        if self._flists is None:
+            raise Unavailable("flists are not ready yet", hint="the node is starting")
+        return self._flists
+
+    @property
+    def containers(self) -> "Containers":
+        """Unavailable while the node is starting."""
+        if self._containers is None:
+            raise Unavailable("containers are not ready yet", hint="the node is starting")
+        return self._containers

@@ -62,10 +62,9 @@ def prepare(flist_path: str, cache_dir: str, limits: Limits = DEFAULT_LIMITS) ->
         except NodeError as error:
             raise InvalidArgument(f"flist {flist_path}: {error}") from None
         _write(plan, metadata, partial, digest)
-        _publish(partial, directory)
+        return ImageRef(digest.hex(), directory, _publish(partial, directory, digest))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return ImageRef(digest.hex(), directory, plans.load(directory, flist_digest=digest))
 
 
 def _write(plan: ImagePlan, metadata: bytearray, directory: str, digest: bytes) -> None:
@@ -77,20 +76,19 @@ def _write(plan: ImagePlan, metadata: bytearray, directory: str, digest: bytes) 
     plans.save(plan, directory, metadata_digest=metadata_digest, flist_digest=digest)
 
 
-def _publish(partial: str, directory: str) -> None:
-    """Rename into place. What is there is either another caller's good copy or damaged: ours replaces it."""
+def _publish(partial: str, directory: str, digest: bytes) -> ImagePlan:
+    """Rename into place; another caller's good copy wins over ours, a damaged one gives way."""
     os.chmod(partial, 0o755)
     for _ in range(16):
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, Unavailable):
+            return plans.load(directory, flist_digest=digest)
+        # Moved aside first and removed second: whoever has its files open can go on reading them.
+        old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(directory))
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(directory, os.path.join(old, "image"))
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
             os.rename(partial, directory)
-        except OSError:
-            # Open files of a replaced copy stay readable: moved aside first, removed second.
-            old = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(directory))
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(directory, os.path.join(old, "image"))
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            return
     raise Unavailable(f"cannot replace {directory}", hint="something else writes there")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from g8node.errors import NotFound
 from g8node.flist.image import ImagePlan, Kind
 from g8node.ids import ChunkId
 from g8node.linux.mount import Mount, mount, unmount
@@ -29,7 +30,7 @@ class DictStore:
         self.puts = 0
 
     async def get_many(self, ids: Sequence[ChunkId]) -> dict[ChunkId, bytes | StoreError]:
-        return {chunk: self.chunks[chunk] for chunk in ids}
+        return {chunk: self.chunks.get(chunk) or NotFound(f"chunk {chunk.hex()}") for chunk in ids}
 
     async def put_many(self, chunks: Mapping[ChunkId, bytes]) -> None:
         self.puts += len(chunks)

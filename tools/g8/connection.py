@@ -53,6 +53,7 @@ def parse_address(text: str, default_port: int = _DEFAULT_PORT, lowest_port: int
         port = port[1:]
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
+        port = port or "none"
     number = int(port) if port.isdecimal() else -1 if port else default_port
     if not host or not lowest_port <= number < 65536:
         raise InvalidArgument(f"{text}: expected HOST:PORT")

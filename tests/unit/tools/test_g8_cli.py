@@ -1,0 +1,222 @@
+"""Words of the command line: arguments, exit codes, output."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from g8node.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidArgument,
+    NodeError,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from g8tools.g8 import cli, connection, console, node_cli
+from g8tools.g8.client import Result, ResultError
+from g8tools.hub.cli import read_token
+from g8tools.hub.client import HubClient, split_url
+
+TOP = Path(__file__).resolve().parent.parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidArgument("x"), 100),
+        (NotFound("x"), 100),
+        (Conflict("x"), 100),
+        (PermissionDenied("x"), 100),
+        (ResultError("x", 1003), 100),
+        (Unavailable("x"), 111),
+        (DeadlineExceeded("x"), 111),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 111),
+        (TimeoutError(), 111),
+        (KeyError("x"), 101),
+    ],
+)
+def test_exit_code_tells_whose_fault_it_is(error: Exception, code: int) -> None:
+    assert console.exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (NodeError("it\nbroke", hint="mend it"), "it broke (mend it)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), "/x: No such file or directory"),
+        (TimeoutError(), "TimeoutError"),
+        (ValueError("bad\nvalue"), "ValueError: bad value"),
+    ],
+)
+def test_errors_are_one_line(error: Exception, text: str) -> None:
+    assert console.describe(error) == text
+
+
+def test_arguments_are_json_or_text() -> None:
+    pairs = ["a=1", "b=true", 'c="x y"', "d=x y", "e=[1, 2]", "f=", 'g={"h": null}', "u=a=b"]
+    assert node_cli.arguments_of(pairs) == {
+        "a": 1, "b": True, "c": "x y", "d": "x y", "e": [1, 2], "f": "", "g": {"h": None}, "u": "a=b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", ["novalue", "=x", ""])
+def test_argument_without_key_or_value_is_refused(pair: str) -> None:
+    with pytest.raises(InvalidArgument, match="expected KEY=VALUE"):
+        node_cli.arguments_of([pair])
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "status"),
+    [
+        ("SUCCESS", 0, 0),
+        ("ERROR", 1003, 3),
+        ("ERROR", 1255, 255),
+        ("ERROR", 999, 137),
+        ("TIMEOUT", 999, 137),
+        ("ERROR", 404, 127),
+        ("ERROR", 500, 1),
+    ],
+)
+def test_exit_status_is_the_remote_process_s(state: str, code: int, status: int) -> None:
+    assert node_cli.exit_status(Result(id="x", state=state, code=code)) == status
+
+
+def test_result_says_why_a_job_failed() -> None:
+    with pytest.raises(ResultError, match=r"core\.ping: ERROR \(500\): went wrong") as caught:
+        Result(id="x", command="core.ping", state="ERROR", code=500, level=20, data='"went wrong"').checked()
+    assert caught.value.result_code == 500
+
+
+def test_result_that_is_no_json_is_406() -> None:
+    with pytest.raises(ResultError) as caught:
+        Result(id="x", state="SUCCESS").json()
+    assert caught.value.result_code == 406
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("node", ("node", 6379)),
+        ("node:7", ("node", 7)),
+        ("[::1]:7", ("::1", 7)),
+        ("[::1]", ("::1", 6379)),
+        ("::1", ("::1", 6379)),
+    ],
+)
+def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
+    assert connection.parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":7", "node:x", "node:0", "node:65536", "node:", "[::1", "[::1]x", "a:-1"]
+)
+def test_wrong_addresses_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="expected"):
+        connection.parse_address(text)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("G8_NODE", raising=False)
+    monkeypatch.delenv("G8_PASSWORD_FILE", raising=False)
+    return tmp_path
+
+
+def test_node_is_found_in_order(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidArgument, match="no node named"):
+        connection.find(None, None)
+    (elsewhere / "build").mkdir()
+    record = {"gate_host": "127.0.0.1", "gate_port": 7000, "password": "up", "pids": {}}
+    (elsewhere / "build/up.json").write_text(json.dumps(record))
+    assert connection.find(None, None) == ("127.0.0.1", 7000, "up")
+    (elsewhere / "secret").write_text("from file\n")
+    monkeypatch.setenv("G8_NODE", "other:1")
+    assert connection.find(None, None) == ("other", 1, "")
+    monkeypatch.setenv("G8_PASSWORD_FILE", "secret")
+    assert connection.find(None, None) == ("other", 1, "from file")
+    assert connection.find("third", None) == ("third", 6379, "from file")
+
+
+def test_damaged_record_is_named(elsewhere: Path) -> None:
+    (elsewhere / "build").mkdir()
+    (elsewhere / "build/up.json").write_text('{"gate_host": 1}')
+    with pytest.raises(InvalidArgument, match=r"build/up\.json: Expected `str`, got `int`"):
+        connection.find(None, None)
+
+
+def test_jobs_and_containers_are_tables() -> None:
+    jobs = [{"cmd": {"id": "a", "command": "core.ping", "tags": ["x", "y"]}, "pid": 0}]
+    assert node_cli.jobs_table(jobs).splitlines() == ["ID  COMMAND    PID  TAGS", "a   core.ping       x,y"]
+    containers = {
+        "10": {"container": {"arguments": {"name": "web", "root": "http://h/r/n.flist"}, "pid": 7}},
+        "2": {"container": {"arguments": {"tags": ["t"]}}},
+    }
+    lines = node_cli.containers_table(containers).splitlines()
+    assert [line.split() for line in lines[1:]] == [["2", "t"], ["10", "web", "7", "http://h/r/n.flist"]]
+
+
+def test_token_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("# mine\n\nsecret-secret:alice\nother\n")
+    assert read_token(file) == "secret-secret"
+    assert read_token(None) == ""
+    file.write_text("\n")
+    with pytest.raises(InvalidArgument, match="no token in it"):
+        read_token(file)
+
+
+def test_flist_address_is_taken_apart() -> None:
+    assert split_url("http://h:1/base/demo/a.flist") == ("http://h:1/base", "demo", "a.flist")
+
+
+@pytest.mark.parametrize(
+    "url", ["demo/a.flist", "ftp://h/demo/a.flist", "http://h/a.flist", "http:///demo/a.flist"]
+)
+def test_wrong_flist_addresses_are_refused(url: str) -> None:
+    with pytest.raises(InvalidArgument):
+        split_url(url)
+
+
+def test_wrong_hub_address_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="expected http"):
+        HubClient("hub:5555")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["ping", "extra"],
+        ["hub", "push", "x"],
+        ["run", "--node"],
+        ["container", "create", "x", "y"],
+    ],
+)
+def test_wrong_use_is_100(words: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert elsewhere.is_dir()
+    assert cli.main(words) == console.WRONG_USE
+    assert capsys.readouterr().err
+
+
+def test_missing_file_is_111(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["flist", "ls", "/nonexistent.flist"]) == console.SYSTEM_FAILED
+    assert capsys.readouterr().err == "g8: /nonexistent.flist: No such file or directory\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from g8tools.g8.cli import app; "
+        "heavy = {'redis', 'aiohttp', 'litestar', 'uvicorn', 'rocksdict', 'cryptography', 'rich.progress'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout == "[]\n"

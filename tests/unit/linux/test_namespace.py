@@ -1,0 +1,25 @@
+"""Namespaces of processes, and device nodes of the host."""
+
+import os
+
+from g8node.linux import devices, namespace
+
+
+def test_own_process_is_in_its_own_namespace() -> None:
+    inner = namespace.inner_pids(os.getpid())
+    assert inner[os.getpid()] > 0
+
+
+def test_process_that_is_gone_has_no_namespace() -> None:
+    assert namespace.inner_pids(1 << 22) == {}
+
+
+def test_capabilities_are_a_mask_of_known_bits() -> None:
+    assert 0 <= namespace.own_capabilities() < 1 << 48
+
+
+def test_host_devices_leave_out_what_every_container_has() -> None:
+    paths = [device.path for device in devices.host_devices()]
+    assert paths == sorted(paths)
+    assert not {"/dev/null", "/dev/tty", "/dev/ptmx"} & set(paths)
+    assert not any(path.startswith(("/dev/pts/", "/dev/shm/")) for path in paths)

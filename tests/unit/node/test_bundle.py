@@ -1,0 +1,116 @@
+"""The OCI config: what a spec becomes."""
+
+from typing import Any
+
+import pytest
+
+from g8node.errors import InvalidArgument
+from g8node.node import bundle
+from g8node.node.bundle import Host, Place, Spec
+
+ALL = (1 << len(bundle.CAPABILITIES)) - 1
+HOST = Host(capabilities=ALL, cgroups=True, open_files=1 << 20)
+PLACE = Place(id=7, rootfs="/c/7/rootfs", cgroup="g8/c7")
+
+
+def config(host: Host = HOST, place: Place = PLACE, **fields: Any) -> dict[str, Any]:
+    return bundle.config(Spec(root="x", **fields), host, place)
+
+
+def targets(made: dict[str, Any]) -> list[str]:
+    return [mount["destination"] for mount in made["mounts"]]
+
+
+def test_command_string_is_split_as_a_shell_would() -> None:
+    assert bundle.command(Spec(root="x", command="echo 'a b' c")) == ["echo", "a b", "c"]
+    assert bundle.command(Spec(root="x", command=["echo", "a b"])) == ["echo", "a b"]
+
+
+def test_no_command_waits_in_the_init() -> None:
+    empty: list[str] = []
+    for nothing in (None, "", empty):
+        made = config(command=nothing)
+        assert made["process"]["args"] == ["/dev/init", "-P"]
+        assert targets(made).index("/dev/init") > targets(made).index("/dev")
+
+
+def test_environment_merges_over_defaults_and_names_the_container() -> None:
+    made = config(env={"PATH": "/bin", "G8NODE_CONTAINER_ID": "0"})
+    assert made["process"]["env"] == ["PATH=/bin", "HOME=/", "G8NODE_CONTAINER_ID=7"]
+
+
+def test_default_capabilities_are_fourteen() -> None:
+    made = config()
+    sets = made["process"]["capabilities"]
+    assert len(sets["bounding"]) == 14
+    assert sets.keys() == {"bounding", "effective", "permitted"}
+
+
+def test_device_nodes_cannot_be_made_where_no_cgroup_guards_them() -> None:
+    made = config(Host(ALL, cgroups=False, open_files=1024))
+    assert "CAP_MKNOD" not in made["process"]["capabilities"]["bounding"]
+    assert "cgroupsPath" not in made["linux"]
+    assert "resources" not in made["linux"]
+
+
+def test_capabilities_are_never_more_than_our_own() -> None:
+    host = Host(ALL & ~(1 << bundle.CAPABILITIES.index("CAP_SYS_RESOURCE")), True, 1024)
+    assert "CAP_SYS_RESOURCE" not in bundle.capabilities(Spec(root="x", privileged=True), host)
+
+
+def test_privileged_has_no_filter_and_no_masks() -> None:
+    made = config(privileged=True)
+    assert not made["linux"].keys() & {"seccomp", "maskedPaths", "readonlyPaths"}
+    assert made["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    assert len(made["process"]["capabilities"]["bounding"]) == len(bundle.CAPABILITIES)
+
+
+def test_devices_are_denied_first() -> None:
+    assert config()["linux"]["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
+
+
+def test_host_network_has_no_network_namespace() -> None:
+    kinds = [row["type"] for row in config(host_network=True)["linux"]["namespaces"]]
+    assert kinds == ["pid", "mount", "ipc", "uts", "cgroup"]
+    assert "network" in [row["type"] for row in config()["linux"]["namespaces"]]
+
+
+def test_nested_mounts_come_after_the_outer_ones() -> None:
+    binds = (("/3", "/a/b/c"), ("/1", "/a/"), ("/2", "/a/b"))
+    made = config(place=Place(id=1, rootfs="/r", cgroup="g", binds=binds))
+    assert targets(made)[-3:] == ["/a/", "/a/b", "/a/b/c"]
+
+
+def test_open_files_stay_below_our_own_limit() -> None:
+    rows = config(Host(ALL, True, 20000))["process"]["rlimits"]
+    limit = next(row for row in rows if row["type"] == "RLIMIT_NOFILE")
+    assert (limit["soft"], limit["hard"]) == (20000, 20000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"root": ""}, "root"),
+        ({"nics": [{"type": "default"}]}, "nics"),
+        ({"hostname": "a b"}, "hostname"),
+        ({"hostname": "-a"}, "hostname"),
+        ({"hostname": "a" * 65}, "hostname"),
+        ({"env": {"": "x"}}, "env"),
+        ({"env": {"A": "x\0"}}, "env"),
+        ({"mount": {"tmp": "/mnt"}}, "mount"),
+        ({"mount": {"/tmp": "/"}}, "mount"),
+        ({"mount": {"http://x": "mnt"}}, "mount"),
+        ({"config": {"/": "x"}}, "config"),
+        ({"command": "'"}, "command"),
+        ({"command": ["a\0"]}, "command"),
+    ],
+)
+def test_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidArgument, match=named):
+        bundle.validate(Spec(**{"root": "x", **fields}))
+
+
+def test_mounts_host_knows_paths_from_flists() -> None:
+    assert bundle.mounts_host(Spec(mount={"/tmp": "/a"}))
+    assert not bundle.mounts_host(Spec(mount={"http://hub/x.flist": "/a"}))
+    assert not bundle.mounts_host(Spec())

@@ -16,12 +16,14 @@ from g8node.jobs.link import Link, ReplyError
 from g8node.linux.launch import find_program
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
-from g8node.runtime.supervise import Backoff
 
 log = logs.get("redis")
 
 _HEALTHY_S: Final = 1.0
+_DELAY_S: Final = 0.05
+_DELAY_MAX_S: Final = 5.0
 _STOP_S: Final = 5.0
+_ENVIRON: Final = {"LC_ALL": "C"}  # redis 8 refuses to start under a locale that is not installed
 _PATH: Final = "/usr/bin:/usr/sbin:/bin:/usr/local/bin"
 
 
@@ -50,10 +52,12 @@ class RedisServer:
             await blocking.run("disk", _prepare, self._folder)
             self._prepared = True
         program = await blocking.run("disk", find_program, "redis-server", "/", _PATH)
-        backoff = Backoff(first_s=0.05, factor=2.0, ceiling_s=5.0)
+        delay_s = _DELAY_S
         while not self.is_stopping:
             began = time.monotonic()
-            child = self._child = await self._reaper.spawn([program, *self._options()], stderr=2)
+            child = self._child = await self._reaper.spawn(
+                [program, *self._options()], env=_ENVIRON, stdout=2, stderr=2
+            )
             self.starts += 1
             try:
                 code = await child.wait()
@@ -63,7 +67,10 @@ class RedisServer:
             if not self.is_stopping:
                 log.warning("redis-server ended", code=code)
             if time.monotonic() - began < _HEALTHY_S:
-                await asyncio.sleep(backoff.next(time.monotonic()))
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _DELAY_MAX_S)
+            else:
+                delay_s = _DELAY_S
 
     def _options(self) -> list[str]:
         options = {

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,7 @@ from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound, U
 from g8node.jobs.job import Job
 from g8node.jobs.link import RETRY_S, Link, ReplyError, Script
 from g8node.jobs.manager import Manager
-from g8node.jobs.model import Command, Flag, Message, Record, Result, decode_command
+from g8node.jobs.model import LOCAL, Command, Flag, Message, Record, Result, decode_command
 from g8node.jobs.outbox import PENDING, RESULT_TTL_S, Outbox
 from g8node.runtime import logs
 
@@ -51,6 +51,15 @@ for i, id in ipairs(ARGV) do seen[i] = redis.call('EXISTS', 'result:' .. id .. '
 return seen
 """
 
+
+class _Known(NamedTuple):
+    """A finished job, for as long as redis keeps its result."""
+
+    until: float
+    fingerprint: bytes
+    owner: str
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,15 +67,17 @@ class Bus:
     """Pops commands, publishes what the manager produces. Counters are for `core.state`."""
 
     def __init__(self, manager: Manager, socket: str) -> None:
+        self.socket = socket
         self.link = Link(socket)
         self.outbox = Outbox(self.link, manager.valve)
         self.undecodable = 0
         self.duplicates = 0
         self._manager = manager
+        self._closing = False
         self._blocking = Link(socket)
         self._take = Script(self.link, _TAKE)
         self._seen = Script(self.link, _SEEN)
-        self._known: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         manager.sinks.append(self)
         manager.counters["bus"] = self.state
 
@@ -91,17 +102,24 @@ class Bus:
     def _remember(self, command: Command) -> None:
         """Finished ids, for as long as redis keeps their results; the oldest give way."""
         now = time.monotonic()
-        self._known[command.id] = (now + RESULT_TTL_S, fingerprint(command))
+        self._known[command.id] = _Known(now + RESULT_TTL_S, fingerprint(command), _owner(command))
         self._known.move_to_end(command.id)
         oldest = next(iter(self._known))
-        if len(self._known) > _KNOWN_MAX or self._known[oldest][0] < now:
+        if len(self._known) > _KNOWN_MAX or self._known[oldest].until < now:
             del self._known[oldest]
 
     def _is_known(self, id: str) -> bool:
         if self._manager.find(id) is not None:
             return True
         known = self._known.get(id)
-        return known is not None and known[0] > time.monotonic()
+        return known is not None and known.until > time.monotonic()
+
+    def owner(self, id: str) -> str | None:
+        """Who sent that job, live or finished; None when nobody knows."""
+        if (job := self._manager.find(id)) is not None:
+            return _owner(job.request)
+        known = self._known.get(id)
+        return known.owner if known is not None else None
 
     # What clients send
 
@@ -112,13 +130,20 @@ class Bus:
             group.create_task(self._pop())
 
     async def close(self) -> None:
-        """Write what is still unsent if redis answers, then break the connections."""
-        await self.link.close()
+        """Take no more commands, write what is still unsent, then break the connections.
+
+        Waits for as long as redis is away: the caller has a time limit. `run` must be going.
+        """
+        self._closing = True
         await self._blocking.close()
+        try:
+            await self.outbox.flushed()
+        finally:
+            await self.link.close()
 
     async def _pop(self) -> None:
         complained = False
-        while True:
+        while not self._closing:
             try:
                 await self._pop_batch()
                 complained = False
@@ -199,7 +224,9 @@ class Bus:
             raise NotFound(f"the result of job {command.id!r} was taken")
         result = msgspec.json.decode(data, type=Result)
         known = self._known.get(command.id)
-        if result.command != command.command or (known is not None and known[1] != fingerprint(command)):
+        if result.command != command.command or (
+            known is not None and known.fingerprint != fingerprint(command)
+        ):
             raise AlreadyExists(f"job {command.id!r} was another command")
         return result
 
@@ -211,6 +238,10 @@ class Bus:
             "dropped": self.outbox.dropped,
             "connected": self.link.is_open,
         }
+
+
+def _owner(command: Command) -> str:
+    return (command.caller or LOCAL).name
 
 
 def fingerprint(command: Command) -> bytes:

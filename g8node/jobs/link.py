@@ -87,6 +87,7 @@ class Link:
         self._socket = socket
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
+        self._closed = False
 
     @property
     def is_open(self) -> bool:
@@ -115,6 +116,8 @@ class Link:
                 await asyncio.sleep(RETRY_S)
 
     async def _connected(self) -> _Connection:
+        if self._closed:
+            raise Unavailable("the connection to redis is closed")
         if self._connecting is None:
             self._connecting = asyncio.ensure_future(self._connect())
         return await asyncio.shield(self._connecting)
@@ -131,7 +134,8 @@ class Link:
             self._connecting = None
 
     async def close(self) -> None:
-        """Break the connection; calls under way raise Unavailable."""
+        """Break the connection for good; calls under way raise Unavailable."""
+        self._closed = True
         if self._connecting is not None:
             with contextlib.suppress(Unavailable):
                 await self._connecting

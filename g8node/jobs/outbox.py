@@ -88,7 +88,7 @@ class Outbox:
     """The queue of writes and the task that empties it. `on_pushed` hears the keys of each batch."""
 
     def __init__(self, link: Link, valve: Valve) -> None:
-        self.on_pushed: Callable[[list[str]], None] = lambda keys: None
+        self.on_pushed: Callable[[list[str]], None] | None = None
         self.dropped = 0
         self._link = link
         self._valve = valve
@@ -216,4 +216,5 @@ class Outbox:
             _, future = self._watchers.popleft()
             if not future.done():
                 future.set_result(None)
-        self.on_pushed([op.key() for op in batch if op.kind != "T"])
+        if self.on_pushed is not None:
+            self.on_pushed([op.key() for op in batch if op.kind != "T"])

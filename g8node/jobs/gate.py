@@ -1,0 +1,318 @@
+"""The gate: the network face of the bus (async); design section 6.
+
+A client sees a redis-server that knows few commands (access.py), and every registered command name as one
+more: it runs as a job and answers at once. Nothing but the calls of access.RULES and checked RPUSHes reaches
+the real redis. What clients send on their own at connect (CLIENT SETINFO and the like, COMMAND DOCS, QUIT) is
+answered here.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from g8node import __version__, config
+from g8node.errors import AlreadyExists, InvalidArgument, NodeError, PermissionDenied, Unavailable
+from g8node.jobs.access import RULES, Brake, Rule, check, check_role
+from g8node.jobs.bus import QUEUE, Bus
+from g8node.jobs.direct import direct_command, direct_reply
+from g8node.jobs.link import Arg, Link, ReplyError
+from g8node.jobs.manager import Manager
+from g8node.jobs.model import Caller, decode_command
+from g8node.jobs.registry import Spec
+from g8node.jobs.session import Session
+from g8node.jobs.waiters import Waiters
+from g8node.runtime import blocking, logs
+from g8node.wire.resp import NULL_ARRAY, OK, PONG, Error, Reply, Simple
+
+log = logs.get("gate")
+
+_PATIENCE_S: Final = 5.0
+_PASSWORD_BYTES: Final = 4096
+_BACKLOG: Final = 1024
+
+Answer = Callable[[Session, list[bytes]], Awaitable[Reply]]
+
+
+class Gate:
+    """`start` listens, `stop` ends it and hangs up on everybody. The lists it serves are the bus's."""
+
+    def __init__(self, manager: Manager, bus: Bus, settings: config.Gate) -> None:
+        self._manager = manager
+        self._bus = bus
+        self._settings = settings
+        self._link = Link(bus.socket)
+        self._waiters = Waiters(self._link)
+        self._brake = Brake()
+        self._password = b""
+        self._servers: list[asyncio.Server] = []
+        self._sessions: set[Session] = set()
+        self._ids = itertools.count(1)
+        self._own: dict[str, Answer] = {
+            "PING": self._ping,
+            "ECHO": self._echo,
+            "AUTH": self._auth,
+            "HELLO": self._hello,
+            "SELECT": self._select,
+            "QUIT": self._quit,
+            "CLIENT": self._client,
+            "COMMAND": self._command,
+            "RPUSH": self._rpush,
+        }
+        bus.outbox.on_pushed = self._waiters.wake
+        manager.counters["gate"] = self.state
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen on `gate.listen`. Without a password only loopback is served, and said so in the log."""
+        if not self._settings.listen:
+            return
+        host, port = _parse_listen(self._settings.listen)
+        self._password = await blocking.run("disk", _read_password, self._settings.password_file)
+        if not self._password and not _is_loopback(host):
+            log.error(
+                "the gate stays closed: no password, and it would be reachable from outside",
+                listen=self._settings.listen,
+                password_file=self._settings.password_file,
+            )
+            return
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._session, host, port, backlog=_BACKLOG)
+        self._servers.append(server)
+        log.info("the gate is open", listen=self._settings.listen, password=bool(self._password))
+
+    @property
+    def port(self) -> int:
+        """The port it listens on (tests ask for 0); 0 when it is closed."""
+        return int(self._servers[0].sockets[0].getsockname()[1]) if self._servers else 0
+
+    async def stop(self) -> None:
+        """No new clients, and the old ones are cut off. Their jobs go on."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        for session in tuple(self._sessions):
+            session.abort()
+        await self._link.close()
+
+    def state(self) -> dict[str, int]:
+        return {"clients": len(self._sessions)}
+
+    def _session(self) -> Session:
+        return Session(self._handle, self._take, self._sessions.discard)
+
+    def _take(self, session: Session) -> None:
+        if len(self._sessions) >= self._settings.max_clients:
+            session.refuse("ERR max number of clients reached")
+            return
+        self._sessions.add(session)
+        session.id = next(self._ids)
+        if not self._password:
+            session.admit(Caller("anonymous", "admin"))
+        session.start()
+
+    # One request
+
+    async def _handle(self, session: Session, request: list[bytes]) -> Reply:
+        word = request[0].decode("utf-8", "replace")
+        name, args = word.upper(), request[1:]
+        try:
+            if session.caller is None and name not in ("AUTH", "HELLO", "QUIT"):
+                return Error("NOAUTH Authentication required.")
+            if (answer := self._own.get(name)) is not None:
+                return await answer(session, args)
+            if (rule := RULES.get(name)) is not None:
+                return await self._redis(session, rule, args)
+            if (spec := self._manager.registry.find(word)) is not None:
+                return await self._direct(session, spec, args)
+            raise PermissionDenied(f"no permission to run {word[:80]!r}")
+        except NodeError as error:
+            return _error(error)
+        except ReplyError as error:
+            return Error(str(error))
+
+    async def _direct(self, session: Session, spec: Spec, args: list[bytes]) -> Reply:
+        caller = _caller(session)
+        check_role(caller, spec.role, spec.name)
+        command, as_text = direct_command(spec, args, caller)
+        return direct_reply(await self._bus.call(command), as_text=as_text)
+
+    async def _redis(self, session: Session, rule: Rule, args: list[bytes]) -> Reply:
+        keys = check(rule, args, _caller(session), self._bus.owner)
+        if not rule.blocking:
+            reply: Reply = await self._link.call_patiently(rule.name, *args, limit_s=_PATIENCE_S)
+            return reply
+        timeout_s = _timeout(args[-1])
+        attempts: dict[str, tuple[Arg, ...]]
+        if rule.name == "BLPOP":
+            attempts = {key: ("LPOP", raw) for key, raw in zip(keys, args, strict=False)}
+        else:
+            attempts = {keys[0]: ("RPOPLPUSH", args[0], args[0])}
+        found = await self._waiters.first(attempts, timeout_s)
+        if rule.name == "BLPOP":
+            return NULL_ARRAY if found is None else [found[0], found[1]]
+        return None if found is None else found[1]
+
+    async def _rpush(self, session: Session, args: list[bytes]) -> Reply:
+        """Commands for the queue: each is decoded, authorised and stamped, all before any is pushed."""
+        if len(args) < 2:
+            raise InvalidArgument("wrong number of arguments for 'rpush' command")
+        if args[0] != QUEUE.encode():
+            raise PermissionDenied(
+                f"no permission to push to key {args[0][:80].decode('utf-8', 'replace')!r}"
+            )
+        stamped = [self._stamped(entry, _caller(session)) for entry in args[1:]]
+        length: int = await self._link.call_patiently("RPUSH", QUEUE, *stamped, limit_s=_PATIENCE_S)
+        return length
+
+    def _stamped(self, entry: bytes, caller: Caller) -> bytes:
+        command = decode_command(entry)
+        if (spec := self._manager.registry.find(command.command)) is not None:
+            check_role(caller, spec.role, spec.name)
+        live = self._manager.find(command.id)
+        if live is not None and live.internal:
+            raise AlreadyExists(f"id {command.id!r} belongs to a job of the node")
+        return msgspec.json.encode(msgspec.structs.replace(command, caller=caller))
+
+    # What a connection asks of the gate itself
+
+    async def _ping(self, session: Session, args: list[bytes]) -> Reply:
+        return args[0] if args else PONG
+
+    async def _echo(self, session: Session, args: list[bytes]) -> Reply:
+        if len(args) != 1:
+            raise InvalidArgument("wrong number of arguments for 'echo' command")
+        return args[0]
+
+    async def _select(self, session: Session, args: list[bytes]) -> Reply:
+        if args != [b"0"]:
+            raise PermissionDenied("only database 0 is there")
+        return OK
+
+    async def _quit(self, session: Session, args: list[bytes]) -> Reply:
+        session.closing = True
+        return OK
+
+    async def _client(self, session: Session, args: list[bytes]) -> Reply:
+        """What client libraries send at connect; nothing of it reaches redis."""
+        word = args[0].upper() if args else b""
+        if word == b"ID":
+            return session.id
+        if word == b"GETNAME":
+            return session.name
+        if word == b"SETNAME" and len(args) == 2:
+            session.name = args[1]
+            return OK
+        if word == b"SETINFO" and len(args) == 3:
+            return OK
+        raise PermissionDenied("of CLIENT only ID, GETNAME, SETNAME and SETINFO are there")
+
+    async def _command(self, session: Session, args: list[bytes]) -> Reply:
+        if args[:1] and args[0].upper() == b"DOCS":
+            return {}  # redis-cli asks for help texts
+        raise PermissionDenied("of COMMAND only DOCS is there")
+
+    async def _auth(self, session: Session, args: list[bytes]) -> Reply:
+        if not 1 <= len(args) <= 2:
+            raise InvalidArgument("invalid number of arguments")
+        return await self._authenticate(session, args[-1])
+
+    async def _hello(self, session: Session, args: list[bytes]) -> Reply:
+        if args and args[0] not in (b"2", b"3"):
+            return Error("NOPROTO unsupported protocol version")
+        rest = args[1:]
+        while rest:
+            word = rest[0].upper()
+            if word == b"AUTH" and len(rest) >= 3:
+                refused = await self._authenticate(session, rest[2])
+                if isinstance(refused, Error):
+                    return refused
+                rest = rest[3:]
+            elif word == b"SETNAME" and len(rest) >= 2:
+                session.name, rest = rest[1], rest[2:]
+            else:
+                raise InvalidArgument("syntax error in HELLO")
+        if session.caller is None:
+            return Error("NOAUTH HELLO must be called with the client already authenticated")
+        if args:
+            session.protocol = int(args[0])
+        return {
+            "server": "redis",
+            "version": __version__,
+            "proto": session.protocol,
+            "id": session.id,
+            "mode": "standalone",
+            "role": "master",
+            "modules": [],
+        }
+
+    async def _authenticate(self, session: Session, password: bytes) -> Simple | Error:
+        if not self._password:
+            return OK
+        delay_s = self._brake.delay(session.address, time.monotonic())
+        if delay_s is None:
+            session.closing = True
+            return Error("ERR too many failed attempts, try again later")
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        if not hmac.compare_digest(password, self._password):
+            self._brake.failed(session.address, time.monotonic())
+            log.warning("wrong password", address=session.address)
+            return Error("WRONGPASS invalid username-password pair or user is disabled.")
+        session.admit(Caller("password", "admin"))
+        return OK
+
+
+def _caller(session: Session) -> Caller:
+    if session.caller is None:
+        raise PermissionDenied("authentication required")
+    return session.caller
+
+
+def _error(error: NodeError) -> Error:
+    if isinstance(error, PermissionDenied):
+        return Error(f"NOPERM {error}")
+    if isinstance(error, AlreadyExists):
+        return Error(f"DUPLICATE {error}")
+    if isinstance(error, Unavailable):
+        return Error(f"UNAVAILABLE {error}")
+    return Error(f"ERR {error.status} {error}")
+
+
+def _timeout(word: bytes) -> float:
+    try:
+        timeout_s = float(word)
+    except ValueError as error:
+        raise InvalidArgument("timeout is not a float or out of range") from error
+    if not 0 <= timeout_s < 1e9:
+        raise InvalidArgument("timeout is negative or out of range")
+    return timeout_s
+
+
+def _parse_listen(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise InvalidArgument(f"gate.listen: expected host:port, got {listen!r}")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read_password(path: str) -> bytes:
+    """The content without surrounding white space; empty when there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_PASSWORD_BYTES).strip()
+    except FileNotFoundError:
+        return b""

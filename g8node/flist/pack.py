@@ -6,13 +6,15 @@ stored, several batches at once. Data in flight is bounded by `_BATCHES` times `
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from g8node.flist.rocks import write_flist
+from g8node.flist.image import build
+from g8node.flist.rocks import read_flist, write_flist
 from g8node.flist.source import Part, Source
 from g8node.flist.source_dir import DirectorySource
 from g8node.flist.source_tar import TarSource
@@ -80,8 +82,8 @@ async def pack(source: str, output: str, store: Store, options: PackOptions | No
     packer = _Packer(store, options, opened.total_bytes)
     await packer.run(opened.parts())
     entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(opened.root)))
-    await blocking.run("disk", write_flist, Flist(opened.root, options.info), output, options.scratch)
-    digest = await blocking.run("disk", _digest, output)
+    flist = Flist(opened.root, options.info)
+    digest = await blocking.run("cpu", _write, flist, output, options.scratch)
     return PackResult(output, digest, entries, packer.progress)
 
 
@@ -89,9 +91,19 @@ def _open(path: str, codec: Codec) -> Source:
     return DirectorySource(path, codec) if os.path.isdir(path) else TarSource(path, codec)
 
 
-def _digest(path: str) -> str:
-    with open(path, "rb") as source:
-        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+def _write(flist: Flist, output: str, scratch: str | None) -> str:
+    """Write the flist and read it as a node will, before it gets its name: what is packed can be mounted."""
+    unchecked = f"{output}.{os.getpid()}.unchecked"
+    try:
+        write_flist(flist, unchecked, scratch)
+        build(read_flist(unchecked))
+        with open(unchecked, "rb") as source:
+            digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        os.replace(unchecked, output)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unchecked)
+    return digest
 
 
 class _Packer:

@@ -44,13 +44,14 @@ class Flist:
 class Limits:
     """How much of a stranger's flist is read before it is refused."""
 
-    file_bytes: int = 512 << 20
+    file_bytes: int = 256 << 20
     """The flist as it is stored."""
-    unpacked_bytes: int = 2 << 30
+    unpacked_bytes: int = 256 << 20
+    """Its archive unpacked, and the records in it: what reading takes of memory, about twice."""
     members: int = 10_000
-    entries: int = 4_000_000
-    chunks: int = 8_000_000
-    """Chunk references: 4 TiB of files."""
+    entries: int = 1_000_000
+    chunks: int = 4_000_000
+    """Chunk references: 2 TiB of files, holes counted."""
     depth: int = 1024
     info_bytes: int = 1 << 20
 

@@ -125,6 +125,14 @@ async def test_failing_store_ends_the_pack_without_an_flist(source: Path, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
+async def test_what_no_node_could_read_gets_no_flist(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="metadata has"):
+        await pack(
+            str(source), str(tmp_path / "x"), DictStore(), PackOptions(info={"readme": "x" * (2 << 20)})
+        )
+    assert sorted(os.listdir(tmp_path)) == ["source"]
+
+
 async def test_batches_in_flight_are_bounded(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()

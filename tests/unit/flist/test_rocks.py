@@ -157,7 +157,7 @@ def test_lying_member_size_is_refused(good: Path, tmp_path: Path) -> None:
     header.size = 1 << 40
     (tmp_path / "x").write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + raw))
     refuses(tmp_path / "x", "000001.sst' says 1099511627776 bytes")
-    header.size = 1 << 29
+    header.size = 1 << 27
     (tmp_path / "x").write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + raw))
     refuses(tmp_path / "x", "ends too early")
 

@@ -23,7 +23,8 @@ fill_tests() {
     cp -al "$python313_raw/tree" "$entry/tree" 2>/dev/null || cp -a "$python313_raw/tree" "$entry/tree"
     install_wheels "$list" "$site"
     cp -a "$pyfuse3_wheel/tree/." "$site/"
-    # As tools/setup.sh installs the project: editable, g8tools is the folder tools/.
+    # A link that mawk's script would make. As tools/setup.sh installs the project: editable, g8tools is the folder tools/.
+    ln -s mawk "$entry/tree/usr/bin/awk"
     ln -s /g8node/g8node "$site/g8node"
     ln -s /g8node/tools "$site/g8tools"
     mkdir -p "$entry/tree"/{g8node,proc,sys,dev,run,tmp,root,home,mnt,var/tmp,etc}

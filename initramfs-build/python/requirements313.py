@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
+from packaging.requirements import Requirement
 
 TARGET = {
     "implementation_name": "cpython",

@@ -27,6 +27,9 @@ _FILTER_MAX_BYTES: Final = 1 << 20
 # XDG_RUNTIME_DIR keeps crun from looking for a user session.
 _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run"}
 
+# crun 1.8 and 1.21 say it differently.
+_NOT_EXECUTABLE: Final = ("open executable", "not a regular file", "permission denied", "exec format")
+
 T = TypeVar("T")
 
 
@@ -166,6 +169,6 @@ def _failure(verb: str, code: int, log: bytes) -> NodeError:
     text = message or f"crun {verb} ended with code {code}"
     if "No such file or directory" in message and ("executable file" in message or "chdir" in message):
         return NotFound(text)
-    if "open executable" in message or "Permission denied" in message or "exec format" in message.lower():
+    if any(words in message.lower() for words in _NOT_EXECUTABLE):
         return InvalidArgument(text)
     return Unavailable(text)

@@ -214,7 +214,7 @@ class _Reader:
             raise InvalidArgument(
                 f"{where}{entry.name!r}: size {entry.size} does not go with {len(blocks)} chunks"
             )
-        if blocks.sizes[-1] != last or any(size != CHUNK_SIZE for size in blocks.sizes[:-1]):
+        if blocks.sizes[-1] != last or blocks.sizes.count(CHUNK_SIZE) < len(blocks) - (last != CHUNK_SIZE):
             raise InvalidArgument(f"{where}{entry.name!r}: chunk sizes do not add up to {entry.size}")
 
 

@@ -7,7 +7,7 @@ Encoding: https://capnproto.org/encoding.html
 """
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from g8node.errors import InvalidArgument
 
@@ -19,16 +19,13 @@ _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _I64: Final = struct.Struct("<q")
+_POINTER: Final = struct.Struct("<iI")
 _STRUCT, _LIST, _FAR = 0, 1, 2
 _BYTES, _COMPOSITE = 2, 7
 
 
-class _Target(NamedTuple):
-    """What a pointer leads to: its word without far hops, the segment and byte offset of the object."""
-
-    word: int
-    segment: bytes
-    at: int
+_Target = tuple[int, int, bytes, int]
+"""What a pointer leads to: the two halves of its word without far hops, the object's segment and offset."""
 
 
 class Message:
@@ -53,44 +50,44 @@ class Message:
 
     def follow(self, segment: bytes, at: int) -> _Target | None:
         """Resolve the pointer at byte `at`; None for a null pointer."""
-        word = _word(segment, at)
-        if word == 0:
-            return None
-        kind = word & 3
+        low, high = _word(segment, at)
+        kind = low & 3
         if kind == _FAR:
-            return self._follow_far(word)
+            return self._follow_far(low, high)
         if kind > _FAR:
             raise InvalidArgument("record holds a capability pointer")
-        return _Target(word, segment, at + WORD + _offset(word))
+        if low == 0 and high == 0:
+            return None
+        return low, high, segment, at + WORD + (low >> 2) * WORD
 
     def _segment(self, index: int) -> bytes:
         if index >= len(self.segments):
             raise InvalidArgument(f"far pointer into segment {index} of {len(self.segments)}")
         return self.segments[index]
 
-    def _follow_far(self, word: int) -> _Target:
+    def _follow_far(self, low: int, high: int) -> _Target:
         self.spend(1)
-        segment = self._segment(word >> 32)
-        pad = (word >> 3 & 0x1FFFFFFF) * WORD
-        landing = _word(segment, pad)
-        if not word & 4:
+        segment = self._segment(high)
+        pad = (low >> 3 & 0x1FFFFFFF) * WORD
+        landing, landing_high = _word(segment, pad)
+        if not low & 4:
             if landing & 3 > _LIST:
                 raise InvalidArgument("far pointer leads to another far pointer")
-            return _Target(landing, segment, pad + WORD + _offset(landing))
-        tag = _word(segment, pad + WORD)
+            return landing, landing_high, segment, pad + WORD + (landing >> 2) * WORD
+        tag, tag_high = _word(segment, pad + WORD)
         if landing & 7 != _FAR or tag & 3 > _LIST:
             raise InvalidArgument("double far pointer without a landing pad")
-        return _Target(tag, self._segment(landing >> 32), (landing >> 3 & 0x1FFFFFFF) * WORD)
+        return tag, tag_high, self._segment(landing_high), (landing >> 3 & 0x1FFFFFFF) * WORD
 
     def struct(self, segment: bytes, at: int) -> "Struct":
         """The struct behind the pointer at `at`; one without fields when it is null."""
         target = self.follow(segment, at)
         if target is None:
             return Struct(self, b"", 0, 0, 0)
-        word, segment, start = target
-        if word & 3 != _STRUCT:
+        low, high, segment, start = target
+        if low & 3 != _STRUCT:
             raise InvalidArgument("record has a list where a struct belongs")
-        data_size, pointers = (word >> 32 & 0xFFFF) * WORD, word >> 48
+        data_size, pointers = (high & 0xFFFF) * WORD, high >> 16
         size = data_size + pointers * WORD
         if start < 0 or start + size > len(segment):
             raise InvalidArgument("struct lies outside of its segment")
@@ -102,10 +99,10 @@ class Message:
         target = self.follow(segment, at)
         if target is None:
             return b""
-        word, segment, start = target
-        if word & 3 != _LIST or word >> 32 & 7 != _BYTES:
+        low, high, segment, start = target
+        if low & 3 != _LIST or high & 7 != _BYTES:
             raise InvalidArgument("record has something else where Text or Data belongs")
-        count = word >> 35
+        count = high >> 3
         if start < 0 or start + count > len(segment):
             raise InvalidArgument("Text or Data lies outside of its segment")
         self.spend(-(-count // WORD))
@@ -116,16 +113,16 @@ class Message:
         target = self.follow(segment, at)
         if target is None:
             return []
-        word, segment, start = target
-        words = word >> 35
-        if word & 3 == _LIST and word >> 32 & 7 != _COMPOSITE and words == 0:
+        low, high, segment, start = target
+        kind, words = high & 7, high >> 3
+        if low & 3 == _LIST and kind != _COMPOSITE and words == 0:
             return []
-        if word & 3 != _LIST or word >> 32 & 7 != _COMPOSITE:
+        if low & 3 != _LIST or kind != _COMPOSITE:
             raise InvalidArgument("record has something else where a list of structs belongs")
         if start < 0 or start + (words + 1) * WORD > len(segment):
             raise InvalidArgument("list lies outside of its segment")
-        tag = _word(segment, start)
-        count, data_size, pointers = tag >> 2 & 0x3FFFFFFF, (tag >> 32 & 0xFFFF) * WORD, tag >> 48
+        tag, shape = _word(segment, start)
+        count, data_size, pointers = tag >> 2 & 0x3FFFFFFF, (shape & 0xFFFF) * WORD, shape >> 16
         step = data_size + pointers * WORD
         if tag & 3 != _STRUCT or count * step > words * WORD:
             raise InvalidArgument("list of structs says more elements than it has room for")
@@ -211,16 +208,12 @@ class Struct:
         return self._message.structs(self._segment, self._at + self._data_size + index * WORD)
 
 
-def _word(segment: bytes, at: int) -> int:
+def _word(segment: bytes, at: int) -> tuple[int, int]:
+    """A pointer's halves: the lower one signed, so that its offset is, the upper one unsigned."""
     if at < 0 or at + WORD > len(segment):
         raise InvalidArgument("pointer lies outside of its segment")
-    return int(_U64.unpack_from(segment, at)[0])
-
-
-def _offset(word: int) -> int:
-    """Signed 30-bit word offset of a struct or list pointer, in bytes."""
-    offset = word >> 2 & 0x3FFFFFFF
-    return (offset - (1 << 30) if offset & 1 << 29 else offset) * WORD
+    low, high = _POINTER.unpack_from(segment, at)
+    return low, high
 
 
 def _split(data: bytes) -> list[bytes]:

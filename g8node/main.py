@@ -68,7 +68,7 @@ class Core0:
             power=Power(),
             inventory=Inventory(version=__version__),
         )
-        self.registry = Registry(EARLY)
+        self.registry = Registry(EARLY, complete=False)
         self.jobs = Manager(self.node, self.registry, environ=ENVIRON)
         self.redis = RedisServer(reaper, folder=paths.redis, socket=paths.redis_socket)
         self.bus = Bus(self.jobs, paths.redis_socket)
@@ -126,6 +126,7 @@ class Core0:
         await containers.open()
         self.node.complete(flists, containers)
         self.registry.add_module(modules.corex)
+        self.registry.complete.set()
 
     async def _start_bus(self) -> None:
         """Only now are commands read from redis (spec core0-protocol 1.2): what came early has waited."""

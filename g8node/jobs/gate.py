@@ -129,7 +129,7 @@ class Gate:
                 return await answer(session, args)
             if (rule := RULES.get(name)) is not None:
                 return await self._redis(session, rule, args)
-            if (spec := self._manager.registry.find(word)) is not None:
+            if (spec := await self._manager.registry.wait_find(word)) is not None:
                 return await self._direct(session, spec, args)
             raise PermissionDenied(f"no permission to run {word[:80]!r}")
         except NodeError as error:
@@ -167,13 +167,13 @@ class Gate:
             raise PermissionDenied(
                 f"no permission to push to key {args[0][:80].decode('utf-8', 'replace')!r}"
             )
-        stamped = [self._stamped(entry, _caller(session)) for entry in args[1:]]
+        stamped = [await self._stamped(entry, _caller(session)) for entry in args[1:]]
         length: int = await self._link.call_patiently("RPUSH", QUEUE, *stamped, limit_s=_PATIENCE_S)
         return length
 
-    def _stamped(self, entry: bytes, caller: Caller) -> bytes:
+    async def _stamped(self, entry: bytes, caller: Caller) -> bytes:
         command = decode_command(entry)
-        if (spec := self._manager.registry.find(command.command)) is not None:
+        if (spec := await self._manager.registry.wait_find(command.command)) is not None:
             check_role(caller, spec.role, spec.name)
         live = self._manager.find(command.id)
         if live is not None and live.internal:

@@ -1,4 +1,4 @@
-"""The command registry: functions that carry their name, role and argument type (pure).
+"""The command registry: functions that carry their name, role and argument type.
 
     @command("corex.create", role="operator")
     async def create(ctx: Context, args: CreateArgs) -> int: ...
@@ -7,6 +7,7 @@ A handler is `def` or `async def`; a plain `def` must not block and runs without
 a value (encoded as JSON, level 20) or a `runtime.stdio.Process`, which the manager then runs.
 """
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -94,10 +95,14 @@ def _argument_type(handler: Callable[..., Any]) -> type[Struct] | None:
 
 
 class Registry:
-    """Command names and their handlers. Filled at start, read-only afterwards."""
+    """Command names and their handlers. Filled at start, read-only once `complete` is set."""
 
-    def __init__(self, modules: Iterable[ModuleType] = ()) -> None:
+    def __init__(self, modules: Iterable[ModuleType] = (), *, complete: bool = True) -> None:
+        """`complete=False`: more modules come while the gate already answers."""
         self._specs: dict[str, Spec] = {}
+        self.complete = asyncio.Event()
+        if complete:
+            self.complete.set()
         for module in modules:
             self.add_module(module)
 
@@ -126,6 +131,12 @@ class Registry:
     def find(self, name: str) -> Spec | None:
         return self._specs.get(name)
 
+    async def wait_find(self, name: str) -> Spec | None:
+        """As `find`; a name counts as unknown only when the node has registered all it has."""
+        if name not in self._specs:
+            await self.complete.wait()
+        return self._specs.get(name)
+
     def names(self) -> list[str]:
         return sorted(self._specs)
 
@@ -135,7 +146,8 @@ def decode_arguments(raw: bytes | Raw, kind: type[Struct]) -> Struct:
     data = bytes(raw)
     try:
         if b"null" in data:
-            return msgspec.convert(_without_null(msgspec.json.decode(data) or {}), kind)
+            # By way of text again: convert() makes no Raw, which corex.dispatch keeps its inner command in.
+            data = msgspec.json.encode(_without_null(msgspec.json.decode(data) or {}))
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"arguments: {error}") from error

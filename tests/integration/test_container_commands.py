@@ -36,9 +36,9 @@ class Client:
             watchdog=Watchdog(),
             power=Power(),
             inventory=Inventory(version="test"),
-            flists=agent.mounts,  # type: ignore[arg-type]  # real mounts of folders instead of flists
-            containers=agent.containers,
         )
+        # Mounts of real folders instead of flists.
+        node.complete(agent.mounts, agent.containers)  # type: ignore[arg-type]
         self.manager = Manager(node, Registry([bash, core, corex, info, job, process]), environ={})
         self.manager.sinks.append(self)
         self.flags: set[str] = set()

@@ -23,6 +23,8 @@ from typing import Any, Final, NamedTuple, Self, TypeVar, cast
 import msgspec
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from g8node.errors import InvalidArgument, NodeError, PermissionDenied, Unavailable
 
@@ -107,9 +109,15 @@ class Message(NamedTuple):
     flags: int
 
 
-class _Record(msgspec.Struct):
+class _Line(msgspec.Struct):
     message: str = ""
     meta: int = 0
+
+
+class _Record(msgspec.Struct):
+    """A log record (spec 5.1); who wrote it is known here."""
+
+    message: _Line
 
 
 def _print(level: int, text: str, _flags: int) -> None:
@@ -157,9 +165,9 @@ class Response:
                 if not await self.running():
                     return
                 continue
-            record = msgspec.json.decode(got[1], type=_Record)
-            yield Message(record.meta >> 16, record.message, record.meta & _FLAGS)
-            if record.meta & _ENDED:
+            line = msgspec.json.decode(got[1], type=_Record).message
+            yield Message(line.meta >> 16, line.message, line.meta & _FLAGS)
+            if line.meta & _ENDED:
                 return
 
     async def stream(self, callback: Callable[[int, str, int], object] = _print) -> int:
@@ -267,6 +275,8 @@ class Client(Commands):
             protocol=2,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_keepalive=True,
+            # Once more at once, for a connection that went stale; a command cannot run twice: it has an id.
+            retry=Retry(NoBackoff(), 1),
             driver_info=None,  # the gate knows no CLIENT
         )
 

@@ -90,8 +90,8 @@ async def _follow(response: "Response", timeout_s: float) -> int:
 
     await response.stream(show)
     result = await response.get(timeout_s)
-    if result.state != "SUCCESS" and result.code < _KILLED:
-        reason = result.data or result.critical or "no message"
+    if result.state == "TIMEOUT" or (result.state != "SUCCESS" and result.code < _KILLED and not shown):
+        reason = result.data or result.critical or "ended by the node"
         print(f"g8: {result.command}: {result.state}: {reason}", file=sys.stderr)
     return exit_status(result)
 
@@ -252,7 +252,8 @@ def container_exec(
 
     async def work(client: "Client") -> int:
         inside: Commands = client.container.client(container)
-        return await _follow(await inside.system(words, stream=True), timeout)
+        # The parser leaves -- alone when it comes after the container's id.
+        return await _follow(await inside.system(words[words[0] == "--" :], stream=True), timeout)
 
     return with_client(node, password_file, work)
 

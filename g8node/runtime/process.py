@@ -157,6 +157,9 @@ class Reaper:
             exited.set_result(early)
         else:
             self._exits[pid] = exited
+            # Without orphans nobody looks at a pid that is not filed: it may have died, its SIGCHLD is gone.
+            if not self._orphans and (info := _wait(os.P_PID, pid)) is not None:
+                self._exited(info)
         return Child(pid, exited, group)
 
     def sweep(self) -> None:

@@ -5,6 +5,7 @@ however many mounts wait for it; a waiter whose own store differs tries that one
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,6 +20,9 @@ log = logs.get("g8ufs.fetch")
 
 BATCH_COUNT: Final = 256
 BATCH_BYTES: Final = 4 << 20
+_FAILED_S: Final = 0.25
+"""A failed chunk fails at once for this long: the kernel asks up to three times for one read(2), and each
+would wait for the whole time limit."""
 
 
 class ByteBudget:
@@ -64,9 +68,12 @@ class Fetcher:
         self._flights: dict[Key, _Flight] = {}
         self._queues: dict[int, list[_Flight]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: dict[tuple[int, Key], tuple[float, NodeError]] = {}
+        self._closed = False
 
     async def get(self, store: Store, ref: ChunkRef) -> bytes:
         """The plain chunk. Raises NotFound, Unavailable or DeadlineExceeded. Safe to cancel."""
+        self._check(store, ref)
         flight = self._flight(store, ref)
         try:
             return await asyncio.shield(flight.plain)
@@ -74,6 +81,17 @@ class Fetcher:
             if flight.store is store:
                 raise
         return await asyncio.shield(self._flight(store, ref).plain)
+
+    def _check(self, store: Store, ref: ChunkRef) -> None:
+        """Raise what there is to raise without asking the store."""
+        if self._closed:
+            raise Unavailable("g8ufs is shutting down")
+        if not self._failed:
+            return
+        now = time.monotonic()
+        self._failed = {key: at for key, at in self._failed.items() if now - at[0] < _FAILED_S}
+        if failed := self._failed.get((id(store), Key(ref.id, ref.key))):
+            raise failed[1]
 
     async def get_many(self, store: Store, refs: Sequence[ChunkRef]) -> list[bytes]:
         """All of them, in order; raises the first failure."""
@@ -110,7 +128,7 @@ class Fetcher:
 
     async def _run(self, store: Store, batch: list[_Flight], size: int) -> None:
         taken = 0
-        failure: BaseException = Unavailable("the fetch ended early")
+        failure: NodeError = Unavailable("the fetch ended early")
         try:
             async with asyncio.timeout(self._time_limit_s):
                 taken = await self._budget.acquire(size)
@@ -130,7 +148,7 @@ class Fetcher:
             for flight in batch:
                 self._flights.pop(Key(flight.ref.id, flight.ref.key), None)
                 if not flight.plain.done():
-                    flight.plain.set_exception(failure)
+                    self._fail(flight, failure)
             if taken:
                 await asyncio.shield(self._budget.release(taken))
 
@@ -143,7 +161,7 @@ class Fetcher:
             if isinstance(answer, bytes):
                 stored.append((flight, answer))
             else:
-                flight.plain.set_exception(answer)
+                self._fail(flight, answer)
         jobs = [(flight.ref, data) for flight, data in stored]
         if sum(flight.ref.plain_size for flight, _ in stored) <= INLINE_BYTES:
             decoded = _decode(jobs)
@@ -156,11 +174,17 @@ class Fetcher:
                 if not flight.plain.done():
                     flight.plain.set_result(plain)
             else:
-                flight.plain.set_exception(plain)
+                self._fail(flight, plain)
         return good
 
+    def _fail(self, flight: _Flight, error: NodeError) -> None:
+        key = Key(flight.ref.id, flight.ref.key)
+        self._failed[id(flight.store), key] = (time.monotonic(), error)
+        flight.plain.set_exception(error)
+
     async def close(self) -> None:
-        """End what is under way; its readers get Unavailable."""
+        """End what is under way; its readers, and all that come later, get Unavailable."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:

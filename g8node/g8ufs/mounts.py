@@ -13,6 +13,7 @@ then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<
 """
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
@@ -100,12 +101,12 @@ class Mounts:
     async def start(self) -> None:
         """Open the cache and mount the session. Unavailable or Conflict say what is in the way."""
         self._cache = await ChunkCache.open(self._chunks_at, self._config.cache_bytes)
-        self._fetcher = Fetcher(
-            self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=self._config.read_timeout_s
-        )
+        # A fetch ends before the reads that wait for it, so that they can say why.
+        limit_s = self._config.read_timeout_s * 0.9
+        self._fetcher = Fetcher(self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=limit_s)
         try:
             # The cache's lock says that no other process is alive here: what is mounted is a dead one's.
-            await blocking.run("path", _sweep, (self._session.mountpoint, self._images_at))
+            await blocking.run("path", _sweep, self._session.mountpoint, self._images_at)
             await self._session.start()
         except BaseException:
             await self._cache.close()
@@ -118,6 +119,7 @@ class Mounts:
         (AlreadyExists). Cancelling undoes it.
         """
         target = _absolute(target)
+        self._session.check()
         if target in self._targets:
             raise AlreadyExists(f"an flist is attached at {target}")
         self._targets[target] = None
@@ -161,7 +163,7 @@ class Mounts:
         return [found[0] for found in self._targets.values() if found]
 
     async def close(self) -> None:
-        """Detach everything and end the session; never waits for a store."""
+        """Detach everything and end the session; never waits for a store. Safe to call twice."""
         if self._fetcher is not None:
             await self._fetcher.close()
         for mounted in await self.list():
@@ -172,8 +174,9 @@ class Mounts:
         await self._session.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._cache is not None:
-            await self._cache.close()
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            await cache.close()
 
     async def _prepared(self, flist: str) -> ImageRef:
         """Download and build; concurrent callers of one flist share the work."""
@@ -358,9 +361,12 @@ def _unmount(target: str, *, remove: bool = False) -> None:
         os.rmdir(target)
 
 
-def _sweep(places: tuple[str, str]) -> None:
-    """Unmount what a dead predecessor left at the places and below, the newest first."""
+def _sweep(session: str, images: str) -> None:
+    """Unmount what a dead predecessor left, the newest first, and remove its mount points."""
     for entry in reversed(linux.mounts()):
-        if any(entry.target == place or entry.target.startswith(f"{place}/") for place in places):
+        if entry.target == session or entry.target.startswith(f"{images}/"):
             log.warning("unmounting what a dead process left", target=entry.target)
             linux.unmount_if_mounted(entry.target, lazy=True)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(images):
+            os.rmdir(f"{images}/{name}")

@@ -139,8 +139,9 @@ class Segment:
             offset = _padded(end)
 
     def seal(self) -> None:
-        """Write the index file and forget the list."""
-        _write_index(self.path, self.places)
+        """Write the index file and forget the list. Without it (no space) the next start scans."""
+        with contextlib.suppress(OSError):
+            _write_index(self.path, self.places)
         self.places = []
         self.sealed = True
 
@@ -200,7 +201,8 @@ class SegmentLog:
             places = _read_index(path)
             if places is None:
                 places = list(segment.scan())
-                _write_index(path, places)
+                with contextlib.suppress(OSError):
+                    _write_index(path, places)
             for chunk, offset, size in places:
                 self._index[_prefix(chunk)] = _pack(number, offset, size)
             self._segments[number] = segment

@@ -229,14 +229,18 @@ class Session:
     def running(self) -> bool:
         return self._main is not None and not self._main.done() and not self._closing
 
+    def check(self) -> None:
+        """Raises Unavailable unless the session serves."""
+        if not self.running:
+            raise Unavailable(f"the FUSE session does not run: {self.failure or 'not started'}")
+
     def path(self, entry: Entry) -> str:
         """Where the kernel finds the entry. Never touch it on the loop thread."""
         return f"{self.mountpoint}/{entry.name}"
 
     def add(self, label: str, file: File) -> Entry:
         """A new entry; its name is `<number>-<label>` and never used again."""
-        if not self.running:
-            raise Unavailable(f"the FUSE session does not run: {self.failure or 'not started'}")
+        self.check()
         inode = next(self._inodes)
         entry = Entry(inode, f"{inode}-{label}", file)
         self._operations.by_inode[inode] = entry

@@ -50,15 +50,17 @@ open_cache() {
 
 # content_key FILE... : names and contents of the files (folders: of all in them), and $extra, as 16 hex digits.
 content_key() {
-    local path
+    local given path
     {
         printf '%s\n' "${extra:-}" "$SOURCE_DATE_EPOCH"
-        for path in "$@"; do
-            [ -e "$path" ] || die "$path is missing"
-            find "$path" -type f -not -path '*/__pycache__/*' -print0 | sort -z | while IFS= read -r -d '' path; do
-                printf '%s ' "${path#"$top"/}"
-                sha256sum <"$path"
-            done
+        for given in "$@"; do
+            [ -e "$given" ] || die "$given is missing"
+            # Names below what was given: the key is the same wherever the clone and the cache are.
+            find "$given" -type f -not -path '*/__pycache__/*' -print0 | sort -z |
+                while IFS= read -r -d '' path; do
+                    printf '%s%s ' "$(basename "$given")" "${path#"$given"}"
+                    sha256sum <"$path"
+                done
         done
     } | sha256sum | cut -c1-16
 }

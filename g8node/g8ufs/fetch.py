@@ -146,9 +146,11 @@ class Fetcher:
             failure = Unavailable(f"internal error: {error}")
         finally:
             for flight in batch:
-                self._flights.pop(Key(flight.ref.id, flight.ref.key), None)
+                key = Key(flight.ref.id, flight.ref.key)
                 if not flight.plain.done():
                     self._fail(flight, failure)
+                elif self._flights.get(key) is flight:
+                    del self._flights[key]
             if taken:
                 await asyncio.shield(self._budget.release(taken))
 
@@ -180,6 +182,7 @@ class Fetcher:
     def _fail(self, flight: _Flight, error: NodeError) -> None:
         key = Key(flight.ref.id, flight.ref.key)
         self._failed[id(flight.store), key] = (time.monotonic(), error)
+        self._flights.pop(key, None)
         flight.plain.set_exception(error)
 
     async def close(self) -> None:

@@ -28,7 +28,7 @@ from g8node.config import Fuse
 from g8node.g8ufs.mounts import Mounts
 from g8node.linux import fusectl
 from g8node.linux.mount import Mount, mount, mounts, parse_mountinfo
-from g8node.runtime import blocking
+from g8node.runtime import blocking, logs
 from g8node.runtime.watchdog import Watchdog
 from tests.support.chunks import make_tree, publish
 from tests.support.faults import ChunkServer
@@ -175,6 +175,7 @@ def descriptors() -> dict[str, str]:
 
 
 def main(file: str, name: str, tmp: str) -> None:
+    logs.configure()
     _unshare()
     mount("none", "/", "", Mount.REC | Mount.PRIVATE)
     spec = importlib.util.spec_from_file_location("scenario", file)

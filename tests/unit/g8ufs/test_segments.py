@@ -1,0 +1,131 @@
+"""The segment log: what was verified comes back, nothing else ever does."""
+
+from pathlib import Path
+
+import pytest
+
+from g8node.errors import Unavailable
+from g8node.g8ufs.segments import Key, SegmentLog
+from tests.support.chunks import some_bytes
+
+BUDGET = 4 << 20
+
+
+def chunk(number: int, size: int = 1000) -> tuple[Key, bytes]:
+    return Key(number.to_bytes(8, "little") * 4, bytes([number % 251]) * 32), some_bytes(size, number)
+
+
+def filled(folder: Path, count: int = 20, size: int = 1000) -> SegmentLog:
+    log = SegmentLog(str(folder), BUDGET)
+    log.append([chunk(number, size) for number in range(count)])
+    return log
+
+
+def killed(log: SegmentLog) -> None:
+    """End it as kill -9 would: nothing sealed, the lock gone with the process."""
+    log._tail = None
+    log.close()
+
+
+def test_segments_give_back_what_was_appended(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    keys = [chunk(number)[0] for number in range(20)]
+    assert log.read_many(keys) == [chunk(number)[1] for number in range(20)]
+    assert log.read_many([chunk(99)[0]]) == [None]
+    assert log.read_now(keys[3], 1 << 16) == chunk(3)[1]
+    log.close()
+
+
+def test_segments_survive_an_orderly_restart(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    log = SegmentLog(str(tmp_path), BUDGET)
+    assert log.read_many([chunk(7)[0]]) == [chunk(7)[1]]
+    log.close()
+
+
+def test_segments_survive_a_kill(tmp_path: Path) -> None:
+    killed(filled(tmp_path))
+    assert not list(tmp_path.glob("*.idx"))
+    log = SegmentLog(str(tmp_path), BUDGET)
+    assert log.read_many([chunk(7)[0]]) == [chunk(7)[1]]
+    log.append([chunk(50)])
+    assert log.read_many([chunk(50)[0]]) == [chunk(50)[1]]
+    log.close()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 39, 40, 41, 100, 1127, 1128, 1129, 5000, 20_000])
+def test_segments_cut_anywhere_serve_only_what_is_whole(tmp_path: Path, cut: int) -> None:
+    killed(filled(tmp_path))
+    segment = next(tmp_path.glob("*.seg"))
+    segment.write_bytes(segment.read_bytes()[:cut])
+    log = SegmentLog(str(tmp_path), BUDGET)
+    for number in range(20):
+        assert log.read_many([chunk(number)[0]])[0] in (None, chunk(number)[1])
+    log.close()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_segments_with_any_flipped_bit_serve_no_wrong_byte(tmp_path: Path, sealed: bool) -> None:
+    log = filled(tmp_path, count=2, size=50)
+    log.close() if sealed else killed(log)
+    segment = next(tmp_path.glob("*.seg"))
+    whole = segment.read_bytes()
+    for at in range(0, len(whole), 7):
+        segment.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        for index in tmp_path.glob("*.idx"):
+            index.unlink(missing_ok=not sealed)
+        log = SegmentLog(str(tmp_path), BUDGET)
+        for number in range(2):
+            assert log.read_many([chunk(number, 50)[0]])[0] in (None, chunk(number, 50)[1])
+        log.close()
+        if not segment.exists():
+            segment.write_bytes(whole)
+
+
+def test_segments_drop_a_damaged_record(tmp_path: Path) -> None:
+    log = filled(tmp_path, count=1)
+    with open(next(tmp_path.glob("*.seg")), "r+b") as file:
+        file.seek(300)
+        file.write(b"!")
+    key = chunk(0)[0]
+    assert log.has(key.id)
+    assert log.read_many([key]) == [None]
+    assert not log.has(key.id)
+    log.append([chunk(0)])
+    assert log.read_many([key]) == [chunk(0)[1]]
+    log.close()
+
+
+def test_segments_give_nothing_to_a_wrong_key_and_keep_the_chunk(tmp_path: Path) -> None:
+    log = filled(tmp_path, count=1)
+    key, plain = chunk(0)
+    assert log.read_many([Key(key.id, b"x" * 32)]) == [None]
+    assert log.read_many([key]) == [plain]
+    log.close()
+
+
+def test_segments_stay_within_the_budget_and_keep_what_is_read(tmp_path: Path) -> None:
+    log = SegmentLog(str(tmp_path), 1 << 20)
+    hot, plain = chunk(0)
+    log.append([chunk(0)])
+    for number in range(1, 2000):
+        log.append([chunk(number)])
+        if number % 50 == 0:
+            assert log.read_many([hot]) == [plain]
+    assert log.size_bytes <= 1 << 20
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.seg")) <= 1 << 20
+    log.close()
+
+
+def test_segments_belong_to_one_process(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    with pytest.raises(Unavailable, match="another process"):
+        SegmentLog(str(tmp_path), BUDGET)
+    log.close()
+
+
+def test_segments_read_now_never_waits_for_large_chunks(tmp_path: Path) -> None:
+    log = filled(tmp_path, count=1, size=100_000)
+    with pytest.raises(BlockingIOError):
+        log.read_now(chunk(0)[0], 65536)
+    log.close()

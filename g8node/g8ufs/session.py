@@ -20,6 +20,7 @@ import pyfuse3.asyncio
 
 from g8node.errors import Conflict, NodeError, Unavailable
 from g8node.g8ufs.guard import answers
+from g8node.g8ufs.workers import Workers
 from g8node.linux import fusectl
 from g8node.linux import mount as mounts
 from g8node.runtime import blocking, logs
@@ -193,6 +194,7 @@ class Session:
         if Session._mounted is not None:
             raise Conflict(f"a FUSE session is mounted at {Session._mounted.mountpoint}, one per process")
         pyfuse3.asyncio.enable()
+        pyfuse3.asyncio.open_nursery = Workers  # type: ignore[assignment]  # the same three methods
         Session._mounted = self
         try:
             await blocking.run("path", self._mount)

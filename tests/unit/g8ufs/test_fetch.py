@@ -131,7 +131,7 @@ async def test_closed_fetcher_answers_at_once(cache: ChunkCache) -> None:
     store = store_of()
     store.fault = "hang"
     waiting = asyncio.create_task(made.get(store, REFS[0][0]))
-    while not store.calls:
+    while not store.calls:  # noqa: ASYNC110 - until the flight has begun
         await asyncio.sleep(0)
     await made.close()
     with pytest.raises(Unavailable, match="shutting down"):

@@ -1,6 +1,7 @@
 """A mounted flist: content, sharing, caching, and nothing left behind."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from g8node.linux import mount as linux_mount
 from g8node.linux.mount import mounts
 from g8node.runtime import blocking
+from tests.support.agent import until
 from tests.support.chunks import digests
 from tests.support.mounted import Node, drop_caches, in_child, open_mounts
 
@@ -199,3 +202,25 @@ async def test_dead_predecessor_is_swept_away(node: Node) -> None:
     await node.mounts.start()
     assert await tree_of(await node.attach("fresh")) == await tree_of(str(node.tree))
     await blocking.run("path", subprocess.run, ["/bin/umount", "-l", str(other / "mnt")])
+
+
+@in_child
+async def test_kernel_without_file_backed_mounts_gets_a_loop_device(node: Node) -> None:
+    plain = linux_mount.mount
+
+    def old_kernel(source: str, target: str, fstype: str, *rest: object) -> None:
+        if fstype == "erofs" and not source.startswith("/dev/"):
+            raise OSError(errno.ENOTBLK, "Block device required", source)
+        plain(source, target, fstype, *rest)  # type: ignore[arg-type]  # as given
+
+    linux_mount.mount = old_kernel  # type: ignore[assignment]  # *rest stands for the two others
+    try:
+        target = await node.attach()
+    finally:
+        linux_mount.mount = plain
+    sources = [m.source for m in await blocking.run("disk", mounts) if m.target == target]
+    assert sources[0].startswith("/dev/loop")
+    assert await tree_of(target) == await tree_of(str(node.tree))
+    await node.mounts.detach(target)
+    backing = f"/sys/block/{sources[0].removeprefix('/dev/')}/loop"
+    await until(lambda: not os.path.exists(backing))

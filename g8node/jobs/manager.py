@@ -150,7 +150,14 @@ class Manager:
                 return
         task = asyncio.create_task(self._drive(job, begun, delay_s), name=f"job {job.id}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._driven(task, job, begun))
+
+    def _driven(self, task: "asyncio.Task[None]", job: Job, begun: Any) -> None:
+        self._tasks.discard(task)
+        if job.phase != "finished":  # cancelled before its first step
+            if inspect.iscoroutine(begun):
+                begun.close()
+            self._finish(job, Outcome("ERROR", KILLED_CODE))
 
     # Running
 
@@ -280,12 +287,10 @@ class Manager:
     def _next_in(self, name: str) -> None:
         waiting = self._queues[name]
         waiting.popleft()
-        if waiting and self._closed:
-            self._finish(waiting[0], Outcome("ERROR", KILLED_CODE))
-        elif waiting:
+        if waiting and not self._closed:
             # Not from here: a queue of a thousand plain builtins would nest as deep.
             asyncio.get_running_loop().call_soon(self._start, waiting[0])
-        else:
+        elif not waiting:
             del self._queues[name]
 
     def _log(self, job: Job, message: Message) -> None:
@@ -343,6 +348,8 @@ class Manager:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for job in self:  # what still waited in a queue
+            self._finish(job, Outcome("ERROR", KILLED_CODE))
 
 
 async def _ended(jobs: list[Job], limit_s: float) -> None:

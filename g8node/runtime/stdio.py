@@ -1,14 +1,20 @@
-"""Standard input and output of a child as pipes on the event loop (async).
+"""Standard input and output of a child as pipes (async).
 
-Reads are non-blocking and one chunk a loop turn, so that a chatty process cannot starve the others.
+Theory of operation. The loop only waits for readiness; `read` and `write` themselves run in the "pipes" pool,
+even though the pipes are non-blocking. The other end may be held by a process that splices a file into the
+pipe (busybox `cat` does, by sendfile): the kernel keeps the pipe's mutex while it reads the file, and when
+that file lies on our own FUSE session the loop must be free to serve it. O_NONBLOCK does not help: taking the
+mutex blocks all the same, and so does the last close(2). One read a turn, so that a chatty process cannot
+starve the others.
 """
 
 import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from g8node.runtime import blocking
 from g8node.runtime.process import Child
 
 CHUNK_BYTES = 32 << 10
@@ -33,81 +39,129 @@ class Process:
     start: Start | None = None
 
 
-@dataclass(slots=True)
 class PipeReader:
     """Hands what arrives on a pipe to `on_data`; `closed` resolves at end of file. Owns the descriptor."""
 
-    fd: int
-    on_data: Callable[[bytes], None]
-    closed: asyncio.Future[None] = field(init=False)
-    _reading: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
-        os.set_blocking(self.fd, False)
-        self.resume()
+    def __init__(self, fd: int, on_data: Callable[[bytes], None]) -> None:
+        self._fd = fd
+        self._on_data = on_data
+        self._loop = asyncio.get_running_loop()
+        self._watched = False
+        self._wanted = True
+        self._busy = False
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        os.set_blocking(fd, False)
+        self._watch()
 
     def pause(self) -> None:
-        if self._reading:
-            asyncio.get_running_loop().remove_reader(self.fd)
-            self._reading = False
+        """A read that is under way is still delivered."""
+        self._wanted = False
+        self._unwatch()
 
     def resume(self) -> None:
-        if not self._reading and not self.closed.done():
-            asyncio.get_running_loop().add_reader(self.fd, self._readable)
-            self._reading = True
+        self._wanted = True
+        self._watch()
 
     def close(self) -> None:
         """Stop reading; what is still in the pipe is lost."""
         if self.closed.done():
             return
-        self.pause()
-        os.close(self.fd)
+        self._unwatch()
         self.closed.set_result(None)
+        if not self._busy:
+            _close(self._fd)
+
+    def _watch(self) -> None:
+        if self._wanted and not (self._watched or self._busy or self.closed.done()):
+            self._loop.add_reader(self._fd, self._readable)
+            self._watched = True
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._loop.remove_reader(self._fd)
+            self._watched = False
 
     def _readable(self) -> None:
-        try:
-            data = os.read(self.fd, CHUNK_BYTES)
-        except BlockingIOError:
+        self._unwatch()
+        self._busy = True
+        self._loop.run_in_executor(blocking.pool("pipes"), _read, self._fd).add_done_callback(self._got)
+
+    def _got(self, read: "asyncio.Future[bytes | None]") -> None:
+        self._busy = False
+        if self.closed.done():
+            _close(self._fd)
             return
-        except OSError:
-            data = b""
+        data = b"" if read.cancelled() else read.result()
         if data:
-            self.on_data(data)
-        else:
+            self._on_data(data)
+        elif data is not None:
             self.close()
+        self._watch()
 
 
-@dataclass(slots=True)
 class PipeWriter:
     """Feeds `data` to a pipe as fast as its reader takes it, then closes it. Owns the descriptor."""
 
-    fd: int
-    data: bytes
-    _done: bool = field(init=False, default=False)
-    _sent: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        os.set_blocking(self.fd, False)
-        asyncio.get_running_loop().add_writer(self.fd, self._writable)
+    def __init__(self, fd: int, data: bytes) -> None:
+        self._fd = fd
+        self._data = memoryview(data)
+        self._loop = asyncio.get_running_loop()
+        self._done = False
+        self._busy = False
+        os.set_blocking(fd, False)
+        self._loop.add_writer(fd, self._writable)
 
     def close(self) -> None:
-        if not self._done:
-            self._done = True
-            asyncio.get_running_loop().remove_writer(self.fd)
-            os.close(self.fd)
-            self.data = b""
+        """What the process has not taken is dropped."""
+        if self._done:
+            return
+        self._done = True
+        self._data = memoryview(b"")
+        if not self._busy:
+            self._loop.remove_writer(self._fd)
+            _close(self._fd)
 
     def _writable(self) -> None:
-        try:
-            self._sent += os.write(self.fd, memoryview(self.data)[self._sent : self._sent + 4 * CHUNK_BYTES])
-        except BlockingIOError:
+        self._loop.remove_writer(self._fd)
+        self._busy = True
+        piece = self._data[: 4 * CHUNK_BYTES]
+        writing = self._loop.run_in_executor(blocking.pool("pipes"), _write, self._fd, piece)
+        writing.add_done_callback(self._wrote)
+
+    def _wrote(self, writing: "asyncio.Future[int]") -> None:
+        self._busy = False
+        if self._done:
+            _close(self._fd)
             return
-        except OSError:  # the process closed its stdin: what it did not want is dropped
+        self._loop.add_writer(self._fd, self._writable)
+        sent = -1 if writing.cancelled() else writing.result()
+        self._data = self._data[max(sent, 0) :]
+        if sent < 0 or not self._data:  # -1: the process closed its stdin, and does not want the rest
             self.close()
-            return
-        if self._sent >= len(self.data):
-            self.close()
+
+
+def _read(fd: int) -> bytes | None:
+    """What is there, b"" at end of file, None when it was nothing after all."""
+    try:
+        return os.read(fd, CHUNK_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _close(fd: int) -> None:
+    blocking.pool("pipes").submit(os.close, fd)
+
+
+def _write(fd: int, data: memoryview) -> int:
+    """Bytes taken, -1 when nobody reads any more."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return -1
 
 
 class Pipes:
@@ -132,7 +186,7 @@ class Pipes:
     def release_child_ends(self) -> None:
         """After the start: only the child keeps them, so that its end is our end of file."""
         for fd in self.child_fds:
-            os.close(fd)
+            _close(fd)
         self.child_fds = (-1, -1, -1)
 
     def pause(self) -> None:

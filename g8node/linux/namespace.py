@@ -70,3 +70,19 @@ def _innermost(pid: int) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return 0
+
+
+@off_loop
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal; False when it is gone.
+
+    The PID 1 of a namespace is not touched by a signal that it has no handler for, SIGKILL apart.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return False

@@ -13,8 +13,7 @@ import os
 import signal
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -23,6 +22,7 @@ from g8node.ids import ContainerId
 from g8node.linux import cgroup, devices, namespace
 from g8node.node import bundle, host, rootfs
 from g8node.node.bundle import Spec
+from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -35,43 +35,6 @@ MAX_ID: Final = 65534
 _DEFAULT_MAX: Final = 1000
 _START_WAIT_S: Final = 120.0
 _DEATH_S: Final = 60.0
-
-
-class Mounts(Protocol):
-    """What g8ufs gives: flists as read-only mounts."""
-
-    async def attach(self, flist: str, target: str, *, storage: str = "") -> object:
-        """Mount the flist on the empty folder `target`."""
-
-    async def detach(self, target: str) -> None:
-        """Undo `attach`."""
-
-
-@dataclass(eq=False)
-class Container:
-    """One container; `child` is its PID 1 once it runs."""
-
-    id: ContainerId
-    spec: Spec
-    tree: rootfs.Tree
-    cgroup: str
-    child: Child | None = None
-    pid: int = 0
-    execs: set[Child] = field(default_factory=set)
-    running: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
-    step: "asyncio.Task[Any] | None" = None
-    cleaning: bool = False
-
-    @property
-    def name(self) -> str:
-        """Its name in the runtime's state folder."""
-        return f"c{self.id}"
-
-    @property
-    def rootfs(self) -> str:
-        return self.tree.layers[0].target
 
 
 class Containers:
@@ -105,6 +68,7 @@ class Containers:
         for name in leftovers:
             log.warning("removing a container of an earlier run", container=name)
             await self._crun.delete(name)
+        await blocking.run("path", rootfs.clear, self._folder)
 
     async def close(self) -> None:
         """Terminate every container and wait until nothing of them is left."""
@@ -133,7 +97,7 @@ class Containers:
 
     async def start(self, container: Container, streams: Streams) -> Child:
         """Start a prepared container; it cleans up after itself from here on, also when this fails."""
-        task = container.step = self._background(self._start(container, streams))
+        task = container.step = self._background(self._start(container, streams.copy()))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -160,20 +124,16 @@ class Containers:
         Raises NotFound (no such container, program or folder), Conflict when the container ends meanwhile.
         """
         container = await self.started(id)
-        facts, crun = self._opened()
+        facts, _ = self._opened()
         process = bundle.process(
             container.spec, facts, container.id, argv, env=env, cwd=cwd or "/", uid=uid, gid=gid
         )
-        async with self._execs:
-            try:
-                child = await crun.exec(container.name, process, streams)
-            except Exception as error:
-                if container.child is None or container.child.running:
-                    raise
-                raise Conflict(f"container {id} ended") from error
-        container.execs.add(child)
-        child.exited.add_done_callback(lambda _: container.execs.discard(child))
-        return child
+        task = self._background(self._exec(container, process, streams.copy()))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_kill_unwanted)
+            raise
 
     async def terminate(self, id: int, *, grace_s: float = 10.0) -> None:
         """TERM, grace, KILL; returns when nothing of the container is left. NotFound for an unknown id."""
@@ -209,8 +169,7 @@ class Containers:
 
     def all(self) -> list[Container]:
         """Running containers in id order."""
-        live = [container for container in self._live.values() if container.child is not None]
-        return sorted(live, key=lambda container: container.id)
+        return sorted((c for c in self._live.values() if c.child is not None), key=lambda c: c.id)
 
     async def started(self, id: int) -> Container:
         """The container once it runs. NotFound, Conflict when its start failed, DeadlineExceeded."""
@@ -235,7 +194,7 @@ class Containers:
         return await blocking.run("disk", host.usage, wanted)
 
     async def processes(self, container: Container) -> dict[int, int]:
-        """Its processes: pid on the host -> pid inside."""
+        """Its processes, host pid -> inner pid."""
         return await blocking.run("disk", namespace.inner_pids, container.pid)
 
     # --- inside
@@ -319,11 +278,28 @@ class Containers:
         except BaseException:
             await self._clean(container)
             raise
+        finally:
+            streams.close()
         container.child, container.pid = child, child.pid
         container.running.set()
         self._background(self._watch(container, child))
         if not container.spec.privileged:
             crun.keep_filter(container.name, bundle.capabilities(container.spec, facts))
+        return child
+
+    async def _exec(self, container: Container, process: dict[str, Any], streams: Streams) -> Child:
+        _, crun = self._opened()
+        try:
+            async with self._execs:
+                child = await crun.exec(container.name, process, streams)
+        except Exception as error:
+            if container.child is None or container.child.running:
+                raise
+            raise Conflict(f"container {container.id} ended") from error
+        finally:
+            streams.close()
+        container.execs.add(child)
+        child.exited.add_done_callback(lambda _: container.execs.discard(child))
         return child
 
     async def _watch(self, container: Container, child: Child) -> None:
@@ -332,9 +308,12 @@ class Containers:
         await self._clean(container)
 
     async def _stop(self, container: Container, init: Child, grace_s: float) -> None:
-        """Ask politely whoever can hear: the waiting init has nothing to say, the jobs come first."""
+        """Ask politely whoever can hear: the waiting init has nothing to say, nor has a deaf PID 1."""
         deadline = asyncio.get_running_loop().time() + grace_s
-        asked = [*container.execs] + ([init] if container.spec.command else [])
+        asked = [*container.execs]
+        hears = await blocking.run("disk", host.any_hears, init.pid, int(signal.SIGTERM))
+        if container.spec.command and hears:
+            asked.append(init)
         for child in asked:
             child.signal(signal.SIGTERM)
         if asked:
@@ -353,6 +332,7 @@ class Containers:
     async def _abandon(self, container: Container) -> None:
         if container.step is not None:
             await asyncio.wait([container.step])
+            container.step.exception()  # its caller has gone
         if container.child is None:
             await self._clean(container)
         else:
@@ -388,6 +368,11 @@ class Containers:
 
 def _is_flist(source: str) -> bool:
     return "://" in source
+
+
+def _kill_unwanted(task: "asyncio.Task[Child]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().signal(signal.SIGKILL)
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

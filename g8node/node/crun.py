@@ -10,8 +10,7 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -30,8 +29,6 @@ _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run
 # crun 1.8 and 1.21 say it differently.
 _NOT_EXECUTABLE: Final = ("open executable", "not a regular file", "permission denied", "exec format")
 
-T = TypeVar("T")
-
 
 class Streams(msgspec.Struct, frozen=True):
     """Descriptors of the new process's standard streams; they stay the caller's to close."""
@@ -39,6 +36,20 @@ class Streams(msgspec.Struct, frozen=True):
     stdin: int
     stdout: int
     stderr: int
+
+    def copy(self) -> "Streams":
+        """For a task of its own: a cancelled caller closes its own, and their numbers are used again."""
+        with contextlib.ExitStack() as undo:
+            fds = []
+            for fd in (self.stdin, self.stdout, self.stderr):
+                fds.append(os.dup(fd))
+                undo.callback(os.close, fds[-1])
+            undo.pop_all()
+        return Streams(*fds)
+
+    def close(self) -> None:
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.close(fd)
 
 
 class Crun:
@@ -48,26 +59,24 @@ class Crun:
         self._reaper = reaper
         self._state = state
         self._base = [CRUN, "--root", state, "--cgroup-manager", "cgroupfs" if cgroups else "disabled"]
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._filters: dict[frozenset[str], str] = {}
 
     async def run(self, name: str, bundle: str, streams: Streams) -> Child:
         """Create and start the container of a bundle; the child is its PID 1.
 
-        A cancelled call goes on in the background: delete the container then. Raises NotFound when the
-        program is not in the root, InvalidArgument when it cannot be executed.
+        Must not be cancelled. Raises NotFound when the program is not in the root, InvalidArgument when it
+        cannot be executed.
         """
-        return await self._shielded(self._launch(["run", "--bundle", bundle], [name], streams, b""))
+        return await self._launch(["run", "--bundle", bundle], name, streams, b"")
 
     async def exec(self, name: str, process: dict[str, Any], streams: Streams) -> Child:
-        """Start a process (an OCI `process` object) in a running container, in a group of its own."""
-        return await self._shielded(
-            self._launch(["exec"], [name], streams, msgspec.json.encode(process)),
-        )
+        """Start a process (an OCI `process` object) in a running container. Errors as in `run`."""
+        return await self._launch(["exec"], name, streams, msgspec.json.encode(process))
 
     async def delete(self, name: str) -> None:
         """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
-        await self._shielded(self._reaper.run([*self._base, "delete", "--force", name], env=_ENV))
+        await self._reaper.run([*self._base, "delete", "--force", name], env=_ENV)
 
     def compiled_filter(self, kind: frozenset[str]) -> str:
         """The BPF program of the system call filter for these capabilities, in base64; empty until known."""
@@ -79,23 +88,16 @@ class Crun:
         libseccomp takes 14 ms to compile ours; given back by `bundle.config` it is loaded as it is.
         """
         if kind not in self._filters:
-            self._track(asyncio.ensure_future(self._keep_filter(name, kind)))
+            task = asyncio.create_task(self._keep_filter(name, kind))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _keep_filter(self, name: str, kind: frozenset[str]) -> None:
         found = await blocking.run("disk", _compiled_filter, f"{self._state}/{name}/seccomp.bpf")
         if found:
             self._filters[kind] = found
 
-    def _track(self, task: "asyncio.Future[Any]") -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _shielded(self, call: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.ensure_future(call)
-        self._track(task)
-        return await asyncio.shield(task)
-
-    async def _launch(self, verb: list[str], operands: list[str], streams: Streams, process: bytes) -> Child:
+    async def _launch(self, verb: list[str], name: str, streams: Streams, process: bytes) -> Child:
         with contextlib.ExitStack() as held, self._reaper.expecting():
             pid_file, log = _memory_file(held, b""), _memory_file(held, b"")
             files = [pid_file, log]
@@ -103,7 +105,7 @@ class Crun:
             if process:
                 files.append(_memory_file(held, process))
                 options += ["--process", _path(files[-1])]
-            argv = [*self._base, "--log", _path(log), "--log-format", "json", *verb, *options, *operands]
+            argv = [*self._base, "--log", _path(log), "--log-format", "json", *verb, *options, name]
             crun = await self._reaper.spawn(
                 argv,
                 env=_ENV,

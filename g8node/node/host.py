@@ -21,7 +21,7 @@ def find_out(parent: str) -> Host:
     if cgroups:
         cgroup.delegate(parent)
     else:
-        log.warning("no control groups of version 2 with all controllers: containers run without limits")
+        log.warning("no control groups of version 2: containers run without limits and device rules")
     return Host(
         capabilities=namespace.own_capabilities(),
         cgroups=cgroups,
@@ -43,6 +43,12 @@ def _usage(pid: int, group: str) -> dict[str, Any]:
         used |= {"cpu": round(100 * inside.cpu_s / age_s, 3)}
         used |= {"rss": inside.memory_bytes, "swap": inside.swap_bytes}
     return used
+
+
+@off_loop
+def any_hears(pid: int, number: int) -> bool:
+    """Whether a process in the pid namespace of `pid` has a handler for the signal."""
+    return any(namespace.catches(each, number) for each in namespace.inner_pids(pid))
 
 
 @off_loop

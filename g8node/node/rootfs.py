@@ -8,18 +8,21 @@
 """
 
 import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from g8node.errors import InvalidArgument
 from g8node.linux import rootpath
 from g8node.linux.guard import off_loop
-from g8node.linux.mount import Mount, mount, unmount_if_mounted
+from g8node.linux.mount import Mount, mount, mounts, unmount_if_mounted
 
 _DATA_SIZE: Final = "25%"  # of memory; what is written also counts against the container's own limit
+_BUSY_S: Final = 1.0
 _HOST_RESOLV_CONF: Final = "/etc/resolv.conf"
 _CONFIG_MODE: Final = 0o600
 _CONFIG_DIRECTORY_MODE: Final = 0o700
@@ -77,19 +80,56 @@ def make(tree: Tree) -> None:
 
 @off_loop
 def remove(tree: Tree) -> None:
-    """Unmount what `make` and `stack` mounted and remove the folders; lowers must be detached already."""
+    """Unmount what `make` mounted and remove the folders; lowers must be detached already.
+
+    Folder by folder, never recursively: what should still be mounted somewhere is not ours to delete.
+    """
     unmount(tree.data)
+    for layers in reversed(tree.layers):
+        for folder in (layers.lower, layers.target, os.path.dirname(layers.target)):
+            if folder != tree.top:
+                _discard(os.rmdir, folder)
+    _discard(os.unlink, f"{tree.top}/config.json")
+    _discard(os.rmdir, tree.data)
+    _discard(os.rmdir, tree.top)
+
+
+@off_loop
+def clear(folder: str) -> None:
+    """Remove what an earlier run left in the folder of all trees; what cannot be unmounted stays."""
+    folder = os.path.realpath(folder)  # as the kernel shows it
+    for entry in mounts()[::-1]:
+        if entry.target.startswith(f"{folder}/"):
+            unmount(entry.target)
+    mounted = [entry.target for entry in mounts()]
+    for name in os.listdir(folder):
+        top = f"{folder}/{name}"
+        if name.isdigit() and not any(target.startswith(f"{top}/") for target in mounted):
+            shutil.rmtree(top)
+
+
+def _discard(how: Callable[[str], None], path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(tree.top)
+        how(path)
 
 
 @off_loop
 def unmount(target: str) -> None:
-    """Unmount if mounted; lazily when something still uses it, so that the rest can be cleaned up."""
-    try:
-        unmount_if_mounted(target)
-    except OSError:
-        unmount_if_mounted(target, lazy=True)
+    """Unmount if mounted; lazily when something goes on using it, so that the rest can be cleaned up.
+
+    A child of ours that has not come to its exec yet still has our descriptors, so that a mount may be busy
+    for a moment.
+    """
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            unmount_if_mounted(target)
+        except OSError as error:
+            if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                time.sleep(0.002)
+                continue
+            unmount_if_mounted(target, lazy=True)
+        return
 
 
 @off_loop

@@ -1,6 +1,7 @@
 """Containers over real crun, overlay and namespaces: life and death."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -91,6 +92,13 @@ async def test_terminate_asks_first_and_then_kills(agent: Agent) -> None:
 
 
 @in_agent
+async def test_terminate_does_not_wait_for_who_cannot_hear(agent: Agent) -> None:
+    container, run = await agent.start("sleep 1000")
+    await asyncio.wait_for(agent.containers.terminate(container.id, grace_s=60), 10)
+    assert (await run.ended()).code == -signal.SIGKILL
+
+
+@in_agent
 async def test_death_of_pid_1_takes_jobs_and_mounts_along(agent: Agent) -> None:
     await agent.run("true")
     before = agent.traces()
@@ -165,6 +173,21 @@ async def test_ids_count_up_and_the_limit_is_503(agent: Agent) -> None:
 
 
 @in_agent
+async def test_cancelled_exec_leaves_no_process(agent: Agent) -> None:
+    container, _ = await agent.start()
+    for turns in range(0, 30, 2):
+        task = asyncio.create_task(agent.exec(container, "sleep", "1000"))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await task).child.signal(signal.SIGKILL)
+    # What was cancelled last may still be starting; the init and the container's own watcher stay.
+    await until(lambda: len(agent.containers._tasks) == 1 and not container.execs)
+    assert len(await agent.containers.processes(container)) == 1
+
+
+@in_agent
 async def test_exec_waits_for_a_starting_container(agent: Agent) -> None:
     container = await agent.containers.prepare(agent.spec())
     waiting = asyncio.create_task(agent.output(container, "echo", "late"))
@@ -184,6 +207,9 @@ async def test_containers_of_an_earlier_run_are_removed(agent: Agent) -> None:
     later = type(agent.containers)(
         agent.reaper, agent.mounts, folder=f"{agent.tmp}/run/containers", state=f"{agent.tmp}/run/crun"
     )
+    left = agent.tmp / "run/containers/9/data/upper"
+    left.mkdir(parents=True)
+    (left / "file").write_text("of a killed agent")
     await later.open()
     assert (await run.ended()).code == -signal.SIGKILL
     await container.gone.wait()

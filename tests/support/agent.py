@@ -24,7 +24,8 @@ import uvloop
 
 from g8node.linux.namespace import prepare_agent_namespace
 from g8node.node.bundle import Spec
-from g8node.node.containers import Container, Containers
+from g8node.node.container import Container
+from g8node.node.containers import Containers
 from g8node.node.crun import Streams
 from g8node.runtime import blocking
 from g8node.runtime.process import Child, Reaper
@@ -97,12 +98,11 @@ class Agent:
         return await (await self.exec(container, *argv, **options)).ended()
 
     def traces(self) -> dict[str, Any]:
-        """Everything that a container could leave behind."""
+        """Everything that a container could leave behind (a namespace lives by a process or a mount)."""
         return {
             "mounts": sorted(mounts_now()),
             "children": sorted(children()),
             "descriptors": len(os.listdir("/proc/self/fd")),
-            "networks": len(networks()),
             "folders": sorted(folder for folder, _, _ in os.walk(self.tmp / "run")),
             "attached": sorted(self.mounts.attached),
         }
@@ -131,16 +131,6 @@ def children() -> list[int]:
         for task in os.listdir("/proc/self/task")
         for pid in Path(f"/proc/self/task/{task}/children").read_text().split()
     ]
-
-
-def networks() -> set[int]:
-    """Network namespaces that processes live in."""
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                found.add(os.stat(f"/proc/{name}/ns/net").st_ino)
-    return found
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:

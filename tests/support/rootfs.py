@@ -7,6 +7,7 @@ from pathlib import Path
 
 from g8node.errors import NotFound
 from g8node.linux import mount
+from g8node.node import rootfs
 from g8node.runtime import blocking
 
 BUSYBOX = "/bin/busybox"
@@ -55,5 +56,5 @@ class FolderMounts:
         self.attached.add(target)
 
     async def detach(self, target: str) -> None:
-        await blocking.run("path", mount.unmount, target)
+        await blocking.run("path", rootfs.unmount, target)
         self.attached.discard(target)

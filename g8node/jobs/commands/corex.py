@@ -14,7 +14,7 @@ from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
 from g8node.jobs.registry import Context, command
 from g8node.node import bundle
 from g8node.node.bundle import Spec
-from g8node.node.containers import Container
+from g8node.node.container import Container
 from g8node.node.crun import Streams
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start

@@ -14,7 +14,7 @@ from g8node.jobs.commands import core, job, process
 from g8node.jobs.job import Job
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, decode_arguments
-from g8node.node.containers import Container
+from g8node.node.container import Container
 from g8node.runtime.stdio import Process, Start
 
 Starter = Callable[[Process], Start]

@@ -1,6 +1,7 @@
 """Namespaces of processes, and device nodes of the host."""
 
 import os
+import signal
 
 from g8node.linux import devices, namespace
 
@@ -12,6 +13,16 @@ def test_own_process_is_in_its_own_namespace() -> None:
 
 def test_process_that_is_gone_has_no_namespace() -> None:
     assert namespace.inner_pids(1 << 22) == {}
+
+
+def test_handler_of_a_signal_is_seen() -> None:
+    old = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        assert namespace.catches(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert not namespace.catches(os.getpid(), signal.SIGUSR1)
+    assert not namespace.catches(1 << 22, signal.SIGUSR1)
 
 
 def test_capabilities_are_a_mask_of_known_bits() -> None:

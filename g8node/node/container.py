@@ -1,0 +1,48 @@
+"""One container, and what it needs of others (async parts in `containers`)."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from g8node.ids import ContainerId
+from g8node.node import rootfs
+from g8node.node.bundle import Spec
+from g8node.runtime.process import Child
+
+
+class Mounts(Protocol):
+    """What g8ufs gives: flists as read-only mounts."""
+
+    async def attach(self, flist: str, target: str, *, storage: str = "") -> object:
+        """Mount the flist on the empty folder `target`."""
+
+    async def detach(self, target: str) -> None:
+        """Undo `attach`."""
+
+
+@dataclass(eq=False)
+class Container:
+    """One container; `child` is its PID 1 once it runs."""
+
+    id: ContainerId
+    spec: Spec
+    tree: rootfs.Tree
+    cgroup: str
+    child: Child | None = None
+    pid: int = 0
+    execs: set[Child] = field(default_factory=set)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    step: "asyncio.Task[Any] | None" = None
+    cleaning: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in the runtime's state folder."""
+        return f"c{self.id}"
+
+    @property
+    def rootfs(self) -> str:
+        return self.tree.layers[0].target

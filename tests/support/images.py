@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,13 @@ def publish(hub: RunningHub, tree: Path, name: str) -> str:
 
 
 def busybox_tree(folder: Path) -> Path:
-    """The busybox root with a few files of its own to read: `/data/N`, one chunk each."""
+    """The busybox root with `/data/0` to `/data/7`, each beginning AAA, BBB, …
+
+    They are larger than the kernel's read-ahead, so reading one leaves the next ones unread.
+    """
     tree = make_rootfs(folder)
     (tree / "data").mkdir()
     for number in range(8):
-        (tree / f"data/{number}").write_bytes(bytes([65 + number]) * 200_000)
+        content = bytes([65 + number]) * 3 + random.Random(number).randbytes(2 << 20)
+        (tree / f"data/{number}").write_bytes(content)
     return tree

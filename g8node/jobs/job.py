@@ -42,6 +42,7 @@ class Job:
         "backlog",
         "container",
         "critical",
+        "early",
         "duration_ms",
         "emitting",
         "follows",
@@ -77,6 +78,7 @@ class Job:
         self.runs = 0
         self.unscheduled = False
         self.critical = ""
+        self.early: set[int] = set()
         self.run: Run | None = None
         self.backlog: deque[Message] = deque(maxlen=BACKLOG)
         self.listeners: list[Listener] = []
@@ -121,12 +123,15 @@ class Job:
     def kill(self, number: int) -> None:
         """Send a signal to the process group of the current run; builtins ignore it.
 
+        A process that is still being started gets it as soon as it is there.
         Between runs there is nothing to signal, and the next run must not be hit: Conflict.
         """
         if self.phase != "running":
             raise Conflict(f"job {self.id!r} is not running")
         if self.run is not None:
             self.run.signal(number)
+        else:
+            self.early.add(number)
 
     def unschedule(self) -> None:
         """No further run: ends a wait between runs, or prevents the next one. Not for protected jobs."""

@@ -166,6 +166,7 @@ class Manager:
         job.phase = "running"
         job.runs += 1
         job.critical = ""
+        job.early.clear()
         job.started_ms = time.time_ns() // 1_000_000
         ctx = Context(self.node, job, self)
         try:

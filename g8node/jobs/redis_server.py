@@ -21,7 +21,7 @@ log = logs.get("redis")
 
 _HEALTHY_S: Final = 1.0
 _DELAY_S: Final = 0.05
-_DELAY_MAX_S: Final = 5.0
+_DELAY_MAX_S: Final = 1.0  # queues and subscribers are back within 3 s
 _STOP_S: Final = 5.0
 _ENVIRON: Final = {"LC_ALL": "C"}  # redis 8 refuses to start under a locale that is not installed
 _PATH: Final = "/usr/bin:/usr/sbin:/bin:/usr/local/bin"

@@ -162,6 +162,8 @@ class ProcessRun:
                 child = self._child = await self._runner.start(self._process, pipes.child_fds)
                 self._job.run = self
                 pipes.release_child_ends()
+                for number in self._job.early:
+                    self.signal(number)
                 code = await child.wait()
                 self._cut_later()
                 await pipes.drained()

@@ -208,6 +208,17 @@ async def test_interrupted_job_is_an_error() -> None:
         assert (await job.result()).state == "ERROR"
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_kill_of_a_process_that_is_being_started_is_not_lost(turns: int) -> None:
+    async with running_manager() as manager:
+        job = manager.submit(command("core.system", arguments={"name": "sleep", "args": ["100"]}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert job.pid == 0
+        assert manager.kill("1")
+        assert (await asyncio.wait_for(job.result(), 5)).code == 999
+
+
 async def test_max_time_kills_the_group_and_the_state_is_timeout(tmp_path: Path) -> None:
     async with running_manager() as manager:
         pids = tmp_path / "pid"

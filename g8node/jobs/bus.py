@@ -10,6 +10,7 @@ seen yet. A duplicate (its flag exists, or the job is known here) is dropped: it
 import asyncio
 import hashlib
 import time
+import uuid
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +30,7 @@ QUEUE: Final = "core:default"
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 32 << 20
 _BLOCK_S: Final = 10
+_PATIENCE_S: Final = 5.0
 _KNOWN_MAX: Final = 20_000
 
 # What is pending, topped up from the queue to ARGV[1] entries or ARGV[2] bytes.
@@ -198,12 +200,19 @@ class Bus:
         return self._manager.submit(command, internal=False)
 
     async def call(self, command: Command) -> Result:
-        """Run a direct command to its result. A known id answers with the one result there is.
+        """Run a direct command to its result; an empty id gets a fresh one.
 
-        AlreadyExists when that id was used with another command or other arguments.
+        A known id answers with the one result there is, or AlreadyExists when it was used with another
+        command or other arguments.
         """
+        if not command.id:
+            return await self.submit(msgspec.structs.replace(command, id=str(uuid.uuid4()))).result()
         if self._manager.find(command.id) is None:
-            earlier = await self._earlier(command)
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    earlier = await self._earlier(command)
+            except TimeoutError as error:
+                raise Unavailable("redis does not answer") from error
             if earlier is not None:
                 return earlier
         job = self._manager.find(command.id)  # again: others ran while redis was asked
@@ -217,9 +226,9 @@ class Bus:
         """The published result of that id, if redis still has it."""
         await self.outbox.flushed()
         flag = f"result:{command.id}:flag"
-        if not await self.link.call_patiently("EXISTS", flag, limit_s=3.0):
+        if not await self.link.call_patiently("EXISTS", flag, limit_s=_PATIENCE_S):
             return None
-        data = await self.link.call_patiently("LINDEX", f"result:{command.id}", 0, limit_s=3.0)
+        data = await self.link.call_patiently("LINDEX", f"result:{command.id}", 0, limit_s=_PATIENCE_S)
         if data is None:
             raise NotFound(f"the result of job {command.id!r} was taken")
         result = msgspec.json.decode(data, type=Result)

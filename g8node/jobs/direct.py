@@ -5,7 +5,6 @@ and `--text`, which answers with what the process printed instead of the result'
 arguments.
 """
 
-import uuid
 from typing import Any
 
 import msgspec
@@ -20,14 +19,17 @@ _OPTIONS = {"id": str, "queue": str, "max_time": int, "stream": bool, "text": bo
 
 
 def direct_command(spec: Spec, words: list[bytes], caller: Caller) -> tuple[Command, bool]:
-    """The command, and whether its output is wanted as text. InvalidArgument names the word."""
+    """The command (its id empty unless given), and whether its output is wanted as text.
+
+    InvalidArgument names the word that is wrong.
+    """
     options: dict[str, Any] = {}
     words = list(words)
     while words and words[0].startswith(b"--"):
         name, value = _option(words.pop(0))
         options[name] = value
     as_text = bool(options.pop("text", False))
-    id = options.pop("id", "") or str(uuid.uuid4())
+    id = options.pop("id", "")
     arguments = Raw(arguments_from_words(spec, words))
     return Command(id=id, command=spec.name, arguments=arguments, caller=caller, **options), as_text
 

@@ -44,12 +44,12 @@ python=/usr/bin/python3
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
 
 stamp=.venv/.requirements
-want=$( (cat requirements/dev.txt pyproject.toml; "$python" -V) | sha256sum | cut -c1-32)
+version=$("$python" -V)
+want=$( (cat requirements/dev.txt pyproject.toml && echo "$version $top") | sha256sum | cut -c1-32)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
-    say "Python environment (.venv, $("$python" -V))"
-    rm -rf .venv
-    "$python" -m venv .venv
-    .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
-    .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    say "Python environment (.venv, $version)"
+    [ "$(.venv/bin/python -V 2>/dev/null || true)" = "$version" ] || { rm -rf .venv && "$python" -m venv .venv; }
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     echo "$want" >"$stamp"
 fi

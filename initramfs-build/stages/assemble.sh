@@ -63,7 +63,7 @@ check_image() {
     in_root "$root" /usr/bin/python3 -I -c '
 import importlib, pkgutil, sys
 import aiohttp, cramjam, cryptography.hazmat.primitives.ciphers.aead, msgspec, pyfuse3, pyfuse3.asyncio
-import pyroute2, redis.asyncio, rocksdict, sqlite3, ssl, structlog, tomllib, uvloop
+import pyroute2, redis.asyncio, sqlite3, ssl, structlog, tomllib, uvloop
 import g8node
 pyfuse3.asyncio.enable()
 failed = []

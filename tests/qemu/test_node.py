@@ -3,12 +3,13 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
+from g8tools.up.cli import fetch
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
 from tests.support.vm import NodeVm, node
@@ -104,8 +105,10 @@ def test_container_serves_the_host_through_the_forwarded_port(vm: NodeVm, busybo
         ],
     }
     container = json.loads(vm.job("corex.create", arguments)["data"])
-    with urlopen(f"http://127.0.0.1:{vm.ports[80]}/", timeout=60) as page:
-        assert page.read() == f"{container}\n".encode()
+    deadline = time.monotonic() + 60
+    while (page := fetch(f"http://127.0.0.1:{vm.ports[80]}/")) != f"{container}\n":
+        assert time.monotonic() < deadline, page
+        time.sleep(0.2)
     vm.direct("corex.terminate", container=container)
     assert vm.direct("corex.list") == {}
 
@@ -138,7 +141,7 @@ def test_console_tells_the_phases_and_no_traceback(vm: NodeVm) -> None:
 @pytest.mark.parametrize("command", ["core.poweroff", "core.reboot"])
 def test_power_commands_end_the_machine(tmp_path: Path, command: str) -> None:
     with node(tmp_path) as booted:
-        assert booted.job(command, {})["state"] == "SUCCESS"
+        booted.gate.rpush("core:default", json.dumps({"id": "end", "command": command}))
         booted.vm.wait_end(60)
         console = booted.vm.console()
         assert "shutting down" in console

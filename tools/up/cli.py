@@ -1,13 +1,13 @@
 """`make up`: Hub, flist, node, container, page. `make down`: the end of them (blocking)."""
 
 import argparse
+import http.client
 import json
 import os
 import secrets
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any, Never
@@ -55,7 +55,7 @@ def fetch(url: str) -> str:
         with urllib.request.urlopen(url, timeout=5) as answer:
             text: str = answer.read(1 << 20).decode(errors="replace")
             return text
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):
         return ""
 
 

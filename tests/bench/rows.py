@@ -2,10 +2,13 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.bench.host import machine
 
 Better = Literal["higher", "lower"]
 PAIRS = 5
@@ -32,7 +35,7 @@ class Row:
 
 def single(name: str, unit: str, better: Better, ours: float, **setup: Any) -> Row:
     """A figure without a peer."""
-    return Row(name, unit, better, ours, setup=setup)
+    return Row(name, unit, better, ours, setup=machine() | setup)
 
 
 def compare(
@@ -42,18 +45,15 @@ def compare(
     ours: Callable[[], float],
     peer: Callable[[], float],
     peer_name: str,
-    *,
-    pairs: int = PAIRS,
     **setup: Any,
 ) -> Row:
     """Median ratio over ABBA pairs, repeated up to three times while the spread is above 30 %."""
-    row = None
-    for _ in range(ATTEMPTS):
-        row = _attempt(name, unit, better, ours, peer, peer_name, pairs, setup)
-        if not row.noisy:
-            break
-    assert row is not None
-    return row
+    for attempt in range(1, ATTEMPTS + 1):
+        row = _attempt(name, unit, better, ours, peer, peer_name, PAIRS, machine() | setup)
+        if not row.noisy or attempt == ATTEMPTS:
+            return row
+        print(f"{name}: spread {row.spread}, again", file=sys.stderr, flush=True)
+    raise AssertionError("unreachable")
 
 
 def _attempt(

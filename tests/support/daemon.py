@@ -94,7 +94,7 @@ class Daemon:
 def daemon(folder: Path, config: str = "", env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
     """Start the agent, wait until it is ready, and end it however the test went."""
     root, password, port = folder / "root", secrets.token_urlsafe(12), free_port()
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     (folder / "password").write_text(password)
     (folder / "g8node.toml").write_text(
         f'[gate]\nlisten = "127.0.0.1:{port}"\npassword_file = "{folder}/password"\n{config}'

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never
 
 import redis
@@ -19,14 +20,23 @@ from g8tools.up.vm import Machine, Vm, VmError, end_process, free_port, kvm_work
 
 TOP = demo.TOP
 BUILD = TOP / "build"
-FOLDER = BUILD / "up"
-STATE = BUILD / "up.json"
 
 # Where a QEMU guest with user networking finds the host's loopback.
 _HOST_FROM_GUEST = "10.0.2.2"
 _BOOT_S = 300.0
 _PAGE_S = 180.0
 _HUB_S = 30.0
+
+
+class Place:
+    """Where a run keeps its files: `build` for people, a folder of their own for tests."""
+
+    def __init__(self, base: Path) -> None:
+        self.folder = base / "up"
+        self.state = base / "up.json"
+        self.hub = base / "hub"
+        self.token = self.folder / "hub-token"
+        self.console = self.folder / "console.log"
 
 
 class Failed(Exception):
@@ -59,17 +69,16 @@ def fetch(url: str) -> str:
         return ""
 
 
-def start_hub(token: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A Hub on loopback; its data stay in build/hub, so a second run finds the flist there."""
+def start_hub(place: Place, token: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A Hub on loopback; its data stay, so a second run finds the flist there."""
     port = free_port(15555)
-    token_file = FOLDER / "hub-token"
-    token_file.touch(mode=0o600)
-    token_file.write_text(f"{token}:{demo.REPOSITORY}\n")
-    with (FOLDER / "hub.log").open("wb") as log:
+    place.token.touch(mode=0o600)
+    place.token.write_text(f"{token}:{demo.REPOSITORY}\n")
+    with (place.folder / "hub.log").open("wb") as log:
         hub = subprocess.Popen(
             [
-                sys.executable, "-m", "g8tools.hub", "--data", str(BUILD / "hub"),
-                "--listen", f"127.0.0.1:{port}", "--token-file", str(token_file),
+                sys.executable, "-m", "g8tools.hub", "--data", str(place.hub),
+                "--listen", f"127.0.0.1:{port}", "--token-file", str(place.token),
             ],
             cwd=TOP, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
@@ -78,7 +87,7 @@ def start_hub(token: str) -> tuple[subprocess.Popen[bytes], str]:
     return hub, url
 
 
-def publish(hub_url: str) -> str:
+def publish(place: Place, hub_url: str) -> str:
     """The demonstration flist's path on the Hub; packed and pushed unless it is there."""
     archive = demo.tarball(say)
     name = archive.stem
@@ -87,11 +96,11 @@ def publish(hub_url: str) -> str:
         say(f"flist {path} is on the Hub already")
         return path
     say("packing the tree as an flist and pushing what the Hub lacks")
-    flist, chunks = FOLDER / f"{name}.flist", FOLDER / "chunks"
+    flist, chunks = place.folder / f"{name}.flist", place.folder / "chunks"
     g8("flist", "pack", str(archive), str(flist), "--store", str(chunks))
     g8(
         "hub", "push", str(flist), "--chunks", str(chunks), "--hub", hub_url, "--repo", demo.REPOSITORY,
-        "--name", name, "--token-file", str(FOLDER / "hub-token"),
+        "--name", name, "--token-file", str(place.token),
     )  # fmt: skip
     return path
 
@@ -103,7 +112,7 @@ def g8(*argv: str) -> None:
         raise Failed(f"g8 {' '.join(argv[:2])} failed with {done.returncode}")
 
 
-def boot(password: str) -> tuple[Vm, int, int]:
+def boot(place: Place, password: str) -> tuple[Vm, int, int]:
     """The node; returns it with the host ports of its gate and of its port 80."""
     gate, web = free_port(16379), free_port(18080)
     kernel = BUILD / "vmlinuz"
@@ -116,7 +125,7 @@ def boot(password: str) -> tuple[Vm, int, int]:
         forwards={6379: gate, 80: web},
         secrets={"password": password},
     )
-    vm = Vm(FOLDER, machine)
+    vm = Vm(place.folder, machine)
     vm.start()
     vm.wait_for("g8node ready", _BOOT_S)
     return vm, gate, web
@@ -140,18 +149,18 @@ def create(gate: redis.Redis, flist_url: str) -> int:
     return int(json.loads(ask(gate, "corex.create", json.dumps(arguments))))
 
 
-def start() -> None:
-    """Everything, in order; leaves build/up.json."""
-    if STATE.exists():
-        stop()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    hub, hub_url = start_hub(secrets.token_urlsafe(24))
+def start(place: Place) -> None:
+    """Everything, in order; leaves the state file."""
+    if place.state.exists():
+        stop(place)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    hub, hub_url = start_hub(place, secrets.token_urlsafe(24))
     pids = {"hub": hub.pid}
     try:
         say(f"Hub answers on {hub_url}")
-        flist = publish(hub_url)
+        flist = publish(place, hub_url)
         password = secrets.token_urlsafe(12)
-        vm, gate_port, web_port = boot(password)
+        vm, gate_port, web_port = boot(place, password)
         pids["qemu"] = vm.pid
         gate = redis.Redis(port=gate_port, password=password, socket_timeout=120, protocol=2)
         say(f"the node answers: {ask(gate, 'core.ping').decode()}")
@@ -174,22 +183,21 @@ def start() -> None:
         "container_id": container,
         "pids": pids,
     }
-    write_state(state)
-    print_next(state)
+    write_state(place, state)
+    print_next(place, state)
 
 
-def write_state(state: dict[str, Any]) -> None:
+def write_state(place: Place, state: dict[str, Any]) -> None:
     """It holds the password: for the owner's eyes, and his who called sudo."""
-    STATE.touch(mode=0o600)
-    STATE.write_text(json.dumps(state, indent=1) + "\n")
+    place.state.touch(mode=0o600)
+    place.state.write_text(json.dumps(state, indent=1) + "\n")
     if "SUDO_UID" in os.environ:
-        os.chown(STATE, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
+        os.chown(place.state, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
 
 
-def print_next(state: dict[str, Any]) -> None:
+def print_next(place: Place, state: dict[str, Any]) -> None:
     """How to go on."""
     cli = f"redis-cli -p {state['gate_port']} -a {state['password']} --no-auth-warning"
-    console = (FOLDER / "console.log").relative_to(TOP)
     print(f"""
 The node runs. Try:
   {cli} core.ping
@@ -199,7 +207,7 @@ The node runs. Try:
   .venv/bin/g8 container list
   .venv/bin/g8 container exec {state["container_id"]} -- nginx -v
   curl {state["web_url"]}
-Its console is {console}, the Hub's page {state["hub_url"]}/
+Its console is {place.console}, the Hub's page {state["hub_url"]}/
   make down
 stops it all.""")
 
@@ -207,25 +215,27 @@ stops it all.""")
 _PROGRAMS = {"hub": "g8tools.hub", "qemu": "qemu-system"}
 
 
-def stop() -> None:
+def stop(place: Place) -> None:
     """End what `start` started."""
-    if not STATE.exists():
-        print("nothing runs (no build/up.json)")
+    if not place.state.exists():
+        print(f"nothing runs (no {place.state})")
         return
-    state = json.loads(STATE.read_text())
+    state = json.loads(place.state.read_text())
     for name, pid in reversed(state["pids"].items()):
         ended = end_process(pid, _PROGRAMS[name])
         print(f"{name} {'stopped' if ended else 'was not running'}")
-    STATE.unlink()
+    place.state.unlink()
 
 
 def run() -> Never:
     """Exit codes: 0, 100 wrong use, 111 when a part fails."""
     parser = argparse.ArgumentParser(prog="g8tools.up", description=__doc__)
     parser.add_argument("action", choices=["start", "stop"])
-    action = parser.parse_args().action
+    parser.add_argument("--base", type=Path, default=BUILD, help="folder of its files")
+    options = parser.parse_args()
+    place = Place(options.base.absolute())
     try:
-        start() if action == "start" else stop()
+        start(place) if options.action == "start" else stop(place)
     except (Failed, VmError, RuntimeError, OSError, redis.RedisError) as error:
         print(f"make up: {error}", file=sys.stderr)
         raise SystemExit(111) from error

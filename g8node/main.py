@@ -9,9 +9,10 @@ import signal
 import socket
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Never
+from typing import Any, Never
 
 import uvloop
 
@@ -51,6 +52,7 @@ _GRACE_S = 10.0
 _ONLINE_S = 15.0
 _NOFILE = 65536
 _M_ARENA_MAX = -8
+_RELEASE = "/etc/g8node-release"
 
 
 class Core0:
@@ -68,7 +70,7 @@ class Core0:
             supervisor=Supervisor(),
             watchdog=Watchdog(),
             power=Power(),
-            inventory=Inventory(version=__version__),
+            inventory=_inventory(),
         )
         self.registry = Registry(EARLY, complete=False)
         self.jobs = Manager(self.node, self.registry, environ=ENVIRON)
@@ -158,6 +160,14 @@ class Core0:
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
         node.watchdog.stop()
+
+
+def _inventory() -> Inventory:
+    """With the revision that the image was built from, if this is one."""
+    release: dict[str, Any] = {}
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError), open(_RELEASE, "rb") as file:
+        release = tomllib.load(file)
+    return Inventory(version=__version__, **release)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ fill_node_layer() {
     # Where Debian's busybox looks when udhcpc is called without -s.
     ln -s /usr/share/udhcpc/default.script "$tree/etc/udhcpc/default.script"
     install -m 644 "$init/g8node.toml" "$tree/etc/g8node.toml"
+    revision >"$tree/etc/g8node-release"
     local file
     for file in passwd group hosts nsswitch.conf; do install -m 644 "$init/etc/$file" "$tree/etc/$file"; done
     if [ -d "$init/startup" ]; then
@@ -43,6 +44,14 @@ fill_node_layer() {
     rm -rf "$site"
     mv "$work/compile/usr/lib/python3/dist-packages" "$site"
     rm -rf "$work/compile"
+}
+
+# What core.ping and info.version tell: the commit, and whether the sources differ from it.
+revision() {
+    local git=(git -c safe.directory="$top" -C "$top") commit dirty=false
+    commit=$("${git[@]}" rev-parse --short=10 HEAD 2>/dev/null) || commit=unknown
+    [ "$commit" = unknown ] || "${git[@]}" diff --quiet HEAD -- g8node systemd-free-init || dirty=true
+    printf 'revision = "%s"\ndirty = %s\n' "$commit" "$dirty"
 }
 
 # merge INTO TREE... : one tree made of hard links (copies, where the cache lies on another file system).

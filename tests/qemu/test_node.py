@@ -12,7 +12,7 @@ import pytest
 from g8tools.up.cli import fetch
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
-from tests.support.vm import NodeVm, node
+from tests.support.vm import TOP, NodeVm, node
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
 
@@ -77,6 +77,13 @@ def test_network_came_by_dhcp(vm: NodeVm) -> None:
     assert "10.0.2.15/24" in done["streams"][0]
     assert "default via 10.0.2.2" in done["streams"][0]
     assert "nameserver 10.0.2.3" in done["streams"][0]
+
+
+def test_version_is_the_commit_of_the_sources(vm: NodeVm) -> None:
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=10", "HEAD"], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    assert vm.direct("info.version")["revision"] == head.stdout.strip()
 
 
 def test_info_commands_describe_the_machine(vm: NodeVm) -> None:

@@ -82,12 +82,16 @@ class Core0:
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
         self.node.watchdog.start()
-        self.node.reaper.install()
-        self._take_signals()
-        await run_phases(self._phases())
-        log.info(f"g8node ready: {__version__} on {socket.gethostname()}, {time.monotonic():.1f}s of uptime")
-        mode = await self.node.power.requested()
-        await self._stop()
+        try:
+            self.node.reaper.install()
+            self._take_signals()
+            await run_phases(self._phases())
+            name, uptime_s = socket.gethostname(), time.monotonic()
+            log.info(f"g8node ready: {__version__} on {name}, {uptime_s:.1f}s of uptime")
+            mode = await self.node.power.requested()
+            await self._stop()
+        finally:
+            self.node.watchdog.stop()
         return mode
 
     def _phases(self) -> list[Phase]:
@@ -159,7 +163,6 @@ class Core0:
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
-        node.watchdog.stop()
 
 
 def _inventory() -> Inventory:

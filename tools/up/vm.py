@@ -15,7 +15,10 @@ _PROBE_S = 15.0
 
 # QEMU 7.2 translates cmpxchg16b wrongly under load (flags overwritten, the kernel's allocator then crashes at
 # random, in two of three boots on a busy machine); without the instruction the kernel takes a lock instead.
-_TCG_CPU = "qemu64,-cx16"
+# With rdrand the kernel has its random numbers before the second processor starts; without, it rewrites its
+# code for that while /init runs, and a processor of QEMU's that meets the rewriting at a bad moment ends in
+# "Oops: int3" (seen in get_random_u64).
+_TCG_CPU = "qemu64,-cx16,+rdrand"
 
 
 class VmError(Exception):

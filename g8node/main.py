@@ -47,7 +47,7 @@ EARLY = (core, bash, job, info, process)
 
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
-_FATAL_S = 30
+_PANIC = "/proc/sys/kernel/panic"
 _GRACE_S = 10.0
 _ONLINE_S = 15.0
 _NOFILE = 65536
@@ -206,7 +206,7 @@ def run_agent(config_file: str, root: str) -> Never:
 
 
 def run_init(config_file: str) -> Never:
-    """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots after 30 s, never panics."""
+    """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots, never panics."""
     mode: Mode = "reboot"
     try:
         os.environ.update(ENVIRON)
@@ -218,12 +218,23 @@ def run_init(config_file: str) -> Never:
             words = cmdline.parse(file.read())
         mode = _run(Core0(_read(config_file, words), Paths("/"), words, init=True))
     except BaseException as error:  # process 1 must not die, whatever it is
-        log.critical(f"fatal: {error}; reboot in {_FATAL_S} s", exc_info=error)
-        time.sleep(_FATAL_S)
+        delay_s = _panic_delay_s()
+        log.critical(f"fatal: {error}; reboot in {delay_s} s", exc_info=error)
+        time.sleep(delay_s)
     while True:
         with contextlib.suppress(OSError):
             machine.reboot(machine.POWER_OFF if mode == "poweroff" else machine.RESTART)
         time.sleep(1)
+
+
+def _panic_delay_s() -> int:
+    """How long the operator wants to read it: the kernel's panic=, which /init sets to 30 by default."""
+    try:
+        with open(_PANIC, encoding="ascii") as file:
+            delay_s = int(file.read())
+    except (OSError, ValueError):
+        return 30
+    return delay_s if delay_s >= 0 else 1
 
 
 def _read(config_file: str, words: list[tuple[str, str]]) -> Config:

@@ -1,0 +1,53 @@
+"""What a node does when it cannot start: it says so and restarts, and never panics."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from g8tools.up.vm import Machine, Vm
+from tests.support.vm import BOOT_S, BUILD
+
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
+
+
+def initrd_with(folder: Path, name: str, content: str, mode: int) -> Path:
+    """Our initramfs with one file replaced: a further archive, which the kernel unpacks over the others."""
+    tree = folder / "overlay"
+    path = tree / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    path.chmod(mode)
+    argv = "find . -mindepth 1 | cpio --quiet -o -H newc | zstd -q"
+    archive = subprocess.run(argv, shell=True, cwd=tree, capture_output=True, check=True).stdout
+    initrd = folder / "initrd"
+    initrd.write_bytes((BUILD / "initramfs.zst").read_bytes() + archive)
+    return initrd
+
+
+def test_fatal_start_error_is_told_and_reboots(tmp_path: Path) -> None:
+    initrd = initrd_with(
+        tmp_path, "usr/bin/redis-server", "#!/bin/sh\necho no redis today >&2\nexit 1\n", 0o755
+    )
+    vm = Vm(tmp_path / "vm", Machine(BUILD / "vmlinuz", initrd, append=("quiet",)))
+    vm.start()
+    try:
+        vm.wait_for("no redis today", BOOT_S)
+        vm.wait_for("fatal: ", BOOT_S)
+        vm.wait_end(90)
+        assert "reboot in 1 s" in vm.console()
+        assert "Kernel panic" not in vm.console()
+    finally:
+        vm.quit()
+
+
+def test_init_that_fails_is_told_and_reboots(tmp_path: Path) -> None:
+    initrd = initrd_with(tmp_path, "usr/bin/python3", "no program", 0o644)
+    vm = Vm(tmp_path / "vm", Machine(BUILD / "vmlinuz", initrd, append=("quiet",)))
+    vm.start()
+    try:
+        vm.wait_for("/init failed while starting core0", BOOT_S)
+        vm.wait_end(90)
+        assert "Kernel panic" not in vm.console()
+    finally:
+        vm.quit()

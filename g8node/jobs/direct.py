@@ -5,16 +5,18 @@ and `--text`, which answers with what the process printed instead of the result'
 arguments.
 """
 
+import re
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from g8node.errors import InvalidArgument
-from g8node.jobs.model import Caller, Command, Result
+from g8node.jobs.model import Caller, Command, Result, check_id
 from g8node.jobs.registry import Spec, arguments_from_words
 from g8node.wire.resp import Error, Reply
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _OPTIONS = {"id": str, "queue": str, "max_time": int, "stream": bool, "text": bool}
 
 
@@ -30,6 +32,7 @@ def direct_command(spec: Spec, words: list[bytes], caller: Caller) -> tuple[Comm
         options[name] = value
     as_text = bool(options.pop("text", False))
     id = options.pop("id", "")
+    check_id(id)
     arguments = Raw(arguments_from_words(spec, words))
     return Command(id=id, command=spec.name, arguments=arguments, caller=caller, **options), as_text
 
@@ -42,8 +45,8 @@ def _option(word: bytes) -> tuple[str, Any]:
     if kind is bool:
         return name, not equals or text == "true"
     if kind is int:
-        if not text.isdigit():
-            raise InvalidArgument(f"--{name}: expected a number, not {text[:40]!r}")
+        if not _NUMBER.fullmatch(text):
+            raise InvalidArgument(f"--{name}: expected a number of seconds, not {text[:40]!r}")
         return name, int(text)
     return name, text
 

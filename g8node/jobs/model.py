@@ -13,7 +13,9 @@ from g8node.errors import InvalidArgument
 State = Literal["SUCCESS", "ERROR", "TIMEOUT", "UNKNOWN_CMD", "KILLED", "DUPILICATE_ID"]
 RoleName = Literal["reader", "operator", "admin"]
 
-_UPPER_KEY = re.compile(rb'"[^"\\]*[A-Z][^"\\]*"\s*:')
+# One way only to match a string, else a megabyte of capitals takes hours.
+_UPPER_KEY = re.compile(rb'"[^"\\A-Z]*[A-Z][^"\\]*"\s*:')
+_FLAG_SUFFIX = ":flag"
 
 
 class Level(IntEnum):
@@ -146,6 +148,7 @@ def decode_command(data: bytes) -> Command:
         raise InvalidArgument(f"command is no valid JSON: {error}") from error
     if not wire.id:
         raise InvalidArgument("command without id: expected a non-empty string")
+    check_id(wire.id)
     arguments = wire.arguments
     return Command(
         wire.id,
@@ -161,6 +164,12 @@ def decode_command(data: bytes) -> Command:
         wire.log_levels,
         wire.caller,
     )
+
+
+def check_id(id: str) -> None:
+    """Refuse an id whose result would have the key of another job's flag."""
+    if id.endswith(_FLAG_SUFFIX):
+        raise InvalidArgument(f"id: expected one that does not end in {_FLAG_SUFFIX!r}")
 
 
 def _folded(data: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
@@ -17,6 +18,9 @@ AUTH_S: Final = 30.0
 """How long a client may stay without AUTH."""
 
 _BUSY_BYTES = 1 << 20  # more than this behind a request that is being served stays in the socket
+
+_TURN_S = 0.005
+"""A client with more requests at hand lets the others have their turn."""
 
 Handle = Callable[["Session", list[bytes]], Awaitable[Reply]]
 
@@ -103,8 +107,13 @@ class Session(asyncio.Protocol):
 
     async def _serve(self) -> None:
         assert self._transport is not None  # start() comes after connection_made
+        turn_ends = 0.0
         try:
             while not self.closing:
+                # What a request waits for may be there already, and then nothing below lets the loop go on.
+                if time.monotonic() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + _TURN_S
                 request = self._parser.next()
                 if request is None:
                     await self._wait_for_more()

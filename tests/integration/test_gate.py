@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,30 @@ async def test_gate_pipelined_requests_are_answered_in_order(stack: Stack) -> No
     requests = b"".join(b"ECHO %d\r\n" % number for number in range(2000))
     answer = await raw(stack, b'AUTH "%b"\r\n' % PASSWORD.encode() + requests + b"QUIT\r\n")
     assert answer.split(b"\r\n")[2:-2:2] == [b"%d" % number for number in range(2000)]
+
+
+async def test_gate_many_requests_at_once_leave_the_others_their_turn(stack: Stack) -> None:
+    count, gaps = 60_000, [0.0]
+
+    async def take_turns() -> None:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0)
+            gaps.append(time.monotonic() - start)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(stack))
+    turns = asyncio.create_task(take_turns())
+    try:
+        writer.write(f'AUTH "{PASSWORD}"\r\n'.encode() + b"PING\r\n" * count + b"QUIT\r\n")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b"+OK\r\n" + b"+PONG\r\n" * count + b"+OK\r\n"
+    finally:
+        turns.cancel()
+        writer.close()
+    assert max(gaps) < 0.15
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "-1", ""])
+async def test_gate_direct_option_of_no_number_is_refused(stack: Stack, number: str) -> None:
+    with pytest.raises(ResponseError, match="--max_time: expected a number"):
+        await stack.client().execute_command("core.ping", f"--max_time={number}")

@@ -1,6 +1,7 @@
 """Commands as clients write them."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -44,6 +45,20 @@ def test_command_bad_json_names_what_is_wrong(text: bytes, named: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         decode_command(text)
     assert named in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["I" * 4_000_000, '"I" ' * 500_000, '"I"' + " " * 2_000_000], ids=["one string", "many", "blanks"]
+)
+def test_command_with_many_capitals_is_decoded_in_linear_time(text: str) -> None:
+    start = time.process_time()
+    assert decoded(id="1", command="bash", arguments={"script": text}).command == "bash"
+    assert time.process_time() - start < 2
+
+
+def test_command_id_that_ends_like_a_flag_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="id: expected one that does not end in ':flag'"):
+        decoded(id="1:flag", command="core.ping")
 
 
 def test_command_listing_omits_zero_valued_fields() -> None:

@@ -153,6 +153,7 @@ def _sides(folder: Path, fill: Callable[[Path], None]) -> Iterator[Sides]:
             _squashfuse(folder, tree),
             _ext4(folder, tree),
             setup={
+                "ours_path": "lower layer of a container: EROFS over the agent's FUSE session",
                 "files": seen.partition(" ")[0],
                 "zstd_level": _LEVEL,
                 "squashfuse": package("squashfuse"),

@@ -86,7 +86,8 @@ class _Lines:
 
     def end(self) -> None:
         took_s = time.monotonic() - self._began
-        print(f"{self._what}: {self._done} of {self._total}{self._unit}, {took_s:.1f} s", file=sys.stderr)
+        total = f" of {self._total}" if self._total else ""
+        print(f"{self._what}: {self._done}{total}{self._unit}, {took_s:.1f} s", file=sys.stderr)
 
 
 class _Bar:

@@ -16,7 +16,7 @@ from typing import Any, Never
 import redis
 
 from g8tools.up import demo
-from g8tools.up.vm import Machine, Vm, VmError, end_process, free_port, kvm_works
+from g8tools.up.vm import Machine, Vm, VmError, best_accel, end_process, free_port
 
 TOP = demo.TOP
 BUILD = TOP / "build"
@@ -116,7 +116,7 @@ def boot(place: Place, password: str) -> tuple[Vm, int, int]:
     """The node; returns it with the host ports of its gate and of its port 80."""
     gate, web = free_port(16379), free_port(18080)
     kernel = BUILD / "vmlinuz"
-    accel = "kvm" if kvm_works(kernel) else "tcg,thread=multi"
+    accel = best_accel(kernel, place.folder / "accel")
     say(f"booting the node in QEMU ({accel})")
     machine = Machine(
         kernel,

@@ -44,9 +44,22 @@ def free_port(preferred: int = 0) -> int:
     """A TCP port on loopback that nobody listens on now; the preferred one when it is free."""
     for port in (preferred, 0):
         with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as who will listen there does
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise VmError("no free TCP port on 127.0.0.1")
+
+
+def best_accel(kernel: Path, cache: Path) -> str:
+    """`kvm` where it boots a guest, else `tcg,thread=multi`. The answer is kept in `cache` until a reboot."""
+    key = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {kernel.stat().st_size}"
+    with suppress(OSError, ValueError):
+        known, accel = cache.read_text().split("\n", 1)
+        if known == key:
+            return accel
+    accel = "kvm" if kvm_works(kernel) else "tcg,thread=multi"
+    cache.write_text(f"{key}\n{accel}")
+    return accel
 
 
 def kvm_works(kernel: Path) -> bool:

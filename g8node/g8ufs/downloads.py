@@ -35,7 +35,10 @@ _PIECE_BYTES: Final = 1 << 20
 
 def local_path(flist: str) -> str | None:
     """The path that a name means, None for an http URL. InvalidArgument for anything else."""
-    parts = urlsplit(flist)
+    try:
+        parts = urlsplit(flist)
+    except ValueError as error:
+        raise InvalidArgument(f"flist {flist!r} is no URL: {error}") from error
     if parts.scheme in ("http", "https"):
         if not parts.hostname:
             raise InvalidArgument(f"flist {flist!r}: the URL has no host")

@@ -4,6 +4,7 @@ Capabilities, masked and read-only paths and mounts are those that Podman gives;
 runtime-spec for the words. Everything here is a plain JSON value.
 """
 
+import posixpath
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ MASKED: Final = (
 READONLY: Final = (
     "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 )  # fmt: skip
+
+_NO_MOUNT_POINTS: Final = ("", "dev", "proc")  # no container would start or be entered
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9.-]{1,64}(?<!-)")
 _ENV_NAME = re.compile(r"[^=\0]+")
@@ -121,8 +124,11 @@ def mounts_host(spec: Spec) -> bool:
 
 
 def _validate_mount(source: str, target: str) -> None:
-    if not target.startswith("/") or not target.strip("/") or "\0" in target:
-        raise InvalidArgument(f"mount: expected an absolute path inside the container, got {target[:200]!r}")
+    place = posixpath.normpath(target).lstrip("/")
+    if not target.startswith("/") or "\0" in target or place in _NO_MOUNT_POINTS:
+        raise InvalidArgument(
+            f"mount: expected an absolute path inside, but not /, /dev or /proc, got {target[:200]!r}"
+        )
     if "\0" in source or not ("://" in source or source.startswith("/")):
         raise InvalidArgument(f"mount: expected an absolute host path or an flist URL, got {source[:200]!r}")
 

@@ -15,7 +15,10 @@ def open_store(url: str, *, token: str = "", retries: int = 3) -> Store:
 
     Ids are checked by whoever decodes the chunk (`ChunkRef.decode`); wrap in VerifiedStore otherwise.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidArgument(f"chunk store {url!r} is no URL: {error}") from error
     if parts.scheme in ("http", "https") and parts.netloc:
         return RetryingStore(LimitedStore(HttpStore(url, token=token)), attempts=retries)
     if parts.scheme == "dir" and not parts.netloc and parts.path.startswith("/"):

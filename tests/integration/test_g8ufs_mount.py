@@ -140,6 +140,7 @@ async def test_attach_names_what_is_wrong(node: Node) -> None:
         ("ftp://host/x.flist", InvalidArgument),
         ("x.flist", InvalidArgument),
         ("http:///x.flist", InvalidArgument),
+        ("http://[::1/x.flist", InvalidArgument),
         (f"{node.server.url}/absent.flist", NotFound),
         ("http://127.0.0.1:1/x.flist", Unavailable),
         (node.flist, InvalidArgument),  # a local flist without a store

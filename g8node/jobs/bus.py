@@ -8,6 +8,7 @@ seen yet. A duplicate (its flag exists, or the job is known here) is dropped: it
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 import uuid
@@ -32,6 +33,7 @@ _BATCH_BYTES: Final = 32 << 20
 _BLOCK_S: Final = 10
 _PATIENCE_S: Final = 5.0
 _KNOWN_MAX: Final = 20_000
+_SORTED_BYTES: Final = 64 << 10
 
 # What is pending, topped up from the queue to ARGV[1] entries or ARGV[2] bytes.
 _TAKE = f"""
@@ -254,9 +256,9 @@ def _owner(command: Command) -> str:
 
 
 def fingerprint(command: Command) -> bytes:
-    """Same for the same command with the same arguments, however the JSON is laid out."""
-    try:
-        arguments = msgspec.json.encode(msgspec.json.decode(command.arguments), order="deterministic")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        arguments = bytes(command.arguments)
+    """Same for the same command with the same arguments, however the JSON is laid out; large ones byte by byte."""
+    arguments = bytes(command.arguments)
+    if len(arguments) <= _SORTED_BYTES:  # sorting a million keys would hold up the loop
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            arguments = msgspec.json.encode(msgspec.json.decode(arguments), order="deterministic")
     return hashlib.blake2b(command.command.encode() + b"\0" + arguments, digest_size=16).digest()

@@ -16,6 +16,7 @@ RoleName = Literal["reader", "operator", "admin"]
 # One way only to match a string, else a megabyte of capitals takes hours.
 _UPPER_KEY = re.compile(rb'"[^"\\A-Z]*[A-Z][^"\\]*"\s*:')
 _FLAG_SUFFIX = ":flag"
+_ID_MAX = 4096  # ids of finished jobs are remembered by the thousand
 
 
 class Level(IntEnum):
@@ -167,7 +168,9 @@ def decode_command(data: bytes) -> Command:
 
 
 def check_id(id: str) -> None:
-    """Refuse an id whose result would have the key of another job's flag."""
+    """Refuse an id that is no name, or whose result would have the key of another job's flag."""
+    if len(id) > _ID_MAX:
+        raise InvalidArgument(f"id: expected at most {_ID_MAX} characters, got {len(id)}")
     if id.endswith(_FLAG_SUFFIX):
         raise InvalidArgument(f"id: expected one that does not end in {_FLAG_SUFFIX!r}")
 

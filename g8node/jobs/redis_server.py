@@ -5,9 +5,11 @@ page cache, so `kill -9` of redis loses nothing, and a reboot loses everything, 
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import time
 from typing import Final
 
@@ -49,7 +51,7 @@ class RedisServer:
     async def run(self) -> None:
         """Start it, and again whenever it dies: at once, with a back-off when it does not live long."""
         if not self._prepared:
-            await blocking.run("disk", _prepare, self._folder)
+            await blocking.run("disk", _prepare, self._folder, self._socket)
             self._prepared = True
         program = await blocking.run("disk", find_program, "redis-server", "/", _PATH)
         delay_s = _DELAY_S
@@ -118,7 +120,14 @@ class RedisServer:
             await child.wait()
 
 
-def _prepare(folder: str) -> None:
-    """A new life of the node begins empty."""
+def _prepare(folder: str, path: str) -> None:
+    """A new life of the node begins empty, also after one that was killed and left its server behind."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as leftover:
+        leftover.settimeout(_STOP_S)
+        leftover.connect(path)
+        leftover.sendall(b"SHUTDOWN NOSAVE\r\n")
+        leftover.recv(1)  # the end of the connection is its own
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # else a leftover that hangs would be taken for the new one
     shutil.rmtree(os.path.join(folder, "appendonlydir"), ignore_errors=True)
     os.makedirs(folder, mode=0o700, exist_ok=True)

@@ -61,6 +61,12 @@ def test_command_id_that_ends_like_a_flag_is_refused() -> None:
         decoded(id="1:flag", command="core.ping")
 
 
+def test_command_id_of_unreasonable_length_is_refused() -> None:
+    assert decoded(id="x" * 4096, command="core.ping").id == "x" * 4096
+    with pytest.raises(InvalidArgument, match="id: expected at most 4096 characters, got 4097"):
+        decoded(id="x" * 4097, command="core.ping")
+
+
 def test_command_listing_omits_zero_valued_fields() -> None:
     shown = decoded(id="1", command="bash", arguments={"script": "x"}, max_time=5).listed()
     assert set(shown) == {"id", "command", "arguments", "queue", "stream", "tags", "max_time"}

@@ -256,7 +256,7 @@ def _owner(command: Command) -> str:
 
 
 def fingerprint(command: Command) -> bytes:
-    """Same for the same command with the same arguments, however the JSON is laid out; large ones byte by byte."""
+    """Same for the same command with the same arguments, in any layout of the JSON (if that is not large)."""
     arguments = bytes(command.arguments)
     if len(arguments) <= _SORTED_BYTES:  # sorting a million keys would hold up the loop
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

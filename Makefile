@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 CACHE := $(or $(G8NODE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/g8node)
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+# root's pyc files stay out of a user's clone
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E PYTHONPYCACHEPREFIX=/var/cache/g8node-pyc)
 export G8NODE_CACHE := $(CACHE)
 
 .PHONY: help up down test check unit-313 bench soak fuzz image deps format clean

@@ -48,7 +48,8 @@ fill_node_layer() {
 
 # What core.ping and info.version tell: the commit, and whether the sources differ from it.
 revision() {
-    local git=(git -c safe.directory="$top" -C "$top") commit dirty=false
+    # Root must not rewrite the index of the user's clone.
+    local git=(env GIT_OPTIONAL_LOCKS=0 git -c safe.directory="$top" -C "$top") commit dirty=false
     commit=$("${git[@]}" rev-parse --short=10 HEAD 2>/dev/null) || commit=unknown
     [ "$commit" = unknown ] || "${git[@]}" diff --quiet HEAD -- g8node systemd-free-init || dirty=true
     printf 'revision = "%s"\ndirty = %s\n' "$commit" "$dirty"

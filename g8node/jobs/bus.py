@@ -153,7 +153,7 @@ class Bus:
                 complained = False
             except (Unavailable, Exhausted):  # what is in core:pending is taken again
                 await asyncio.sleep(RETRY_S)
-            except ReplyError as error:  # e.g. core:default is no list, or redis is still loading
+            except ReplyError as error:  # e.g. core:default is no list
                 if not complained:
                     log.error("commands cannot be read", error=str(error))
                 complained = True

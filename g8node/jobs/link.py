@@ -57,7 +57,7 @@ class _Connection(asyncio.Protocol):
         if future.done():
             return
         if isinstance(reply, ReplyError):
-            future.set_exception(reply)
+            future.set_exception(Unavailable(str(reply)) if reply.kind == "LOADING" else reply)
         else:
             future.set_result(reply)
 
@@ -94,7 +94,7 @@ class Link:
         return self._connection is not None and self._connection.is_open
 
     async def call(self, *args: Arg) -> Any:
-        """The reply; ReplyError when redis refuses, Unavailable without a connection.
+        """The reply; ReplyError when redis refuses, Unavailable without a connection or while redis loads.
 
         Unavailable may come after redis has run the command. Cancelling does not take the command back.
         """

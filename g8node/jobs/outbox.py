@@ -201,7 +201,7 @@ class Outbox:
             except Unavailable:
                 self._valve.open()
                 await asyncio.sleep(RETRY_S)
-            except ReplyError as error:  # out of memory, loading, its disk is full: later
+            except ReplyError as error:  # out of memory, its disk is full: later
                 if not complained:
                     log.error("redis refuses a write, which is kept and repeated", error=str(error))
                 complained = True

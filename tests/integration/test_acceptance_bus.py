@@ -1,13 +1,19 @@
 """What an operator or an attacker did to the bus of a real agent, and what must not come of it."""
 
+import asyncio
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from g8node.errors import Unavailable
 from g8node.jobs.bus import fingerprint
+from g8node.jobs.link import Link
 from g8node.jobs.model import Command
 from tests.support.daemon import daemon
 
@@ -35,6 +41,36 @@ def test_agent_after_a_killed_one_ends_its_redis_and_begins_empty(tmp_path: Path
         with second.gate() as gate:
             assert not gate.exists("result:before")
         assert second.job("core.ping")["state"] == "SUCCESS"
+
+
+@contextmanager
+def redis_server(path: str, *options: str) -> Iterator[None]:
+    argv = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", os.path.dirname(path)]
+    process = subprocess.Popen([*argv, "--appendonly", "yes", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def test_redis_that_still_loads_its_data_counts_as_away(tmp_path: Path) -> None:
+    path = str(tmp_path / "redis.sock")
+    link = Link(path)
+    with redis_server(path):
+        for number in range(2000):
+            assert await link.call_patiently("SET", f"key{number}", "x" * 100, limit_s=10) == b"OK"
+    with redis_server(path, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"):
+        why = ""
+        async with asyncio.timeout(10):
+            while "LOADING" not in why:
+                try:
+                    await link.call("PING")
+                except Unavailable as error:  # no socket yet, then what is expected
+                    why = str(error)
+                await asyncio.sleep(0.01)
+        assert await link.call_patiently("GET", "key1999", limit_s=20) == b"x" * 100
+    await link.close()
 
 
 def test_fingerprint_does_not_sort_megabytes_of_keys() -> None:

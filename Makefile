@@ -6,7 +6,7 @@ CACHE := $(or $(G8NODE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/g8node)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E PYTHONPYCACHEPREFIX=/var/cache/g8node-pyc)
 export G8NODE_CACHE := $(CACHE)
 
-.PHONY: help up down test check unit-313 bench soak fuzz image deps format clean
+.PHONY: help up down test check unit-313 bench soak fuzz image deps format docs clean
 
 help:
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +44,9 @@ deps:
 
 format: deps
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
+
+docs: deps ## docs/commands.md from the commands themselves
+	@$(PY) -m g8tools.docgen docs/commands.md
 
 clean: down
 	rm -rf build .venv *.egg-info

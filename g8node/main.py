@@ -132,8 +132,9 @@ class Core0:
         )
         await flists.start()
         await containers.open()
-        self.node.complete(flists, containers)
-        self.registry.add_module(modules.corex)
+        self.node.complete(flists, containers, files=modules.files.Files())
+        for module in modules.commands:
+            self.registry.add_module(module)
         self.registry.complete.set()
 
     async def _start_bus(self) -> None:
@@ -154,6 +155,7 @@ class Core0:
         log.info("shutting down")
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
+            await shutdown.step("files", node.files.close_all(), 5)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         await shutdown.step("bus", self.bus.close(), 5)
@@ -177,16 +179,23 @@ def _inventory() -> Inventory:
 class _Late:
     mounts: ModuleType
     containers: ModuleType
-    corex: ModuleType
+    files: ModuleType
+    commands: tuple[ModuleType, ...]
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
     from g8node.g8ufs import mounts
-    from g8node.jobs.commands import corex
-    from g8node.node import containers
+    from g8node.node import containers, files
 
-    return _Late(mounts, containers, corex)
+    return _Late(mounts, containers, files, late_commands())
+
+
+def late_commands() -> tuple[ModuleType, ...]:
+    """The command modules beside `EARLY`, in the order of their names."""
+    from g8node.jobs.commands import config, corex, filesystem, hardware, web
+
+    return config, corex, filesystem, hardware, web
 
 
 def run_agent(config_file: str, root: str) -> Never:

@@ -134,3 +134,11 @@ def mounts() -> list[MountEntry]:
     """What is mounted in this mount namespace, oldest first."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         return parse_mountinfo(table.read())
+
+
+@off_loop
+def disk_types() -> frozenset[str]:
+    """The file system types that lie on a block device (/proc/filesystems without "nodev")."""
+    with open("/proc/filesystems", encoding="ascii") as table:
+        pairs = (line.rstrip("\n").partition("\t") for line in table)
+        return frozenset(name for nodev, _, name in pairs if not nodev)

@@ -11,6 +11,7 @@ from g8node.node.power import Power
 if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need costs no boot time
     from g8node.g8ufs.mounts import Mounts
     from g8node.node.containers import Containers
+    from g8node.node.files import Files
     from g8node.node.inventory import Inventory
     from g8node.runtime.process import Reaper
     from g8node.runtime.supervise import Supervisor
@@ -30,11 +31,13 @@ class Node:
     inventory: "Inventory"
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
+    _files: "Files | None" = field(default=None, init=False)
 
-    def complete(self, flists: "Mounts", containers: "Containers") -> None:
+    def complete(self, flists: "Mounts", containers: "Containers", files: "Files | None" = None) -> None:
         """Called once, by main."""
         self._flists = flists
         self._containers = containers
+        self._files = files
 
     @property
     def is_complete(self) -> bool:
@@ -53,3 +56,10 @@ class Node:
         if self._containers is None:
             raise Unavailable("containers are not ready yet", hint="the node is starting")
         return self._containers
+
+    @property
+    def files(self) -> "Files":
+        """Unavailable while the node is starting."""
+        if self._files is None:
+            raise Unavailable("files are not ready yet", hint="the node is starting")
+        return self._files

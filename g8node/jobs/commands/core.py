@@ -1,12 +1,13 @@
 """core.*: the node itself (async)."""
 
+import inspect
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from g8node.errors import Conflict, NotFound
+from g8node.jobs import kinds
 from g8node.jobs.job import Job
 from g8node.jobs.model import Level, Message
 from g8node.jobs.outcome import Outcome
@@ -72,27 +73,19 @@ class HelpArgs(Struct, frozen=True):
 
 @command("core.help", base=True, role="reader")
 def help_(ctx: Context, args: HelpArgs) -> list[dict[str, Any]]:
-    """The commands there are, or one of them: arguments with type and default."""
+    """The commands there are, or one of them: role, arguments with kind and default."""
     registry = ctx.jobs.registry
     names = [args.command] if args.command else registry.names()
     return [_described(registry.get(name)) for name in names]
 
 
 def _described(spec: Spec) -> dict[str, Any]:
-    fields = msgspec.structs.fields(spec.arguments) if spec.arguments is not None else ()
     return {
         "command": spec.name,
-        "text": (spec.handler.__doc__ or "").partition("\n")[0],
+        "text": inspect.getdoc(spec.handler) or "",
         "role": spec.role.name.lower(),
         "base": spec.base,
-        "arguments": [
-            {
-                "name": field.encode_name,
-                "type": str(getattr(field.type, "__name__", field.type)),
-                "required": field.required,
-            }
-            for field in fields
-        ],
+        "arguments": kinds.described(spec.arguments),
     }
 
 

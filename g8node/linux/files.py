@@ -195,8 +195,9 @@ def walk(top: int, *, skip_errors: bool = False) -> Iterator[Step]:
                 os.close(opened)
                 raise OSError(errno.ELOOP, f"deeper than {_DEPTH_MAX} directories")
             else:
+                stack.append((opened, []))  # first of all: closed whatever happens next
+                stack[-1][1].extend(_names(opened))
                 yield folder, names[-1], "enter"
-                stack.append((opened, _names(opened)))
     finally:
         for folder, _ in stack[1:]:
             os.close(folder)

@@ -1,0 +1,73 @@
+"""Kinds of argument fields."""
+
+import json
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+from msgspec import Meta, Raw, Struct
+
+from g8node.errors import InvalidArgument
+from g8node.jobs import kinds
+from g8node.jobs.registry import decode_arguments
+from tests.support.badargs import bad, legal
+
+
+class Args(Struct):
+    path: kinds.Path
+    owner: kinds.Name
+    note: kinds.Text = ""
+    size: Annotated[int, Meta(ge=1, lt=10, description="how many")] = 1
+    mode: Literal["r", "w"] = "r"
+    tags: list[str] | None = None
+    sizes: dict[str, int] = msgspec.field(default_factory=dict)
+    either: int | str = 0
+    raw: Raw = Raw(b"1")
+
+
+def test_every_field_says_what_is_legal() -> None:
+    assert {row["name"]: row["kind"] for row in kinds.described(Args)} == {
+        "path": "path",
+        "owner": "name",
+        "note": "text",
+        "size": "int 1..9",
+        "mode": "one of r, w",
+        "tags": "list of text",
+        "sizes": "map of int",
+        "either": "int or text",
+        "raw": "json",
+    }
+
+
+def test_rows_have_default_and_text() -> None:
+    rows = {row["name"]: row for row in kinds.described(Args)}
+    assert rows["size"] == {
+        "name": "size",
+        "kind": "int 1..9",
+        "required": False,
+        "text": "how many",
+        "default": 1,
+    }
+    assert "default" not in rows["path"]
+    assert rows["path"]["required"] is True
+    assert rows["sizes"]["default"] == {}
+    assert kinds.described(None) == []
+
+
+class Checked(Struct):
+    path: kinds.Path
+    owner: kinds.Name
+    note: kinds.Text = ""
+    size: Annotated[int, Meta(ge=1, le=9)] = 1
+    mode: Literal["r", "w"] = "r"
+    flags: list[bool] = []
+
+
+def test_arguments_that_fit_are_taken() -> None:
+    assert isinstance(decode_arguments(msgspec.json.encode(legal(Checked)), Checked), Checked)
+
+
+@pytest.mark.parametrize("case", list(bad(Checked)), ids=lambda case: f"{case.field} {case.what}")
+def test_what_does_not_fit_is_refused_with_its_name(case: Any) -> None:
+    with pytest.raises(InvalidArgument, match=case.field):
+        decode_arguments(json.dumps(case.arguments).encode(), Checked)

@@ -1,0 +1,85 @@
+"""Open files of clients: number, idleness, order."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from g8node.errors import Exhausted, NotFound
+from g8node.node.files import Files
+from g8node.runtime import blocking
+
+
+def descriptors(path: Path) -> int:
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:
+            continue
+    return links.count(str(path))
+
+
+async def gone(path: Path) -> None:
+    async with asyncio.timeout(5):
+        while descriptors(path):  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.005)
+
+
+async def test_idle_handle_is_closed(tmp_path: Path) -> None:
+    files = Files(idle_s=0.02)
+    name = await files.open(str(tmp_path / "file"), "w", 0o644)
+    await gone(tmp_path / "file")
+    with pytest.raises(NotFound, match="fd"):
+        await files.write(name, b"late")
+    assert len(files) == 0
+
+
+async def test_use_renews_a_handle(tmp_path: Path) -> None:
+    files = Files(idle_s=0.06)
+    name = await files.open(str(tmp_path / "file"), "w", 0o644)
+    for _ in range(6):
+        await asyncio.sleep(0.02)
+        await files.write(name, b"x")
+    assert (tmp_path / "file").read_bytes() == b"xxxxxx"
+    await files.close_all()
+    assert descriptors(tmp_path / "file") == 0
+
+
+async def test_number_of_handles_is_bounded_while_they_open(tmp_path: Path) -> None:
+    files = Files(handles_max=3)
+    opening = [files.open(str(tmp_path / f"{n}"), "w", 0o644) for n in range(8)]
+    results = await asyncio.gather(*opening, return_exceptions=True)
+    assert sum(isinstance(each, Exhausted) for each in results) == 5
+    await files.close_all()
+    assert len(files) == 0
+
+
+async def test_writes_of_one_handle_keep_their_order(tmp_path: Path) -> None:
+    files = Files()
+    name = await files.open(str(tmp_path / "file"), "w", 0o644)
+    await asyncio.gather(*(files.write(name, bytes([n]) * 4096) for n in range(32)))
+    files.close(name)
+    await gone(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"".join(bytes([n]) * 4096 for n in range(32))
+
+
+async def test_cancelled_write_keeps_its_turn(tmp_path: Path) -> None:
+    """The descriptor is not closed, and so not used for another file, under a thread that is still at it."""
+    files = Files()
+    name = await files.open(str(tmp_path / "file"), "w", 0o644)
+    pipes = [os.pipe() for _ in range(blocking.SIZES["path"])]
+    held = [blocking.pool("path").submit(os.read, end, 1) for end, _ in pipes]
+    writing = asyncio.ensure_future(files.write(name, b"whole"))
+    await asyncio.sleep(0)
+    writing.cancel()
+    files.close(name)
+    assert descriptors(tmp_path / "file") == 1
+    for (end, other), read in zip(pipes, held, strict=True):
+        os.write(other, b"x")
+        assert read.result(5) == b"x"
+        os.close(other)
+        os.close(end)
+    await gone(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"whole"

@@ -83,7 +83,7 @@ def listing(path: str, entries_max: int) -> list[dict[str, Any]]:
     with os.scandir(path) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                seen = entry.stat(follow_symlinks=False)
+                seen = os.stat(entry.path, follow_symlinks=False)  # entry.stat() would keep the GIL
                 rows.append(
                     {
                         "name": os.fsencode(entry.name).decode("utf-8", "replace"),
@@ -171,36 +171,62 @@ def _change(folder: int, name: str, change: Callable[[str], None]) -> None:
         os.close(thing)
 
 
+class _Level:
+    """An open directory of a walk and the names in it that are still to come."""
+
+    def __init__(self, fd: int, name: str, *, skip_errors: bool) -> None:
+        self.fd = fd
+        self.name = name
+        self._skip_errors = skip_errors
+        try:
+            self._entries = os.scandir(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def next(self) -> str | None:
+        """None at the end."""
+        try:
+            entry = next(self._entries, None)
+        except OSError:
+            if not self._skip_errors:
+                raise
+            return None
+        return None if entry is None else entry.name
+
+    def close(self) -> None:
+        self._entries.close()
+        os.close(self.fd)
+
+
 def walk(top: int, *, skip_errors: bool = False) -> Iterator[Step]:
     """Everything below the open directory `top`, a directory's content between its "enter" and "leave".
 
-    Directories that are mount points, or that cannot be opened with skip_errors, are not entered.
+    Directories that are mount points, or that cannot be opened with skip_errors, are not entered. What has
+    been walked may be removed meanwhile.
     """
     mount = _mount_id(top)
-    stack: list[tuple[int, list[str]]] = [(top, _names(top))]
+    stack = [_Level(os.dup(top), "", skip_errors=skip_errors)]
     try:
         while stack:
-            folder, names = stack[-1]
-            if not names:
-                stack.pop()
+            level = stack[-1]
+            name = level.next()
+            if name is None:
+                stack.pop().close()
                 if stack:
-                    os.close(folder)
-                    yield stack[-1][0], stack[-1][1].pop(), "leave"
+                    yield stack[-1].fd, level.name, "leave"
                 continue
-            opened = _open_folder(folder, names[-1], mount, skip_errors=skip_errors)
+            opened = _open_folder(level.fd, name, mount, skip_errors=skip_errors)
             if opened is None:
-                name = names.pop()
-                yield folder, name, _kind(folder, name)
-            elif len(stack) > _DEPTH_MAX:
-                os.close(opened)
+                yield level.fd, name, _kind(level.fd, name)
+                continue
+            stack.append(_Level(opened, name, skip_errors=skip_errors))
+            if len(stack) > _DEPTH_MAX:
                 raise OSError(errno.ELOOP, f"deeper than {_DEPTH_MAX} directories")
-            else:
-                stack.append((opened, []))  # first of all: closed whatever happens next
-                stack[-1][1].extend(_names(opened))
-                yield folder, names[-1], "enter"
+            yield level.fd, name, "enter"
     finally:
-        for folder, _ in stack[1:]:
-            os.close(folder)
+        for level in stack:
+            level.close()
 
 
 def _kind(folder: int, name: str) -> Literal["other", "leave"]:
@@ -224,10 +250,6 @@ def _open_folder(folder: int, name: str, mount: str, *, skip_errors: bool) -> in
         os.close(opened)
         return None
     return opened
-
-
-def _names(folder: int) -> list[str]:
-    return os.listdir(folder)
 
 
 def _mount_id(fd: int) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon, daemon
+from tests.support.hub import hub
+from tests.support.images import busybox_tree, publish
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -213,6 +215,37 @@ def test_chown_needs_names_that_exist_and_follows_no_link(node: Daemon, tmp_path
 @pytest.mark.parametrize("path", ["/", "//", "/.", "/..", "/tmp/..", "/proc/self/root/.", "."])
 def test_root_is_not_removed(node: Daemon, path: str) -> None:
     assert code(node, "remove", path=path) == 400
+
+
+def test_what_is_mounted_inside_survives_a_remove(node: Daemon, tmp_path: Path) -> None:
+    """A folder that a container's root is mounted below must not take that root with it."""
+    script = f"mkdir -p {tmp_path}/top/m {tmp_path}/kept && touch {tmp_path}/kept/file {tmp_path}/top/x"
+    bind = f"mount --bind {tmp_path}/kept {tmp_path}/top/m"
+    assert node.job("bash", {"script": f"{script} && {bind}"})["state"] == "SUCCESS"
+    assert code(node, "remove", path=f"{tmp_path}/top") == 409
+    assert os.listdir(tmp_path / "kept") == ["file"]
+    node.job("bash", {"script": f"umount {tmp_path}/top/m"})
+    ask(node, "remove", path=f"{tmp_path}/top")
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_file_of_a_mounted_flist_is_read_through_our_own_fuse(node: Daemon, tmp_path: Path) -> None:
+    """What the loop itself serves: a call on the loop, or one that keeps the GIL, would never end."""
+    (tmp_path / "hub").mkdir()
+    with hub(tmp_path / "hub") as images:
+        tree = busybox_tree(tmp_path / "tree")
+        container = node.job("corex.create", {"root": publish(images, tree, "files"), "storage": images.url})
+        assert container["state"] == "SUCCESS", container
+        number = int(container["data"])
+        root = node.direct("corex.get", query=number)["container"]["root"]
+        below = [row["name"] for row in ask(node, "list", path=root)]
+        assert set(below) >= set(os.listdir(tree))
+        fd = opened(node, Path(root) / "bin/busybox", "r")
+        data = b"".join(iter(lambda: get(node, fd), b""))
+        ask(node, "close", fd=fd)
+        assert data == (tree / "bin/busybox").read_bytes()
+        ask(node, "chmod", path=f"{root}/bin", mode=0o700, recursive=True)
+        node.direct("corex.terminate", container=number)
 
 
 def test_relative_paths_begin_at_the_root(node: Daemon, tmp_path: Path) -> None:

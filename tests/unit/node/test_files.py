@@ -37,12 +37,16 @@ async def test_idle_handle_is_closed(tmp_path: Path) -> None:
 
 
 async def test_use_renews_a_handle(tmp_path: Path) -> None:
-    files = Files(idle_s=0.06)
-    name = await files.open(str(tmp_path / "file"), "w", 0o644)
-    for _ in range(6):
-        await asyncio.sleep(0.02)
-        await files.write(name, b"x")
-    assert (tmp_path / "file").read_bytes() == b"xxxxxx"
+    files = Files()
+    name = await files.open(str(tmp_path / "file"), "w+", 0o644)
+    for use in (files.write(name, b"x"), files.read(name)):
+        before = files._handles[name].expiry
+        await use
+        after = files._handles[name].expiry
+        assert before is not None
+        assert after is not None
+        assert before.cancelled()
+        assert not after.cancelled()
     await files.close_all()
     assert descriptors(tmp_path / "file") == 0
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from g8node.jobs import kinds
+from g8node.jobs import arguments
 from g8node.jobs.registry import Registry, Spec
 from g8node.main import EARLY, late_commands
 
@@ -38,7 +38,7 @@ def _command(spec: Spec) -> str:
     where = "host and containers" if spec.base else "host"
     text = inspect.getdoc(spec.handler) or ""
     lines = [f"### {spec.name}", "", text, "", f"Role {spec.role.name.lower()}; {where}.", ""]
-    rows = kinds.described(spec.arguments)
+    rows = arguments.described(spec.arguments)
     if rows:
         lines += ["| argument | kind | default | |", "|---|---|---|---|"]
         lines += [_row(row) for row in rows]

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec import inspect as shapes
 
-from g8node.jobs.kinds import kind, shapes_of
+from g8node.jobs.arguments import kind, shapes_of
 
 _LEGAL = {
     "path": "/nonexistent/g8node-test",
@@ -37,7 +37,7 @@ class Bad:
 
 
 def legal(arguments: type[Struct]) -> dict[str, Any]:
-    """Every field with a value that its declaration allows."""
+    """Every field with a value that its declaration allows: text by its kind, or `Meta(examples=...)`."""
     return {name: _legal(shape) for name, shape in shapes_of(arguments).items()}
 
 
@@ -68,7 +68,8 @@ def _legal(shape: shapes.Type) -> Any:
     if isinstance(plain, shapes.IntType):
         return plain.ge or 0
     if isinstance(plain, shapes.StrType):
-        return _LEGAL[kind(shape)]
+        examples = (getattr(shape, "extra_json_schema", None) or {}).get("examples")
+        return examples[0] if examples else _LEGAL[kind(shape)]
     empty: dict[type, Any] = {shapes.BoolType: False, shapes.ListType: [], shapes.DictType: {}}
     return empty[type(plain)]
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from g8node.errors import Conflict, NotFound
-from g8node.jobs import kinds
+from g8node.jobs import arguments
 from g8node.jobs.job import Job
 from g8node.jobs.model import Level, Message
 from g8node.jobs.outcome import Outcome
@@ -85,7 +85,7 @@ def _described(spec: Spec) -> dict[str, Any]:
         "text": inspect.getdoc(spec.handler) or "",
         "role": spec.role.name.lower(),
         "base": spec.base,
-        "arguments": kinds.described(spec.arguments),
+        "arguments": arguments.described(spec.arguments),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument
-from g8node.jobs.kinds import Name, Path
+from g8node.jobs.arguments import Name, Path
 from g8node.jobs.registry import Context, command
 
 BLOCK_CHARS_MAX: Final = 2 << 20

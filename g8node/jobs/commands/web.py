@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from g8node.jobs.kinds import Path
+from g8node.jobs.arguments import Path
 from g8node.jobs.registry import Context, command
 from g8node.node.download import download as fetch
 

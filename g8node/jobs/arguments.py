@@ -1,4 +1,4 @@
-"""Kinds of argument fields, and how they are told to a person (pure).
+"""Argument fields: their kinds, and how these are told to a person (pure).
 
 A struct of arguments says of each field what is legal by its annotation alone: `Path`, `Text`, a range of an
 int, a `Literal`. msgspec refuses everything else with the field's path; `described` is what `core.help` and

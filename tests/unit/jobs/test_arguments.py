@@ -8,15 +8,15 @@ import pytest
 from msgspec import Meta, Raw, Struct
 
 from g8node.errors import InvalidArgument
-from g8node.jobs import kinds
+from g8node.jobs import arguments
 from g8node.jobs.registry import decode_arguments
 from tests.support.badargs import bad, legal
 
 
 class Args(Struct):
-    path: kinds.Path
-    owner: kinds.Name
-    note: kinds.Text = ""
+    path: arguments.Path
+    owner: arguments.Name
+    note: arguments.Text = ""
     size: Annotated[int, Meta(ge=1, lt=10, description="how many")] = 1
     mode: Literal["r", "w"] = "r"
     tags: list[str] | None = None
@@ -26,7 +26,7 @@ class Args(Struct):
 
 
 def test_every_field_says_what_is_legal() -> None:
-    assert {row["name"]: row["kind"] for row in kinds.described(Args)} == {
+    assert {row["name"]: row["kind"] for row in arguments.described(Args)} == {
         "path": "path",
         "owner": "name",
         "note": "text",
@@ -40,7 +40,7 @@ def test_every_field_says_what_is_legal() -> None:
 
 
 def test_rows_have_default_and_text() -> None:
-    rows = {row["name"]: row for row in kinds.described(Args)}
+    rows = {row["name"]: row for row in arguments.described(Args)}
     assert rows["size"] == {
         "name": "size",
         "kind": "int 1..9",
@@ -51,13 +51,13 @@ def test_rows_have_default_and_text() -> None:
     assert "default" not in rows["path"]
     assert rows["path"]["required"] is True
     assert rows["sizes"]["default"] == {}
-    assert kinds.described(None) == []
+    assert arguments.described(None) == []
 
 
 class Checked(Struct):
-    path: kinds.Path
-    owner: kinds.Name
-    note: kinds.Text = ""
+    path: arguments.Path
+    owner: arguments.Name
+    note: arguments.Text = ""
     size: Annotated[int, Meta(ge=1, le=9)] = 1
     mode: Literal["r", "w"] = "r"
     flags: list[bool] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from g8node.jobs import arguments
+from g8node.jobs.commands.inside import DISPATCHED
 from g8node.jobs.registry import Registry, Spec
 from g8node.main import EARLY, late_commands
 
@@ -35,7 +36,7 @@ def page() -> str:
 
 
 def _command(spec: Spec) -> str:
-    where = "host and containers" if spec.base else "host"
+    where = "host and containers" if spec.name in DISPATCHED else "host"
     text = inspect.getdoc(spec.handler) or ""
     lines = [f"### {spec.name}", "", text, "", f"Role {spec.role.name.lower()}; {where}.", ""]
     rows = arguments.described(spec.arguments)

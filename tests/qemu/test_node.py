@@ -92,6 +92,41 @@ def test_info_commands_describe_the_machine(vm: NodeVm) -> None:
     assert 700e6 < vm.direct("info.mem")["total"] < 1.1e9
 
 
+def test_firmware_tables_are_read(vm: NodeVm) -> None:
+    result = vm.job("info.dmi", {"types": ["bios", "system"]})
+    assert result["state"] == "SUCCESS", result
+    sections = {section["typestr"]: section for section in json.loads(result["data"])["sections"]}
+    assert sections["BIOS"]["subsections"][0]["properties"]["Vendor"]["value"] == "SeaBIOS"
+    assert sections["System"]["subsections"][0]["properties"]["Manufacturer"]["value"] == "QEMU"
+
+
+def test_links_disks_and_ports_of_the_machine(vm: NodeVm) -> None:
+    nics = {row["name"]: row for row in json.loads(vm.job("info.nic", {})["data"])}
+    up = [row for name, row in nics.items() if name != "lo" and row["operstate"]]
+    assert "10.0.2.15/24" in [address["addr"] for row in up for address in row["addrs"]]
+    assert vm.job("info.disk", {})["state"] == "SUCCESS"
+    ports = json.loads(vm.job("info.port", {})["data"])
+    assert {"network": "tcp", "port": 6379, "ip": "0.0.0.0", "pid": 1} in ports
+
+
+def test_file_on_the_machine_is_written_read_and_given_away(vm: NodeVm) -> None:
+    def ask(name: str, **arguments: object) -> object:
+        result = vm.job(f"filesystem.{name}", arguments)
+        assert result["state"] == "SUCCESS", result
+        return json.loads(result["data"])
+
+    fd = ask("open", file="/tmp/g8node-test", mode="w+")
+    ask("write", fd=fd, block="aGVsbG8=")
+    ask("close", fd=fd)
+    ask("chown", path="/tmp/g8node-test", user="nobody", group="nogroup")
+    fd = ask("open", file="/tmp/g8node-test", mode="r")
+    assert ask("read", fd=fd) == "aGVsbG8="
+    ask("close", fd=fd)
+    assert vm.job("bash", {"script": "stat -c %U:%G /tmp/g8node-test"})["streams"][0] == "nobody:nogroup\n"
+    ask("remove", path="/tmp/g8node-test")
+    assert ask("exists", path="/tmp/g8node-test") is False
+
+
 def test_container_from_an_flist(vm: NodeVm, busybox: str) -> None:
     command = "/bin/sh -c 'hostname; head -c 3 /data/4; id -u'"
     arguments = {"root": busybox, "hostname": "box", "command": command}

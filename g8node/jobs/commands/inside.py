@@ -123,3 +123,6 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "process.list": _process_list,
     "process.kill": _process_kill,
 }
+
+DISPATCHED: Final = _PROGRAMS | _AS_ON_HOST | _ANSWERS.keys()
+"""What containers answer."""

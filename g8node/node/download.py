@@ -4,16 +4,19 @@ The file appears whole or not at all: it is written beside the destination and r
 first use, in a thread: it would stop the loop for longer than the watchdog allows.
 """
 
+import asyncio
 import contextlib
 import errno
 import importlib
 import os
 import secrets
 import stat
+import threading
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from g8node.errors import InvalidArgument, NodeError, NotFound, PermissionDenied, Unavailable
+from g8node.linux.files import write_all
 from g8node.linux.guard import off_loop
 from g8node.node.files import absolute, on_path
 from g8node.runtime import blocking
@@ -35,12 +38,13 @@ async def download(url: str, destination: str, size_max: int) -> None:
     """
     _check_url(url)
     path = absolute(destination)
-    partial: _Partial = await on_path("destination", destination, _Partial, path)
+    partial = _Partial(path)
     try:
+        await on_path("destination", destination, partial.open)
         await _fetch(url, destination, partial, size_max)
         await on_path("destination", destination, partial.commit)
     finally:
-        await blocking.run("path", partial.close)
+        await asyncio.shield(blocking.run("path", partial.close))
 
 
 def _check_url(url: str) -> None:
@@ -105,36 +109,58 @@ async def _save(
 
 
 class _Partial:
-    """The file until it is whole, in the destination's own folder; a link at the destination is followed."""
+    """The file until it is whole, in the destination's own folder; a link at the destination is followed.
+
+    `close` may come while a thread is at another call, or before `open` began (the job was cancelled): what comes
+    after it does nothing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._partial = ""
+        self._fd = -1
+        self._closed = False
+        self._lock = threading.Lock()
 
     @off_loop
-    def __init__(self, path: str) -> None:
-        self._path = os.path.realpath(path)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(self._path).st_mode):
-                raise OSError(errno.EINVAL, "there is something else than a file", path)
-        folder, name = os.path.split(self._path)
-        self._partial = f"{folder}/.{name[:200]}.{secrets.token_hex(6)}"
-        self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._committed = False
+    def open(self) -> None:
+        """OSError says what is wrong with the destination, before anything is fetched."""
+        with self._lock:
+            if self._closed:
+                return
+            self._path = os.path.realpath(self._path)
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.stat(self._path).st_mode):
+                    raise OSError(errno.EINVAL, "there is something else than a file", self._path)
+            folder, name = os.path.split(self._path)
+            partial = f"{folder}/.{name[:40]}.{secrets.token_hex(6)}"
+            self._fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._partial = partial
 
     @off_loop
     def write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._fd, left) :]
+        with self._lock:
+            if not self._closed:
+                write_all(self._fd, data)
 
     @off_loop
     def commit(self) -> None:
-        os.fchmod(self._fd, MODE)
-        os.fsync(self._fd)
-        os.rename(self._partial, self._path)
-        self._committed = True
+        with self._lock:
+            if not self._closed:
+                os.fchmod(self._fd, MODE)
+                os.fsync(self._fd)
+                os.rename(self._partial, self._path)
+                self._partial = ""
 
     @off_loop
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        if not self._committed:
+        """What was not committed is removed."""
+        with self._lock:
+            self._closed = True
             with contextlib.suppress(OSError):
-                os.unlink(self._partial)
+                if self._fd >= 0:
+                    os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(OSError):
+                if self._partial:
+                    os.unlink(self._partial)

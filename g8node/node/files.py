@@ -95,9 +95,13 @@ class _Handle:
 
 
 class Files:
-    """At most `handles_max` open files, each closed when `idle_s` pass without a read or write."""
+    """At most `handles_max` open files, each closed when `idle_s` pass without a read or write.
 
-    def __init__(self, *, handles_max: int = 256, idle_s: float = 300.0) -> None:
+    `downloads` is held by each transfer into a file; more of them wait.
+    """
+
+    def __init__(self, *, handles_max: int = 256, idle_s: float = 300.0, downloads_max: int = 32) -> None:
+        self.downloads = asyncio.Semaphore(downloads_max)
         self._handles_max = handles_max
         self._idle_s = idle_s
         self._handles: dict[str, _Handle] = {}
@@ -109,17 +113,29 @@ class Files:
 
     async def open(self, path: str, mode: str, perm: int) -> str:
         """The handle's name; `mode` as `linux.files.open_file` takes it."""
-        if len(self._handles) + self._opening >= self._handles_max:
+        if len(self._handles) + self._opening + len(self._closing) >= self._handles_max:
             raise Exhausted(f"file: {self._handles_max} files are open", hint="close some")
         self._opening += 1
+        opening = asyncio.ensure_future(self._open(path, mode, perm & 0o777))
         try:
-            fd = await on_path("file", path, files.open_file, absolute(path), mode, perm & 0o777)
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unwanted)
+            raise
+
+    async def _open(self, path: str, mode: str, perm: int) -> str:
+        try:
+            fd = await on_path("file", path, files.open_file, absolute(path), mode, perm)
             name = str(uuid.uuid4())
             self._handles[name] = _Handle(fd, path)
             self._renew(name)
         finally:
             self._opening -= 1
         return name
+
+    def _close_unwanted(self, opening: "asyncio.Future[str]") -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self.close(opening.result())
 
     async def read(self, name: str) -> bytes:
         """The next block, empty at the end of the file."""

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.support.daemon import Daemon, daemon
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 DATA = os.urandom(3 << 20)
+ENDED = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -44,6 +46,10 @@ class Handler(BaseHTTPRequestHandler):
     def status(self) -> None:
         self._answer(int(self.path.rpartition("/")[2]), ("Content-Length", "5"), body=b"sorry")
 
+    def endless(self) -> None:
+        self._answer(200, body=b"begin")
+        ENDED.wait(30)
+
     def once(self) -> None:
         self._answer(302, ("Location", "/file"), ("Content-Length", "0"))
 
@@ -62,6 +68,7 @@ def web() -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
+    ENDED.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -118,6 +125,15 @@ def test_size_is_bounded(node: Daemon, web: str, tmp_path: Path, path: str) -> N
 
 def test_answer_that_ends_early_leaves_nothing(node: Daemon, web: str, tmp_path: Path) -> None:
     assert failed(node, f"{web}/short", tmp_path / "old")[0] == 503
+
+
+def test_download_that_takes_too_long_leaves_nothing(node: Daemon, web: str, tmp_path: Path) -> None:
+    target = {"url": f"{web}/endless", "destination": f"{tmp_path}/target"}
+    assert node.job("web.download", target, max_time=1)["state"] == "TIMEOUT"
+    deadline = time.monotonic() + 5
+    while os.listdir(tmp_path):
+        assert time.monotonic() < deadline, os.listdir(tmp_path)
+        time.sleep(0.02)
 
 
 def test_redirects_are_bounded_and_stay_on_the_web(node: Daemon, web: str, tmp_path: Path) -> None:

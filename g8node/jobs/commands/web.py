@@ -28,5 +28,6 @@ class DownloadArgs(Struct, frozen=True):
 @command("web.download", role="admin")
 async def download(ctx: Context, args: DownloadArgs) -> str:
     """Fetch a file; it appears at the destination whole, mode 0660, or not at all."""
-    await fetch(args.url, args.destination, args.max_bytes)
+    async with ctx.node.files.downloads:
+        await fetch(args.url, args.destination, args.max_bytes)
     return args.destination

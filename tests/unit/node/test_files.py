@@ -87,3 +87,17 @@ async def test_cancelled_write_keeps_its_turn(tmp_path: Path) -> None:
         os.close(end)
     await gone(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+async def test_cancelled_open_leaves_no_descriptor(tmp_path: Path) -> None:
+    files = Files()
+    opening = asyncio.ensure_future(files.open(str(tmp_path / "file"), "w", 0o644))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    async with asyncio.timeout(5):
+        while not (tmp_path / "file").exists():  # noqa: ASYNC110 - the thread goes on
+            await asyncio.sleep(0.005)
+    await gone(tmp_path / "file")
+    assert len(files) == 0

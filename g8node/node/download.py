@@ -111,8 +111,8 @@ async def _save(
 class _Partial:
     """The file until it is whole, in the destination's own folder; a link at the destination is followed.
 
-    `close` may come while a thread is at another call, or before `open` began (the job was cancelled): what comes
-    after it does nothing.
+    `close` may come while a thread is at another call, or before `open` began (the job was cancelled): what
+    comes after it does nothing.
     """
 
     def __init__(self, path: str) -> None:

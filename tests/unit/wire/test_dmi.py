@@ -1,8 +1,6 @@
 """dmidecode's output as data."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from g8node.errors import InvalidArgument
 from g8node.wire import dmi
@@ -101,12 +99,3 @@ def test_keywords_and_numbers_become_types() -> None:
 def test_wrong_type_is_named(word: int | str) -> None:
     with pytest.raises(InvalidArgument, match=r"types\[1\]"):
         dmi.type_numbers(["bios", word])
-
-
-LINES = st.sampled_from([*SAMPLE.splitlines(), "", "\t", "\t\t\t:", ":", "Handle 0x1, DMI type 999, 0 bytes"])
-
-
-@given(st.lists(st.one_of(LINES, st.text(max_size=40)), max_size=60))
-def test_no_output_is_an_error(lines: list[str]) -> None:
-    for section in dmi.parse("\n".join(lines))["sections"]:
-        assert section.keys() == {"handleline", "typestr", "typenum", "subsections"}

@@ -29,11 +29,20 @@ fill_root_layer() {
     chmod 1777 "$tree/tmp"
     chmod 700 "$tree/root"
     ln -s ../run "$tree/var/run"
+    certificates "$raw" "$tree"
     mkdir "$tree/etc/ld.so.conf.d"
     printf '/usr/lib/x86_64-linux-gnu\n' >"$tree/etc/ld.so.conf"
     ldconfig -X -r "$tree"
     rm -rf "$tree/etc/ld.so.conf.d" "$tree/var/cache"
     pack "$tree" "$entry/layer.cpio.zst"
+}
+
+# The bundle that the package's maintainer script would make, where OpenSSL looks for it.
+certificates() {
+    local raw=$1 tree=$2
+    mkdir -p "$tree/etc/ssl/certs" "$tree/usr/lib/ssl"
+    cat "$raw"/usr/share/ca-certificates/mozilla/*.crt >"$tree/etc/ssl/certs/ca-certificates.crt"
+    ln -sfn /etc/ssl/certs/ca-certificates.crt "$tree/usr/lib/ssl/cert.pem"
 }
 
 keep() {

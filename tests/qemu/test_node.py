@@ -100,6 +100,12 @@ def test_firmware_tables_are_read(vm: NodeVm) -> None:
     assert sections["System"]["subsections"][0]["properties"]["Manufacturer"]["value"] == "QEMU"
 
 
+def test_certificate_authorities_are_there_for_https(vm: NodeVm) -> None:
+    script = "import ssl; print(len(ssl.create_default_context().get_ca_certs()))"
+    done = vm.job("core.system", {"name": "python3", "args": ["-c", script]})
+    assert int(done["streams"][0]) > 50
+
+
 def test_links_disks_and_ports_of_the_machine(vm: NodeVm) -> None:
     nics = {row["name"]: row for row in json.loads(vm.job("info.nic", {})["data"])}
     up = [row for name, row in nics.items() if name != "lo" and row["operstate"]]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ from g8node.boot import shutdown
 from g8node.boot.network import Network
 from g8node.boot.phases import Phase, run_phases
 from g8node.config import Config
-from g8node.errors import NodeError
+from g8node.errors import Conflict, NodeError
 from g8node.jobs.bus import Bus
 from g8node.jobs.commands import bash, core, info, job, process
 from g8node.jobs.gate import Gate
@@ -193,6 +194,7 @@ def run_agent(config_file: str, root: str) -> Never:
     """Serve below `root` until SIGTERM or SIGINT, then leave."""
     try:
         settings = _read(config_file, [])
+        lock = _lock(Paths(root))
         prepare_agent_namespace()
         _run(Core0(settings, Paths(root), [], init=False))
     except NodeError as error:
@@ -202,7 +204,19 @@ def run_agent(config_file: str, root: str) -> Never:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201
         os._exit(111)
     sys.stderr.flush()
+    os.close(lock)
     os._exit(0)  # a thread that hangs on a dead store must not keep an agent that has stopped
+
+
+def _lock(paths: Paths) -> int:
+    """One agent a root: two would end each other's redis. The lock goes with the process."""
+    os.makedirs(paths.run, exist_ok=True)
+    lock = os.open(f"{paths.run}/g8node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Conflict(f"{paths.root} is in use by another agent") from error
+    return lock
 
 
 def run_init(config_file: str) -> Never:

@@ -134,7 +134,13 @@ class Core0:
         await flists.start()
         await containers.open()
         self.node.complete(flists, containers)
-        self.registry.add_module(modules.corex)
+        self.node.add_hardware(
+            modules.links.Links(self.node.reaper),
+            modules.disks.Disks(self.node.reaper),
+            modules.btrfs.Btrfs(self.node.reaper),
+        )
+        for commands in modules.commands:
+            self.registry.add_module(commands)
         self.registry.complete.set()
 
     async def _start_bus(self) -> None:
@@ -178,16 +184,20 @@ def _inventory() -> Inventory:
 class _Late:
     mounts: ModuleType
     containers: ModuleType
-    corex: ModuleType
+    links: ModuleType
+    disks: ModuleType
+    btrfs: ModuleType
+    commands: tuple[ModuleType, ...]
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
     from g8node.g8ufs import mounts
-    from g8node.jobs.commands import corex
-    from g8node.node import containers
+    from g8node.jobs.commands import btrfs as btrfs_commands
+    from g8node.jobs.commands import corex, disk, ip
+    from g8node.node import btrfs, containers, disks, links
 
-    return _Late(mounts, containers, corex)
+    return _Late(mounts, containers, links, disks, btrfs, (corex, ip, disk, btrfs_commands))
 
 
 def run_agent(config_file: str, root: str) -> Never:

@@ -10,8 +10,11 @@ from g8node.node.power import Power
 
 if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need costs no boot time
     from g8node.g8ufs.mounts import Mounts
+    from g8node.node.btrfs import Btrfs
     from g8node.node.containers import Containers
+    from g8node.node.disks import Disks
     from g8node.node.inventory import Inventory
+    from g8node.node.links import Links
     from g8node.runtime.process import Reaper
     from g8node.runtime.supervise import Supervisor
     from g8node.runtime.watchdog import Watchdog
@@ -28,6 +31,9 @@ class Node:
     watchdog: "Watchdog"
     power: Power
     inventory: "Inventory"
+    links: "Links" = field(init=False)
+    disks: "Disks" = field(init=False)
+    btrfs: "Btrfs" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
 
@@ -35,6 +41,10 @@ class Node:
         """Called once, by main."""
         self._flists = flists
         self._containers = containers
+
+    def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
+        """Called once, by main, before the commands that need them are registered."""
+        self.links, self.disks, self.btrfs = links, disks, btrfs
 
     @property
     def is_complete(self) -> bool:

@@ -1,8 +1,8 @@
 """Links, addresses and routes through rtnetlink (blocking): the only importer of pyroute2.
 
 pyroute2 is imported by the first call, not at start: it costs a second of a slow machine. Each call has
-a socket of its own, so that calls of several threads never share one. Failures are OSError with the kernel's errno;
-a link that does not exist is ENODEV with its name.
+a socket of its own, so that calls of several threads never share one. Failures are OSError with the kernel's
+errno; a link that does not exist is ENODEV with its name.
 """
 
 import contextlib

@@ -27,7 +27,7 @@ class NodeVm:
         self.password = password
         self.ports = ports
 
-    def direct(self, name: str, **arguments: Any) -> Any:
+    def direct(self, name: str, /, **arguments: Any) -> Any:
         """A registered command name as the first word; its decoded JSON answer."""
         return json.loads(self.gate.execute_command(name, json.dumps(arguments)))
 

@@ -1,8 +1,10 @@
 """Block devices: what they are, whether they are in use, read-only marks, a seek probe (blocking)."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import random
 import stat
@@ -19,6 +21,7 @@ _SECTOR: Final = 512  # sysfs counts in these, whatever the drive's own sectors 
 _PROBE_BLOCK: Final = 4096
 _PROBE_READS: Final = 64
 _PROBE_S: Final = 3.0
+_BTRFS: Final = "/sys/fs/btrfs"
 _SSD_BELOW_US: Final = 1000
 
 
@@ -96,6 +99,18 @@ def in_use(path: str) -> bool:
             return True
         raise
     return False
+
+
+@off_loop
+def file_system_members(device: Device) -> set[str]:
+    """Names of the devices whose mounted file system the device is of: itself, and what its btrfs spans."""
+    name = device.name.replace("/", "!")
+    for folder in glob.glob(f"{_BTRFS}/*/devices"):
+        with contextlib.suppress(FileNotFoundError):
+            members = os.listdir(folder)
+            if name in members:
+                return {member.replace("!", "/") for member in members}
+    return {device.name}
 
 
 @off_loop

@@ -57,11 +57,15 @@ class Disks:
         rows = await self._lsblk("--exclude", "1,2")
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def described(row: Row) -> Row:
+        async def described(row: Row) -> Row | None:
             async with slots:
-                return await self._described(row)
+                try:
+                    return await self._described(row)
+                except NotFound:
+                    return None  # it was taken away meanwhile
 
-        return await asyncio.gather(*(described(row) for row in rows))
+        found = await asyncio.gather(*(described(row) for row in rows))
+        return [row for row in found if row is not None]
 
     async def info(self, name: str, part: str = "") -> Row:
         """One disk, or one of its partitions."""
@@ -223,7 +227,8 @@ class Disks:
         targets = [entry.target for entry in table if entry.target == source.rstrip("/")]
         if not targets:
             device = await blockdevices.resolve(source, "source")
-            targets = [entry.target for entry in table if await _names(entry.source, device)]
+            members = await blocking.run("disk", disk.file_system_members, device)
+            targets = [entry.target for entry in table if await _is_of(entry.source, members)]
         if not targets:
             raise NotFound(f"source: {source} is not mounted")
         try:
@@ -232,12 +237,12 @@ class Disks:
             raise _refusal("source", source, error) from error
 
 
-async def _names(source: str, device: Device) -> bool:
-    """Whether the source of a mount is that device."""
+async def _is_of(source: str, members: set[str]) -> bool:
+    """Whether the source of a mount, as the kernel names it, is one of the devices."""
     if not source.startswith("/dev/"):
         return False
     try:
-        return (await blocking.run("disk", disk.resolve, source)).number == device.number
+        return (await blocking.run("disk", disk.resolve, source)).name in members
     except OSError:
         return False
 

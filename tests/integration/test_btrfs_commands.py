@@ -82,6 +82,18 @@ def test_file_system_without_label_is_called_none(node: Daemon, loops: Loops) ->
     node.direct("btrfs.create", label="x", devices=[device], overwrite=True)
 
 
+def test_any_device_of_a_file_system_names_its_mount(node: Daemon, loops: Loops, tmp_path: Path) -> None:
+    devices = [loops.make(SIZE_MIB), loops.make(SIZE_MIB)]
+    node.direct("btrfs.create", label="two", devices=devices)
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for source in devices:
+        for named in devices:
+            node.direct("disk.mount", source=source, target=str(folder), options="")
+            node.direct("disk.umount", source=named)
+    assert refused(node, "disk.umount", source=devices[0])[0] == 404
+
+
 def test_devices_are_added_and_removed(node: Daemon, volume: str, loops: Loops) -> None:
     third = loops.make(SIZE_MIB)
     node.direct("btrfs.device_add", mountpoint=volume, devices=[third])

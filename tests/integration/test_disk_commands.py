@@ -235,6 +235,22 @@ def test_drive_commands_say_what_a_loop_device_cannot_tell(node: Daemon, disk: s
     assert refused(node, "disk.spindown", disk=disk, spindown=241)[0] == 400
 
 
+def test_absent_program_is_named(tmp_path: Path) -> None:
+    hide = 'for name in hdparm smartctl; do mount --bind /dev/null /usr/sbin/$name; done; exec "$@"'
+    prefix = ["unshare", "--mount", "/bin/sh", "-ec", hide, "sh"]
+    with daemon(tmp_path, prefix=prefix) as bare, Loops(tmp_path) as loops:
+        disk = loops.make(1)
+        for command, arguments in (
+            ("disk.isstandby", {"disk": disk}),
+            ("disk.spindown", {"disk": disk, "spindown": 0}),
+            ("disk.smartctl-info", {"device": disk}),
+            ("disk.smartctl-health", {"device": disk}),
+        ):
+            code, text = refused(bare, command, **arguments)
+            assert code == 503
+            assert "is not installed on this node" in text
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("disk.getinfo", {}, "disk"),
     ("disk.getinfo", {"disk": 5}, "disk"),

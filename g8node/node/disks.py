@@ -95,6 +95,9 @@ class Disks:
             found = await blockdevices.tags(self._reaper, paths)
             for row in rows:
                 _add_tags(row, found)
+                row["serial"] = row.get("serial") or await blocking.run(
+                    "disk", disk.serial_number, row["name"]
+                )
         return rows
 
     async def _described(self, row: Row) -> Row:

@@ -165,7 +165,7 @@ def _aligned() -> memoryview:
 
 @off_loop
 def serial_number(name: str) -> str | None:
-    """Of a SCSI or SATA disk: page 0x80 of its vital product data (SPC), 4 bytes of header before the text."""
+    """Of a SCSI or SATA disk: page 0x80 of its vital product data (SPC), text after 4 bytes of header."""
     try:
         with open(f"/sys/block/{name.replace('/', '!')}/device/vpd_pg80", "rb") as file:
             return file.read(260)[4:].decode("ascii", "replace").strip("\0 ") or None

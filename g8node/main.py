@@ -79,6 +79,7 @@ class Core0:
         self.bus = Bus(self.jobs, paths.redis_socket)
         self.gate = Gate(self.jobs, self.bus, settings.gate)
         self.network = Network(reaper, self.jobs)
+        self.statistics: Any = None  # boot.statistics.Statistics, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
@@ -102,6 +103,7 @@ class Core0:
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
+            Phase("statistics", self._start_statistics, required=False),
             Phase("resources", self._start_resources),
             Phase("bus", self._start_bus),
             *online,
@@ -116,6 +118,12 @@ class Core0:
     async def _start_redis(self) -> None:
         self.node.supervisor.start("redis", self.redis.run)
         await self.redis.ready()
+
+    async def _start_statistics(self) -> None:
+        """Loggers, statistics and their commands; before the first job of a service."""
+        module = await blocking.run("disk", _statistics_module)
+        self.statistics = module.Statistics(self.node, self.jobs, self.bus)
+        await self.statistics.start()
 
     async def _start_resources(self) -> None:
         modules = await blocking.run("disk", _late_modules)
@@ -166,6 +174,8 @@ class Core0:
         await shutdown.step("bus", self.bus.close(), 5)
         if node.is_complete:
             await shutdown.step("flists", node.flists.close(), 10)
+        if self.statistics is not None:
+            await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._init:
@@ -198,6 +208,13 @@ def _late_modules() -> _Late:
     from g8node.node import btrfs, containers, disks, links
 
     return _Late(mounts, containers, links, disks, btrfs, (corex, ip, disk, btrfs_commands))
+
+
+def _statistics_module() -> ModuleType:
+    """Imported as late as the others."""
+    from g8node.boot import statistics
+
+    return statistics
 
 
 def run_agent(config_file: str, root: str) -> Never:

@@ -106,7 +106,7 @@ def memory(meminfo: str = "/proc/meminfo") -> list[Reading]:
 @off_loop
 def disk_activity(diskstats: str = "/proc/diskstats") -> list[Reading]:
     """Operations and KiB of every block device and partition that was ever used."""
-    readings = []
+    readings: list[Reading] = []
     for line in _read(diskstats).splitlines():
         fields = line.split()
         id, reads, sectors_read, writes, sectors_written = (fields[n] for n in (2, 3, 5, 7, 9))
@@ -131,7 +131,7 @@ def disk_space(mounts: str = "/proc/self/mounts", *, beside: str = "") -> list[R
     A mount point can hang, so this belongs in the pool for such paths.
     """
     readings: list[Reading] = []
-    seen = set()
+    seen: set[str] = set()
     for line in _read(mounts).splitlines():
         device, point, kind = line.split()[:3]
         point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), point)
@@ -154,7 +154,7 @@ def disk_space(mounts: str = "/proc/self/mounts", *, beside: str = "") -> list[R
 
 @off_loop
 def network(table: str = "/proc/net/dev") -> list[Reading]:
-    """MiB and packets of every link that is hardware, a bridge, Open vSwitch's or a container's (`contm…`)."""
+    """MiB and packets of every link that is hardware, a bridge, Open vSwitch's or `contm…`."""
     readings: list[Reading] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for line in _read(table).splitlines()[2:]:

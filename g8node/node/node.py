@@ -13,8 +13,10 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.btrfs import Btrfs
     from g8node.node.containers import Containers
     from g8node.node.disks import Disks
+    from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
+    from g8node.node.stats import Stats
     from g8node.runtime.process import Reaper
     from g8node.runtime.supervise import Supervisor
     from g8node.runtime.watchdog import Watchdog
@@ -36,6 +38,8 @@ class Node:
     btrfs: "Btrfs" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
+    _stats: "Stats | None" = field(default=None, init=False)
+    _groups: "Groups | None" = field(default=None, init=False)
 
     def complete(self, flists: "Mounts", containers: "Containers") -> None:
         """Called once, by main."""
@@ -45,6 +49,11 @@ class Node:
     def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
         """Called once, by main, before the commands that need them are registered."""
         self.links, self.disks, self.btrfs = links, disks, btrfs
+
+    def measure(self, stats: "Stats", groups: "Groups") -> None:
+        """Called once, by main."""
+        self._stats = stats
+        self._groups = groups
 
     @property
     def is_complete(self) -> bool:
@@ -63,3 +72,17 @@ class Node:
         if self._containers is None:
             raise Unavailable("containers are not ready yet", hint="the node is starting")
         return self._containers
+
+    @property
+    def stats(self) -> "Stats":
+        """Unavailable while the node is starting."""
+        if self._stats is None:
+            raise Unavailable("statistics are not ready yet", hint="the node is starting")
+        return self._stats
+
+    @property
+    def groups(self) -> "Groups":
+        """Unavailable while the node is starting."""
+        if self._groups is None:
+            raise Unavailable("control groups are not ready yet", hint="the node is starting")
+        return self._groups

@@ -18,6 +18,9 @@ PERIODS_S: Final = (300, 3600)
 HISTORY: Final = 5
 IDLE_S: Final = 3600
 MAX_SERIES: Final = 4096
+CLOCK_SLACK_S: Final = 60
+"""A series whose last value is further in the future is from before the clock was set: it begins anew."""
+
 OWN_SERIES: Final = 4096
 """How many series the node's own monitor may have beyond what jobs may fill."""
 
@@ -158,6 +161,9 @@ class Aggregator:
         """
         name = (metric.key, metric.tags)
         series = self._series.get(name)
+        if series is not None and series.state.last_time > now + CLOCK_SLACK_S:
+            series = None
+            del self._series[name]
         if series is None:
             if len(self._series) >= self._max_series + (self._own_series if own else 0):
                 self.counters.refused += 1

@@ -132,3 +132,9 @@ def test_query_by_key_and_tags() -> None:
     assert set(aggregator.query("rx", {"id": "eth1"})) == {"rx/eth1"}
     assert set(aggregator.query(tags={"kind": "bridge", "id": "eth0"})) == {"rx/eth0"}
     assert aggregator.query("r") == {}
+
+
+def test_series_begins_anew_when_the_clock_was_set_back() -> None:
+    aggregator, _ = fed("A", [(T0 + 9000, 7.0), (T0, 1.0), (T0 + 1, 3.0)], 300)
+    (state,) = aggregator.query().values()
+    assert (state.last_time, state.current["300"].count, state.current["300"].avg) == (T0 + 1, 2, 2.0)

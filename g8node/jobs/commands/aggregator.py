@@ -1,0 +1,20 @@
+"""aggregator.*: statistics as they are aggregated now (async); spec core0-protocol 4.4 and 5.3."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from g8node.jobs.registry import Context, command
+
+
+class QueryArgs(Struct, frozen=True):
+    key: Annotated[str, Meta(description="exact name of the metric; none: all")] = ""
+    tags: Annotated[dict[str, str], Meta(max_length=16, description="all must match; id is a tag")] = {}
+
+
+@command("aggregator.query", role="reader")
+def query(ctx: Context, args: QueryArgs) -> dict[str, Any]:
+    """The states of the matching series, by `<metric>[/<id>]`."""
+    found = ctx.node.stats.query(args.key, args.tags)
+    return {name: msgspec.to_builtins(state) for name, state in found.items()}

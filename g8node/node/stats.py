@@ -53,7 +53,7 @@ class Stats:
         aggregator: Aggregator | None = None,
     ) -> None:
         """What is mounted below `run_folder` is not measured."""
-        self.aggregator = aggregator or Aggregator()
+        self.aggregator = Aggregator() if aggregator is None else aggregator
         self.counters = Counters()
         self.changed = asyncio.Event()
         self._period_s = period_s

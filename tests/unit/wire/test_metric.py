@@ -28,7 +28,8 @@ def test_metric_line_is_parsed(line: str, metric: Metric) -> None:
     "line",
     [
         "", "cpu", "cpu:1", "cpu|A", ":1|A", "cpu:|A", "cpu:1|", "cpu:1|X", "cpu:1|a", "cpu:nan|A",
-        "cpu:inf|A", "cpu:1e999|A", "cpu:-1e101|A", "cpu:0x10|A", "cpu:1_000|A", "cpu:\u0661|A", "c pu:1|A", "c\0:1|A",
+        "cpu:inf|A", "cpu:1e999|A", "cpu:-1e101|A", "cpu:0x10|A", "cpu:1_000|A", "cpu:\u0661|A", "c pu:1|A",
+        "c\0:1|A",
         "cpu:1|A|x", "cpu:1|A|=y", "cpu:1|A|x=1,x=2", "cpu:1|A|x=a\x1bb", "cpu:1|A|x=1,",
         "k" * 129 + ":1|A", "cpu:" + "1" * 65 + "|A", "cpu:1|A|x=" + "y" * 129,
         "cpu:1|A|" + ",".join(f"t{n}=1" for n in range(17)), "cpu:1|A|x=" + "y" * 2000,

@@ -176,6 +176,8 @@ class Stats:
 
     async def _watch_containers(self) -> None:
         for id, group in list(self._containers()):
+            if not group:
+                continue
             try:
                 used = await blocking.run("disk", cgroup.usage, group)
             except (OSError, ValueError, KeyError) as error:  # e.g. it has just gone

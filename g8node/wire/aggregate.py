@@ -21,6 +21,11 @@ MAX_SERIES: Final = 4096
 CLOCK_SLACK_S: Final = 60
 """A series whose last value is further in the future is from before the clock was set: it begins anew."""
 
+FULL_IDLE_S: Final = 300
+"""When there is no room, series without a value for that long give way, e.g. those of ended containers."""
+
+_SQUEEZE_S: Final = 10
+
 OWN_SERIES: Final = 4096
 """How many series the node's own monitor may have beyond what jobs may fill."""
 
@@ -144,6 +149,7 @@ class Aggregator:
         self._max_series = max_series
         self._own_series = own_series
         self._series: dict[tuple[str, Tags], Series] = {}
+        self._squeezed = 0
         self.counters = Counters()
 
     def __len__(self) -> int:
@@ -165,7 +171,7 @@ class Aggregator:
             series = None
             del self._series[name]
         if series is None:
-            if len(self._series) >= self._max_series + (self._own_series if own else 0):
+            if not self._has_room(now, self._max_series + (self._own_series if own else 0)):
                 self.counters.refused += 1
                 return None, []
             series = self._series[name] = self._begin(now, metric)
@@ -186,9 +192,15 @@ class Aggregator:
         )
         return Series(metric.key, metric.tags, state)
 
-    def expire(self, now: int) -> int:
-        """Forget the series without a value for IDLE_S; how many."""
-        idle = [name for name, series in self._series.items() if series.state.last_time < now - IDLE_S]
+    def _has_room(self, now: int, limit: int) -> bool:
+        if len(self._series) >= limit and abs(now - self._squeezed) >= _SQUEEZE_S:
+            self._squeezed = now
+            self.expire(now, FULL_IDLE_S)
+        return len(self._series) < limit
+
+    def expire(self, now: int, idle_s: int = IDLE_S) -> int:
+        """Forget the series without a value for idle_s; how many."""
+        idle = [name for name, series in self._series.items() if series.state.last_time < now - idle_s]
         for name in idle:
             del self._series[name]
         self.counters.expired += len(idle)

@@ -1,11 +1,15 @@
 """Control groups and statistics on a booted node, where version 2 is clean."""
 
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.hub import hub
+from tests.support.images import busybox_tree, publish
 from tests.support.vm import NodeVm, node
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
@@ -15,7 +19,7 @@ NO_LIMIT = 9223372036854771712
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
-    with node(tmp_path_factory.mktemp("vm")) as booted:
+    with node(tmp_path_factory.mktemp("vm"), append=["g8.stats.period_s=2"]) as booted:
         yield booted
 
 
@@ -130,8 +134,10 @@ def test_tasks_come_and_go(vm: NodeVm, box: str) -> None:
     group(vm, "remove")
     assert group(vm, "tasks", subsystem="cpuset") == [pid]
     group(vm, "remove", subsystem="cpuset")  # the last one: its member goes home
-    shown = vm.job("bash", {"script": f"cat /proc/{pid}/cgroup; ls /sys/fs/cgroup/g8-host | grep -c g-"})
-    assert shown["streams"][0] == "0::/\n0\n"
+    shown = vm.job(
+        "bash", {"script": f"sed s/^/in-/ /proc/{pid}/cgroup; ls /sys/fs/cgroup/g8-host | grep -c g-"}
+    )
+    assert shown["streams"][0] == "in-0::/\n0\n"  # 0:: at the beginning of a line would be a level
     vm.direct("job.kill", id="sleeper", signal=9)
 
 
@@ -164,3 +170,21 @@ def test_monitor_measures_the_machine(vm: NodeVm) -> None:
     nics = [state for name, state in found.items() if name.startswith("network.packets.rx/")]
     assert {"key": "kind", "value": "device"} in nics[0]["tags"]
     assert 0 <= found["machine.CPU.percent/0"]["last_value"] <= 100
+
+
+def test_containers_are_measured(vm: NodeVm, tmp_path: Path) -> None:
+    with hub(tmp_path) as running:
+        url = publish(running, busybox_tree(tmp_path / "tree"), "busybox").replace("127.0.0.1", "10.0.2.2")
+        container = json.loads(vm.job("corex.create", {"root": url})["data"])
+        script = "echo '10::inner:4|A|id=x'"
+        inner = {"id": "metric", "command": "bash", "arguments": {"script": script}}
+        vm.direct("corex.dispatch", container=container, command=inner)
+        vm.result("metric")
+        assert f"core-{container}.inner/x" in vm.direct("aggregator.query")
+        key = f"core-{container}.machine.memory.ram.used"
+        deadline = time.monotonic() + 30
+        while not (found := vm.direct("aggregator.query", key=key)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert 0 < found[key]["last_value"] < 100
+        vm.direct("corex.terminate", container=container)

@@ -138,3 +138,12 @@ def test_series_begins_anew_when_the_clock_was_set_back() -> None:
     aggregator, _ = fed("A", [(T0 + 9000, 7.0), (T0, 1.0), (T0 + 1, 3.0)], 300)
     (state,) = aggregator.query().values()
     assert (state.last_time, state.current["300"].count, state.current["300"].avg) == (T0 + 1, 2, 2.0)
+
+
+def test_series_without_values_give_way_when_there_is_no_room() -> None:
+    aggregator = Aggregator(max_series=2)
+    aggregator.feed(T0, Metric("old", 1.0, "A"))
+    aggregator.feed(T0 + 300, Metric("live", 1.0, "A"))
+    assert aggregator.feed(T0 + 300, Metric("new", 1.0, "A")) == (None, [])
+    assert aggregator.feed(T0 + 311, Metric("new", 1.0, "A"))[0] is not None
+    assert aggregator.query().keys() == {"live", "new"}

@@ -75,16 +75,12 @@ class Point(Struct, frozen=True):
 
 
 class Series(Struct):
-    """One series and its state."""
+    """One series and its state; `redis_key` is `state:<key>:<md5>`."""
 
     key: str
     tags: Tags
     state: State
-
-    @property
-    def redis_key(self) -> str:
-        """`state:<key>:<md5>`; the digest is of the tags as Go prints them."""
-        return f"state:{self.key}:{tags_digest(self.tags)}"
+    redis_key: str
 
     def feed(self, now: int, value: float) -> list[tuple[int, Point]]:
         """One more value; (period, point) for every period that this value ends."""
@@ -190,7 +186,7 @@ class Aggregator:
             current={name: Sample() for name in self._periods},
             history={name: [] for name in self._periods},
         )
-        return Series(metric.key, metric.tags, state)
+        return Series(metric.key, metric.tags, state, f"state:{metric.key}:{tags_digest(metric.tags)}")
 
     def _has_room(self, now: int, limit: int) -> bool:
         if len(self._series) >= limit and abs(now - self._squeezed) >= _SQUEEZE_S:

@@ -1,10 +1,12 @@
 """Logs, statistics and metrics of a whole agent, over its gate."""
 
+import contextlib
 import hashlib
 import http.client
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -255,6 +257,39 @@ def test_metrics_page_is_prometheus_text(measured: Measured) -> None:
     assert measured.page("GET", "/")[0] == 404
     assert measured.page("POST")[0] == 405
     assert measured.page("HEAD") == (200, "")
+
+
+def raw_answer(port: int, request: bytes) -> bytes:
+    """What the page's port says to these bytes, until it hangs up."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(request)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 200),
+        (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", 200),
+        (b"rubbish\r\n\r\n", 400),
+        (b"\0\xff\r\n\r\n", 400),
+        (b"GET /metrics HTTP/2\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000, 431),
+    ],
+)
+def test_metrics_page_answers_any_request(measured: Measured, request_: bytes, status: int) -> None:
+    assert raw_answer(measured.port, request_).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_metrics_page_is_for_a_few_at_once(measured: Measured) -> None:
+    with contextlib.ExitStack() as idle:
+        for _ in range(16):
+            idle.enter_context(socket.create_connection(("127.0.0.1", measured.port), timeout=10))
+        assert raw_answer(measured.port, b"").startswith(b"HTTP/1.1 503 ")
+    eventually(lambda: measured.page()[0] == 200)
 
 
 def test_core_state_shows_the_counters(agent: Daemon) -> None:

@@ -1,11 +1,11 @@
 """aggregator.*: statistics as they are aggregated now (async); spec core0-protocol 4.4 and 5.3."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 from g8node.jobs.registry import Context, command
+from g8node.wire.aggregate import State
 
 
 class QueryArgs(Struct, frozen=True):
@@ -14,7 +14,6 @@ class QueryArgs(Struct, frozen=True):
 
 
 @command("aggregator.query", role="reader")
-def query(ctx: Context, args: QueryArgs) -> dict[str, Any]:
+def query(ctx: Context, args: QueryArgs) -> dict[str, State]:
     """The states of the matching series, by `<metric>[/<id>]`."""
-    found = ctx.node.stats.query(args.key, args.tags)
-    return {name: msgspec.to_builtins(state) for name, state in found.items()}
+    return ctx.node.stats.query(args.key, args.tags)

@@ -43,7 +43,9 @@ class Logging(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True):
-    enabled: bool = True
+    enabled: Annotated[bool, Meta(description="Measure the machine and its containers.")] = True
+    period_s: Annotated[float, Meta(ge=1, le=3600, description="Seconds between two measurements.")] = 30.0
+    listen: Annotated[str, Meta(description="host:port of metrics for Prometheus; empty: none.")] = ""
 
 
 class Globals(Struct, frozen=True):

@@ -10,7 +10,7 @@ class NodeError(Exception):
     """A failure whose message is meant for the caller. `status` is the job result's code (spec 2.4)."""
 
     code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
+    status: int = 500
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -55,6 +55,21 @@ class Conflict(NodeError):
 
     code = "conflict"
     status = 409
+
+
+class FailedPrecondition(NodeError):
+    """The thing holds data or protection that the request does not say may be lost."""
+
+    code = "failed_precondition"
+    status = 412
+
+
+class ProgramFailed(NodeError):
+    """A program of the system ended with an error; its exit code is kept as 1000 + N (core0-resources 0)."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.status = 1000 + exit_code
 
 
 class Exhausted(NodeError):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ from g8node.boot import shutdown
 from g8node.boot.network import Network
 from g8node.boot.phases import Phase, run_phases
 from g8node.config import Config
-from g8node.errors import NodeError
+from g8node.errors import Conflict, NodeError
 from g8node.jobs.bus import Bus
 from g8node.jobs.commands import bash, core, info, job, process
 from g8node.jobs.gate import Gate
@@ -78,6 +79,7 @@ class Core0:
         self.bus = Bus(self.jobs, paths.redis_socket)
         self.gate = Gate(self.jobs, self.bus, settings.gate)
         self.network = Network(reaper, self.jobs)
+        self.statistics: Any = None  # boot.statistics.Statistics, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
@@ -101,6 +103,7 @@ class Core0:
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
+            Phase("statistics", self._start_statistics, required=False),
             Phase("resources", self._start_resources),
             Phase("bus", self._start_bus),
             *online,
@@ -115,6 +118,12 @@ class Core0:
     async def _start_redis(self) -> None:
         self.node.supervisor.start("redis", self.redis.run)
         await self.redis.ready()
+
+    async def _start_statistics(self) -> None:
+        """Loggers, statistics and their commands; before the first job of a service."""
+        module = await blocking.run("disk", _statistics_module)
+        self.statistics = module.Statistics(self.node, self.jobs, self.bus)
+        await self.statistics.start()
 
     async def _start_resources(self) -> None:
         modules = await blocking.run("disk", _late_modules)
@@ -133,8 +142,13 @@ class Core0:
         await flists.start()
         await containers.open()
         self.node.complete(flists, containers, files=modules.files.Files())
-        for module in modules.commands:
-            self.registry.add_module(module)
+        self.node.add_hardware(
+            modules.links.Links(self.node.reaper),
+            modules.disks.Disks(self.node.reaper),
+            modules.btrfs.Btrfs(self.node.reaper),
+        )
+        for commands in modules.commands:
+            self.registry.add_module(commands)
         self.registry.complete.set()
 
     async def _start_bus(self) -> None:
@@ -161,6 +175,8 @@ class Core0:
         await shutdown.step("bus", self.bus.close(), 5)
         if node.is_complete:
             await shutdown.step("flists", node.flists.close(), 10)
+        if self.statistics is not None:
+            await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._init:
@@ -180,28 +196,44 @@ class _Late:
     mounts: ModuleType
     containers: ModuleType
     files: ModuleType
+    links: ModuleType
+    disks: ModuleType
+    btrfs: ModuleType
     commands: tuple[ModuleType, ...]
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
     from g8node.g8ufs import mounts
-    from g8node.node import containers, files
+    from g8node.node import btrfs, containers, disks, files, links
 
-    return _Late(mounts, containers, files, late_commands())
+    return _Late(mounts, containers, files, links, disks, btrfs, late_commands())
 
 
 def late_commands() -> tuple[ModuleType, ...]:
-    """The command modules beside `EARLY`, in the order of their names."""
-    from g8node.jobs.commands import config, corex, filesystem, hardware, web
+    """The command modules beside `EARLY` and those of the statistics, in the order of their names."""
+    from g8node.jobs.commands import btrfs, config, corex, disk, filesystem, hardware, ip, web
 
-    return config, corex, filesystem, hardware, web
+    return btrfs, config, corex, disk, filesystem, hardware, ip, web
+
+
+def _statistics_module() -> ModuleType:
+    """Imported as late as the others."""
+    from g8node.boot import statistics
+
+    return statistics
+
+
+def all_commands() -> tuple[ModuleType, ...]:
+    """Every command module of a node; needs no running one."""
+    return (*EARLY, *late_commands(), *_statistics_module().COMMANDS)
 
 
 def run_agent(config_file: str, root: str) -> Never:
     """Serve below `root` until SIGTERM or SIGINT, then leave."""
     try:
         settings = _read(config_file, [])
+        lock = _lock(Paths(root))
         prepare_agent_namespace()
         _run(Core0(settings, Paths(root), [], init=False))
     except NodeError as error:
@@ -211,7 +243,19 @@ def run_agent(config_file: str, root: str) -> Never:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201
         os._exit(111)
     sys.stderr.flush()
+    os.close(lock)
     os._exit(0)  # a thread that hangs on a dead store must not keep an agent that has stopped
+
+
+def _lock(paths: Paths) -> int:
+    """One agent a root: two would end each other's redis. The lock goes with the process."""
+    os.makedirs(paths.run, exist_ok=True)
+    lock = os.open(f"{paths.run}/g8node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Conflict(f"{paths.root} is in use by another agent") from error
+    return lock
 
 
 def run_init(config_file: str) -> Never:

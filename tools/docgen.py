@@ -13,7 +13,7 @@ from typing import Any
 from g8node.jobs import arguments
 from g8node.jobs.commands.inside import DISPATCHED
 from g8node.jobs.registry import Registry, Spec
-from g8node.main import EARLY, late_commands
+from g8node.main import all_commands
 
 _HEAD = """# Commands
 
@@ -27,7 +27,7 @@ Absent and `null` are the same; a wrong argument is the error 400 with its name.
 
 def page() -> str:
     """The whole page."""
-    registry = Registry((*EARLY, *late_commands()))
+    registry = Registry(all_commands())
     parts = [_HEAD]
     for space, names in groupby(registry.names(), key=lambda name: name.partition(".")[0]):
         parts.append(f"## {space}\n")

@@ -18,12 +18,13 @@ fi
 # One line a role, so that it is clear what may go when a role goes.
 build="gcc make pkg-config python3-dev python3-venv libfuse3-dev zstd xz-utils cpio kmod mmdebstrap"
 node="redis-server redis-tools crun catatonit fuse3 nftables iproute2 busybox-static util-linux procps dmidecode"
+disks="btrfs-progs parted hdparm smartmontools"
 machines="qemu-system-x86"
 tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl"
 peers="runc squashfuse squashfs-tools"
 
 missing=
-for package in $build $node $machines $tests $peers; do
+for package in $build $node $disks $machines $tests $peers; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing="$missing $package"
 done

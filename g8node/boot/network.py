@@ -66,6 +66,6 @@ class Network:
             if not self.online.is_set() and set(added) & set(indexes):
                 self.online.set()
                 loop.remove_reader(events)
-                events.close()
+                blocking.pool("disk").submit(events.close)  # waits for the kernel's other readers (RCU)
 
         loop.add_reader(events, readable)

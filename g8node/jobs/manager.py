@@ -30,6 +30,7 @@ from g8node.runtime.stdio import Process
 from g8node.runtime.supervise import Backoff
 
 if TYPE_CHECKING:
+    from g8node.jobs.loggers import Loggers
     from g8node.node.node import Node
 
 log = logs.get("jobs")
@@ -59,6 +60,7 @@ class Manager:
         self.valve = Valve()
         self.sinks: list[Sink] = []
         self.counters: dict[str, Callable[[], dict[str, Any]]] = {}  # by subsystem, for core.state
+        self.loggers: Loggers | None = None  # main makes it when the gate already answers
         self.own_pid = os.getpid()
         self._max_jobs: int = node.config.main.max_jobs
         self._file_levels = frozenset(node.config.logging.file.levels)

@@ -24,6 +24,7 @@ _START_TIMEOUT_S: Final = 120.0
 _LOG_MAX_BYTES: Final = 64 << 10
 _FILTER_MAX_BYTES: Final = 1 << 20
 # XDG_RUNTIME_DIR keeps crun from looking for a user session.
+_DELETE_TRIES: Final = 5
 _ENV: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/run"}
 
 # crun 1.8 and 1.21 say it differently.
@@ -76,7 +77,11 @@ class Crun:
 
     async def delete(self, name: str) -> None:
         """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
-        await self._reaper.run([*self._base, "delete", "--force", name], env=_ENV)
+        for _ in range(_DELETE_TRIES):
+            done = await self._reaper.run([*self._base, "delete", "--force", name], env=_ENV)
+            if done.code >= 0:
+                return
+            # Somebody killed crun itself: what it had begun is still there.
 
     def compiled_filter(self, kind: frozenset[str]) -> str:
         """The BPF program of the system call filter for these capabilities, in base64; empty until known."""

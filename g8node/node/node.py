@@ -10,9 +10,14 @@ from g8node.node.power import Power
 
 if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need costs no boot time
     from g8node.g8ufs.mounts import Mounts
+    from g8node.node.btrfs import Btrfs
     from g8node.node.containers import Containers
+    from g8node.node.disks import Disks
     from g8node.node.files import Files
+    from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
+    from g8node.node.links import Links
+    from g8node.node.stats import Stats
     from g8node.runtime.process import Reaper
     from g8node.runtime.supervise import Supervisor
     from g8node.runtime.watchdog import Watchdog
@@ -29,15 +34,29 @@ class Node:
     watchdog: "Watchdog"
     power: Power
     inventory: "Inventory"
+    links: "Links" = field(init=False)
+    disks: "Disks" = field(init=False)
+    btrfs: "Btrfs" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
     _files: "Files | None" = field(default=None, init=False)
+    _stats: "Stats | None" = field(default=None, init=False)
+    _groups: "Groups | None" = field(default=None, init=False)
 
     def complete(self, flists: "Mounts", containers: "Containers", files: "Files | None" = None) -> None:
         """Called once, by main."""
         self._flists = flists
         self._containers = containers
         self._files = files
+
+    def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
+        """Called once, by main, before the commands that need them are registered."""
+        self.links, self.disks, self.btrfs = links, disks, btrfs
+
+    def measure(self, stats: "Stats", groups: "Groups") -> None:
+        """Called once, by main."""
+        self._stats = stats
+        self._groups = groups
 
     @property
     def is_complete(self) -> bool:
@@ -63,3 +82,17 @@ class Node:
         if self._files is None:
             raise Unavailable("files are not ready yet", hint="the node is starting")
         return self._files
+
+    @property
+    def stats(self) -> "Stats":
+        """Unavailable while the node is starting."""
+        if self._stats is None:
+            raise Unavailable("statistics are not ready yet", hint="the node is starting")
+        return self._stats
+
+    @property
+    def groups(self) -> "Groups":
+        """Unavailable while the node is starting."""
+        if self._groups is None:
+            raise Unavailable("control groups are not ready yet", hint="the node is starting")
+        return self._groups

@@ -27,6 +27,14 @@ def configure(level: str = "info", stream: TextIO | None = None, *, json: bool =
     )
 
 
+def set_level(level: str) -> None:
+    """Change the least level that is shown; the rest of the configuration stays."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        **{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(number)}
+    )
+
+
 def get(component: str) -> Any:
     """A logger whose records carry the component's name. Cheap; made once per module."""
     return structlog.get_logger(component=component)

@@ -260,6 +260,16 @@ def test_sigterm_ends_everything(tmp_path: Path, busybox: str) -> None:
             probe.connect(("127.0.0.1", node.port))
 
 
+def test_second_agent_on_the_same_root_is_refused(node: Daemon) -> None:
+    argv = [sys.executable, "-m", "g8node", "--config", str(node.folder / "g8node.toml")]
+    second = subprocess.run(
+        [*argv, "--root", str(node.folder / "root")], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert second.returncode == 100
+    assert "in use by another agent" in second.stderr
+    assert node.direct("core.ping").startswith("PONG")
+
+
 def test_gate_without_password_stays_closed_to_the_network(tmp_path: Path) -> None:
     port = free_port()
     config = f'[gate]\nlisten = "0.0.0.0:{port}"\npassword_file = "{tmp_path}/none"\n'

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Daemon:
         """redis-server itself, as a process on the node sees it."""
         return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=60, decode_responses=True)
 
-    def direct(self, name: str, **arguments: Any) -> Any:
+    def direct(self, name: str, /, **arguments: Any) -> Any:
         """A registered command name as the first word; its decoded JSON answer."""
         with self.gate() as gate:
             return json.loads(gate.execute_command(name, json.dumps(arguments)))
@@ -91,20 +91,39 @@ class Daemon:
 
 
 @contextmanager
-def daemon(folder: Path, config: str = "", env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
-    """Start the agent, wait until it is ready, and end it however the test went."""
+def daemon(
+    folder: Path,
+    config: str = "",
+    env: Mapping[str, str] | None = None,
+    *,
+    prefix: Sequence[str] = (),
+    kind: type[Daemon] = Daemon,
+) -> Iterator[Daemon]:
+    """Start the agent, wait until it is ready, and end it however the test went.
+
+    `prefix` is a command that ends in an exec of the agent, e.g. inside a namespace.
+    """
     root, password, port = folder / "root", secrets.token_urlsafe(12), free_port()
     root.mkdir(parents=True, exist_ok=True)
     (folder / "password").write_text(password)
     (folder / "g8node.toml").write_text(
         f'[gate]\nlisten = "127.0.0.1:{port}"\npassword_file = "{folder}/password"\n{config}'
     )
-    argv = [sys.executable, "-m", "g8node", "--config", str(folder / "g8node.toml"), "--root", str(root)]
+    argv = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "g8node",
+        "--config",
+        str(folder / "g8node.toml"),
+        "--root",
+        str(root),
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})}
         )
-    running = Daemon(process, folder, port, password)
+    running = kind(process, folder, port, password)
     try:
         deadline = time.monotonic() + READY_S
         while "g8node ready" not in running.log():

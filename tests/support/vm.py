@@ -27,7 +27,7 @@ class NodeVm:
         self.password = password
         self.ports = ports
 
-    def direct(self, name: str, **arguments: Any) -> Any:
+    def direct(self, name: str, /, **arguments: Any) -> Any:
         """A registered command name as the first word; its decoded JSON answer."""
         return json.loads(self.gate.execute_command(name, json.dumps(arguments)))
 
@@ -50,7 +50,12 @@ class NodeVm:
 
 @contextmanager
 def node(
-    folder: Path, *, forwards: Sequence[int] = (), memory_mb: int = 1024, append: Sequence[str] = ()
+    folder: Path,
+    *,
+    forwards: Sequence[int] = (),
+    memory_mb: int = 1024,
+    append: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> Iterator[NodeVm]:
     """Boot a node and wait until its gate answers; it is cut off at the end."""
     password = secrets.token_urlsafe(16)
@@ -62,6 +67,7 @@ def node(
         forwards=ports,
         secrets={"password": password},
         append=("quiet", *append),
+        options=options,
     )
     vm = Vm(folder, machine)
     vm.start()

@@ -1,0 +1,257 @@
+"""Links, addresses and routes through rtnetlink (blocking): the only importer of pyroute2.
+
+pyroute2 is imported by the first call, not at start: it costs a second of a slow machine. Each call has
+a socket of its own, so that calls of several threads never share one. Failures are OSError with the kernel's
+errno; a link that does not exist is ENODEV with its name.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from g8node.linux.guard import off_loop
+
+_MAIN_TABLE: Final = 254
+_UP: Final = 1  # IFF_UP
+_BALANCE_RR: Final = 0
+_BONDING: Final = "/proc/net/bonding"
+_BOND_FILE_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`kind` is rtnetlink's name of the driver, "device" for hardware; `master` names its bridge or bond."""
+
+    index: int
+    name: str
+    kind: str
+    hwaddr: str
+    master: str
+    up: bool
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`dst` "" is the default route, `gw` "" a route without a gateway."""
+
+    dev: str
+    dst: str
+    gw: str
+    family: int
+    priority: int
+    tos: int
+
+
+@contextlib.contextmanager
+def _rtnl() -> Iterator[Any]:
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types at all
+    from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+    try:
+        with IPRoute() as rtnl:
+            yield rtnl
+    except NetlinkError as error:
+        code = error.code or errno.EIO
+        raise OSError(code, os.strerror(code)) from error
+
+
+def _find(rtnl: Any, name: str) -> Any:
+    for message in rtnl.get_links():
+        if message.get("ifname") == name:
+            return message
+    raise OSError(errno.ENODEV, "no such link", name)
+
+
+def _kind(message: Any) -> str:
+    if message["ifi_type"] == 772:  # ARPHRD_LOOPBACK
+        return "device"
+    return message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "device"
+
+
+def _link(message: Any, names: dict[int, str]) -> Link:
+    master = message.get("master")
+    return Link(
+        index=message["index"],
+        name=message.get("ifname"),
+        kind=_kind(message),
+        hwaddr=message.get_attr("IFLA_ADDRESS") or "",
+        master=names.get(master, "") if master else "",
+        up=bool(message["flags"] & _UP),
+        mtu=message.get("mtu") or 0,
+    )
+
+
+@off_loop
+def links() -> list[Link]:
+    """Every link of this network namespace, by index."""
+    with _rtnl() as rtnl:
+        messages = list(rtnl.get_links())
+    names = {message["index"]: message.get("ifname") for message in messages}
+    return sorted((_link(message, names) for message in messages), key=lambda link: link.index)
+
+
+@off_loop
+def link_set(name: str, **changes: Any) -> None:
+    """Change `state`, `ifname` or `mtu` of a link."""
+    with _rtnl() as rtnl:
+        rtnl.link("set", index=_find(rtnl, name)["index"], **changes)
+
+
+@off_loop
+def bridge_add(name: str, hwaddr: str) -> None:
+    """A bridge that is down; the kernel chooses the address when `hwaddr` is empty."""
+    with _rtnl() as rtnl:
+        rtnl.link("add", ifname=name, kind="bridge", **({"address": hwaddr} if hwaddr else {}))
+
+
+@off_loop
+def link_del(name: str, kind: str) -> None:
+    """Delete a link of that kind; another kind is EINVAL."""
+    with _rtnl() as rtnl:
+        rtnl.link("del", index=_of_kind(rtnl, name, kind)["index"])
+
+
+def _of_kind(rtnl: Any, name: str, kind: str) -> Any:
+    message = _find(rtnl, name)
+    if _kind(message) != kind:
+        raise OSError(errno.EINVAL, f"the link is no {kind}", name)
+    return message
+
+
+@off_loop
+def bridge_attach(bridge: str, name: str) -> None:
+    """Make the link a port of the bridge; EBUSY when it is one of any bridge already."""
+    with _rtnl() as rtnl:
+        master = _of_kind(rtnl, bridge, "bridge")["index"]
+        port = _find(rtnl, name)
+        if port.get("master"):
+            raise OSError(errno.EBUSY, "the link has a master already", name)
+        rtnl.link("set", index=port["index"], master=master)
+
+
+@off_loop
+def bridge_detach(bridge: str, name: str) -> None:
+    """EINVAL for a link that is no port of that bridge."""
+    with _rtnl() as rtnl:
+        master = _of_kind(rtnl, bridge, "bridge")["index"]
+        port = _find(rtnl, name)
+        if port.get("master") != master:
+            raise OSError(errno.EINVAL, f"the link is not attached to {bridge}", name)
+        rtnl.link("set", index=port["index"], master=0)
+
+
+@off_loop
+def address(verb: str, name: str, ip: str, prefix: int) -> None:
+    """`verb` is add or del."""
+    with _rtnl() as rtnl:
+        index = _find(rtnl, name)["index"]
+        rtnl.addr(verb, index=index, address=ip, prefixlen=prefix)
+
+
+@off_loop
+def addresses(name: str) -> list[str]:
+    """The link's addresses as address/prefix, IPv4 first."""
+    with _rtnl() as rtnl:
+        index = _find(rtnl, name)["index"]
+        rows = [message for message in rtnl.get_addr(index=index) if message["index"] == index]
+    rows.sort(key=lambda row: int(row["family"]))
+    return [f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}" for row in rows]
+
+
+@off_loop
+def routes() -> list[Route]:
+    """The main table, both families."""
+    with _rtnl() as rtnl:
+        names = {message["index"]: message.get("ifname") for message in rtnl.get_links()}
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for row in rtnl.get_routes(family=family, table=_MAIN_TABLE):
+                if (row.get("table") or row["table"]) != _MAIN_TABLE:
+                    continue
+                dst = row.get_attr("RTA_DST")
+                found.append(
+                    Route(
+                        dev=names.get(row.get_attr("RTA_OIF") or 0, ""),
+                        dst=f"{dst}/{row['dst_len']}" if dst else "",
+                        gw=row.get_attr("RTA_GATEWAY") or "",
+                        family=int(family),
+                        priority=row.get_attr("RTA_PRIORITY") or 0,
+                        tos=row["tos"],
+                    )
+                )
+    return found
+
+
+@off_loop
+def route_add(dev: str, dst: str, gw: str, family: int) -> None:
+    """`dst` is network/prefix or "" for the default route. EEXIST when there is one."""
+    with _rtnl() as rtnl:
+        rtnl.route("add", family=family, oif=_find(rtnl, dev)["index"], **_where(dst, gw))
+
+
+def _where(dst: str, gw: str) -> dict[str, str]:
+    where = {"dst": dst or "default"}
+    if gw:
+        where["gateway"] = gw
+    return where
+
+
+@off_loop
+def route_del(route: Route) -> None:
+    """Exactly that route; ESRCH when it is gone."""
+    with _rtnl() as rtnl:
+        exact: dict[str, Any] = dict(_where(route.dst, route.gw))
+        if route.priority:
+            exact["priority"] = route.priority
+        if route.dev:
+            exact["oif"] = _find(rtnl, route.dev)["index"]
+        rtnl.route("del", family=route.family, tos=route.tos, **exact)
+
+
+@off_loop
+def bond_add(name: str, slaves: list[str], mtu: int) -> None:
+    """A balance-rr bond over the slaves, up; all or nothing. Slaves must have no master."""
+    with _rtnl() as rtnl:
+        found = [_find(rtnl, slave) for slave in slaves]
+        for slave in found:
+            if slave.get("master"):
+                raise OSError(errno.EBUSY, "the link has a master already", slave.get("ifname"))
+        rtnl.link("add", ifname=name, kind="bond", bond_mode=_BALANCE_RR)
+        index = _find(rtnl, name)["index"]
+        try:
+            rtnl.link("set", index=index, mtu=mtu)
+            for slave in found:
+                # The kernel enslaves only what is down, and brings it up itself with the bond's MTU.
+                rtnl.link("set", index=slave["index"], state="down")
+                rtnl.link("set", index=slave["index"], mtu=mtu)
+                rtnl.link("set", index=slave["index"], master=index)
+            rtnl.link("set", index=index, state="up")
+            for slave in found:
+                rtnl.link("set", index=slave["index"], state="up")
+        except BaseException:
+            rtnl.link("del", index=index)
+            raise
+
+
+@off_loop
+def bonding_is_loaded() -> bool:
+    return os.path.exists("/sys/class/net/bonding_masters")
+
+
+@off_loop
+def bond_files() -> dict[str, str]:
+    """The kernel's description of every bond; empty without the module."""
+    try:
+        names = sorted(os.listdir(_BONDING))
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError), open(f"{_BONDING}/{name}", encoding="utf-8") as file:
+            found[name] = file.read(_BOND_FILE_MAX)
+    return found

@@ -1,0 +1,190 @@
+"""Control groups and statistics on a booted node, where version 2 is clean."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.hub import hub
+from tests.support.images import busybox_tree, publish
+from tests.support.vm import NodeVm, node
+
+pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
+
+NO_LIMIT = 9223372036854771712
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
+    with node(tmp_path_factory.mktemp("vm"), append=["g8.stats.period_s=2"]) as booted:
+        yield booted
+
+
+def group(vm: NodeVm, command: str, **arguments: Any) -> Any:
+    """The answer of cgroup.<command> for memory/box unless told otherwise."""
+    return call(vm, f"cgroup.{command}", **({"subsystem": "memory", "name": "box"} | arguments))
+
+
+def call(vm: NodeVm, command: str, **arguments: Any) -> Any:
+    """As vm.direct, for arguments that are called name."""
+    return json.loads(vm.gate.execute_command(command, json.dumps(arguments)))
+
+
+def failure(vm: NodeVm, command: str, arguments: dict[str, Any]) -> tuple[int, str]:
+    result = vm.job(command, arguments)
+    assert result["state"] == "ERROR"
+    return result["code"], json.loads(result["data"])
+
+
+@pytest.fixture
+def box(vm: NodeVm) -> Iterator[str]:
+    """A group named box of both subsystems."""
+    for subsystem in ("memory", "cpuset"):
+        assert group(vm, "ensure", subsystem=subsystem) is None
+    yield "box"
+    for subsystem in ("memory", "cpuset"):
+        group(vm, "remove", subsystem=subsystem)
+
+
+def test_groups_are_listed_by_subsystem(vm: NodeVm) -> None:
+    assert vm.direct("cgroup.list") == {}
+    group(vm, "ensure")
+    group(vm, "ensure")
+    group(vm, "ensure", subsystem="cpuset", name="other")
+    assert vm.direct("cgroup.list") == {"cpuset": ["other"], "memory": ["box"]}
+    group(vm, "remove")
+    group(vm, "remove")  # gone is gone
+    group(vm, "remove", subsystem="cpuset", name="other")
+    assert vm.direct("cgroup.list") == {}
+
+
+def test_group_of_one_subsystem_is_not_one_of_the_other(vm: NodeVm) -> None:
+    group(vm, "ensure")
+    missing = (404, "cgroup does not exist")
+    assert failure(vm, "cgroup.tasks", {"subsystem": "cpuset", "name": "box"}) == missing
+    assert failure(vm, "cgroup.cpuset.spec", {"name": "box"}) == missing
+    group(vm, "remove")
+    assert failure(vm, "cgroup.reset", {"subsystem": "memory", "name": "box"}) == missing
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../g8", "x" * 65, "a b", ".hidden"])
+def test_bad_names_are_refused(vm: NodeVm, name: str) -> None:
+    code, text = failure(vm, "cgroup.ensure", {"subsystem": "memory", "name": name})
+    assert code == 400
+    assert "name" in text
+
+
+def test_reset_group_has_no_limits(vm: NodeVm, box: str) -> None:
+    limits = call(vm, "cgroup.memory.spec", name=box)
+    assert limits["swap"] == 0
+    assert limits["mem"] > 200 * 1024 * 1024
+    call(vm, "cgroup.memory.spec", name=box, mem=64 << 20)
+    group(vm, "reset")
+    assert call(vm, "cgroup.memory.spec", name=box) == {"mem": NO_LIMIT, "swap": 0}
+
+
+def test_memory_limit_is_the_kernel_s(vm: NodeVm, box: str) -> None:
+    spec = call(vm, "cgroup.memory.spec", name=box, mem=100 << 20, swap=50 << 20)
+    assert spec == {"mem": 100 << 20, "swap": 50 << 20}
+    assert call(vm, "cgroup.memory.spec", name=box, mem=80 << 20) == {"mem": 80 << 20, "swap": 0}
+    assert call(vm, "cgroup.memory.spec", name=box) == {"mem": 80 << 20, "swap": 0}
+    shown = vm.job("bash", {"script": "cat /sys/fs/cgroup/g8-host/g-box/memory.max"})
+    assert shown["streams"][0] == f"{80 << 20}\n"
+
+
+def test_memory_limit_ends_a_hog_and_nothing_else(vm: NodeVm, box: str) -> None:
+    call(vm, "cgroup.memory.spec", name=box, mem=16 << 20)
+    script = "while [ ! -e /tmp/go ]; do sleep 0.1; done; head -c 200m /dev/zero | tail -n 1 | wc -c"
+    push(vm, "hog", "bash", script=script)
+    (job,) = wait_for_pid(vm, "hog")
+    group(vm, "task-add", pid=job["pid"])
+    assert job["pid"] in group(vm, "tasks")
+    vm.job("bash", {"script": "touch /tmp/go"})
+    ended = vm.result("hog")
+    assert ended["streams"][0].strip() in ("", "0")
+    assert vm.job("core.ping", {})["state"] == "SUCCESS"
+
+
+def push(vm: NodeVm, id: str, command: str, **arguments: Any) -> None:
+    vm.gate.rpush("core:default", json.dumps({"id": id, "command": command, "arguments": arguments}))
+
+
+def wait_for_pid(vm: NodeVm, id: str) -> list[dict[str, Any]]:
+    for _ in range(200):
+        rows: list[dict[str, Any]] = [row for row in vm.direct("job.list") if row["cmd"]["id"] == id]
+        if rows and rows[0]["pid"]:
+            return rows
+    raise AssertionError(f"job {id} has no process")
+
+
+def test_tasks_come_and_go(vm: NodeVm, box: str) -> None:
+    push(vm, "sleeper", "core.system", name="sleep", args=["600"])
+    (job,) = wait_for_pid(vm, "sleeper")
+    pid = job["pid"]
+    group(vm, "task-add", pid=pid)
+    assert group(vm, "tasks") == [pid]
+    assert group(vm, "tasks", subsystem="cpuset") == [pid]
+    group(vm, "task-remove", pid=pid)
+    assert group(vm, "tasks") == []
+    assert failure(vm, "cgroup.task-remove", {"subsystem": "memory", "name": box, "pid": pid})[0] == 404
+    group(vm, "task-add", pid=pid)
+    group(vm, "remove")
+    assert group(vm, "tasks", subsystem="cpuset") == [pid]
+    group(vm, "remove", subsystem="cpuset")  # the last one: its member goes home
+    shown = vm.job(
+        "bash", {"script": f"sed s/^/in-/ /proc/{pid}/cgroup; ls /sys/fs/cgroup/g8-host | grep -c g-"}
+    )
+    assert shown["streams"][0] == "in-0::/\n0\n"  # 0:: at the beginning of a line would be a level
+    vm.direct("job.kill", id="sleeper", signal=9)
+
+
+def test_node_itself_and_strangers_are_no_tasks(vm: NodeVm, box: str) -> None:
+    assert failure(vm, "cgroup.task-add", {"subsystem": "memory", "name": box, "pid": 1})[0] == 400
+    gone = failure(vm, "cgroup.task-add", {"subsystem": "memory", "name": box, "pid": 4194000})
+    assert gone == (404, "process does not exist")
+
+
+def test_cpuset_is_the_kernel_s(vm: NodeVm, box: str) -> None:
+    assert call(vm, "cgroup.cpuset.spec", name=box) == {"cpus": "0-1", "mems": "0"}
+    assert call(vm, "cgroup.cpuset.spec", name=box, cpus="1", mems=None) == {"cpus": "1", "mems": "0"}
+    group(vm, "reset", subsystem="cpuset")
+    assert call(vm, "cgroup.cpuset.spec", name=box) == {"cpus": "0-1", "mems": "0"}
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("cpus", "abc"), ("cpus", "1-"), ("mems", "0\n"), ("cpus", "99999")]
+)
+def test_bad_cpusets_are_refused(vm: NodeVm, box: str, field: str, text: str) -> None:
+    code, _ = failure(vm, "cgroup.cpuset.spec", {"name": box, field: text})
+    assert code == 400
+
+
+def test_monitor_measures_the_machine(vm: NodeVm) -> None:
+    for domain in ("cpu", "disk", "memory", "network"):
+        vm.direct("monitor", domain=domain)
+    found = vm.direct("aggregator.query", tags={"type": "phys"})
+    assert {"machine.CPU.percent/0", "machine.CPU.percent/1", "machine.memory.ram.available"} <= found.keys()
+    nics = [state for name, state in found.items() if name.startswith("network.packets.rx/")]
+    assert {"key": "kind", "value": "device"} in nics[0]["tags"]
+    assert 0 <= found["machine.CPU.percent/0"]["last_value"] <= 100
+
+
+def test_containers_are_measured(vm: NodeVm, tmp_path: Path) -> None:
+    with hub(tmp_path) as running:
+        url = publish(running, busybox_tree(tmp_path / "tree"), "busybox").replace("127.0.0.1", "10.0.2.2")
+        container = json.loads(vm.job("corex.create", {"root": url})["data"])
+        script = "echo '10::inner:4|A|id=x'"
+        inner = {"id": "metric", "command": "bash", "arguments": {"script": script}}
+        vm.direct("corex.dispatch", container=container, command=inner)
+        vm.result("metric")
+        assert f"core-{container}.inner/x" in vm.direct("aggregator.query")
+        key = f"core-{container}.machine.memory.ram.used"
+        deadline = time.monotonic() + 30
+        while not (found := vm.direct("aggregator.query", key=key)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert 0 < found[key]["last_value"] < 100
+        vm.direct("corex.terminate", container=container)

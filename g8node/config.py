@@ -9,7 +9,7 @@ tests treat warnings as errors.
 import re
 import tomllib
 from collections.abc import Iterable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -53,12 +53,40 @@ class Globals(Struct, frozen=True):
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
 
 
+RoleName = Literal["reader", "operator", "admin"]
+
+
+class Jwt(Struct, frozen=True):
+    keys: Annotated[tuple[str, ...], Meta(description="PEM files: P-384 for ES384, RSA for RS256.")] = ()
+    secrets: Annotated[tuple[str, ...], Meta(description="Files with HS256 secrets, 32 bytes or more.")] = ()
+    organizations: Annotated[
+        dict[str, RoleName],
+        Meta(description="Role of each one's members (azp, scope); none: not asked."),
+    ] = {}
+    role_claim: Annotated[str, Meta(description="Claim that names the role; empty: none does.")] = "role"
+    audience: Annotated[str, Meta(description="What aud must be or contain; empty: anything.")] = ""
+    leeway_s: Annotated[float, Meta(ge=0, le=3600, description="Clocks may differ by so much.")] = 60.0
+
+
 class Gate(Struct, frozen=True):
     listen: Annotated[str, Meta(description="host:port of the network face; empty: none.")] = "0.0.0.0:6379"
-    password_file: Annotated[str, Meta(description="File with the AUTH password.")] = (
-        "/sys/firmware/qemu_fw_cfg/by_name/opt/g8node/password/raw"
-    )
+    password_file: Annotated[
+        str, Meta(description="File with AUTH passwords, one a line: role:password, or bare for admin.")
+    ] = "/sys/firmware/qemu_fw_cfg/by_name/opt/g8node/password/raw"
     max_clients: Annotated[int, Meta(ge=1)] = 4096
+    tls: Annotated[bool, Meta(description="TLS 1.3 instead of plain TCP.")] = False
+    tls_certificate: Annotated[
+        str, Meta(description="PEM chain; empty: certificates of an own CA, made at each start.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM key of tls_certificate.")] = ""
+    tls_names: Annotated[
+        tuple[str, ...], Meta(description="More names and addresses in certificates of the own CA.")
+    ] = ()
+    tls_client_ca: Annotated[str, Meta(description="PEM CA whose client certificates are an identity.")] = ""
+    certificate_roles: Annotated[
+        dict[str, RoleName], Meta(description="Role by common name of a client certificate; * for the rest.")
+    ] = {}
+    jwt: Jwt = Jwt()
 
 
 class Fuse(Struct, frozen=True):

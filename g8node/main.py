@@ -77,7 +77,13 @@ class Core0:
         self.jobs = Manager(self.node, self.registry, environ=ENVIRON)
         self.redis = RedisServer(reaper, folder=paths.redis, socket=paths.redis_socket)
         self.bus = Bus(self.jobs, paths.redis_socket)
-        self.gate = Gate(self.jobs, self.bus, settings.gate)
+        self.gate = Gate(
+            self.jobs,
+            self.bus,
+            settings.gate,
+            folder=paths.gate,
+            organizations=cmdline.every(words, "organization"),
+        )
         self.network = Network(reaper, self.jobs)
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
 

@@ -53,8 +53,22 @@ RULES: Final = {
     "LTTL": Rule("TTL", 1, 1, _first),
 }
 
-Owner = Callable[[str], str | None]
+Owner = Callable[[str], Caller | None]
 """Who sent the job of that id; None when nobody knows."""
+
+
+def may_see(viewer: Caller, owner: Caller | None) -> bool:
+    """Whether a job of `owner` is there for `viewer`: admins see all, everybody his own.
+
+    Operators also see jobs of operators and readers, not those of admins and of the node itself.
+    """
+    if viewer.role == "admin":
+        return True
+    if owner is None:
+        return False
+    return viewer.name == owner.name or (
+        viewer.role == "operator" and Role.named(owner.role) <= Role.OPERATOR
+    )
 
 
 def check(rule: Rule, args: list[bytes], caller: Caller, owner: Owner) -> list[str]:
@@ -71,9 +85,10 @@ def _check_key(key: str, caller: Caller, owner: Owner) -> None:
     kind, colon, name = key.partition(":")
     if not colon or kind not in KEY_KINDS:
         raise PermissionDenied(f"no permission to access key {key[:80]!r}")
-    if caller.role != "reader":
+    if caller.role == "admin" or kind == "statistics":
         return
-    if kind == "logger" or (kind in ("result", "stream") and owner(_job_id(kind, name)) != caller.name):
+    # A logger's list holds what every job said, those of admins too.
+    if kind == "logger" or not may_see(caller, owner(_job_id(kind, name))):
         raise PermissionDenied(f"no permission to see {key[:80]!r}")
 
 

@@ -21,7 +21,7 @@ from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound, U
 from g8node.jobs.job import Job
 from g8node.jobs.link import RETRY_S, Link, ReplyError, Script
 from g8node.jobs.manager import Manager
-from g8node.jobs.model import LOCAL, Command, Flag, Message, Record, Result, decode_command
+from g8node.jobs.model import LOCAL, Caller, Command, Flag, Message, Record, Result, decode_command
 from g8node.jobs.outbox import PENDING, RESULT_TTL_S, Outbox
 from g8node.runtime import logs
 
@@ -61,7 +61,7 @@ class _Known(NamedTuple):
 
     until: float
     fingerprint: bytes
-    owner: str
+    owner: Caller
 
 
 _encode = msgspec.json.Encoder().encode
@@ -82,6 +82,7 @@ class Bus:
         self._take = Script(self.link, _TAKE)
         self._seen = Script(self.link, _SEEN)
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._claims: OrderedDict[str, Caller] = OrderedDict()
         manager.sinks.append(self)
         manager.counters["bus"] = self.state
 
@@ -90,6 +91,7 @@ class Bus:
     def accepted(self, job: Job) -> None:
         """Sink of the manager: what a client sent gets its flag, through a container as well."""
         if not job.internal:
+            self._claims.pop(job.id, None)
             self.outbox.flag(job.id)
 
     def record(self, job: Job, message: Message) -> None:
@@ -118,12 +120,19 @@ class Bus:
         known = self._known.get(id)
         return known is not None and known.until > time.monotonic()
 
-    def owner(self, id: str) -> str | None:
-        """Who sent that job, live or finished; None when nobody knows."""
+    def claim(self, id: str, caller: Caller) -> None:
+        """A command of that id is about to be pushed; the first claim of an unknown id stands."""
+        if self.owner(id) is None:
+            self._claims[id] = caller
+            if len(self._claims) > _KNOWN_MAX:
+                self._claims.popitem(last=False)
+
+    def owner(self, id: str) -> Caller | None:
+        """Who sent that job, queued, live or finished; None when nobody knows."""
         if (job := self._manager.find(id)) is not None:
             return _owner(job.request)
         known = self._known.get(id)
-        return known.owner if known is not None else None
+        return known.owner if known is not None else self._claims.get(id)
 
     # What clients send
 
@@ -251,8 +260,8 @@ class Bus:
         }
 
 
-def _owner(command: Command) -> str:
-    return (command.caller or LOCAL).name
+def _owner(command: Command) -> Caller:
+    return command.caller or LOCAL
 
 
 def fingerprint(command: Command) -> bytes:

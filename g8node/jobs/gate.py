@@ -7,25 +7,28 @@ answered here.
 """
 
 import asyncio
-import hmac
 import ipaddress
 import itertools
-import time
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from g8node import __version__, config
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, PermissionDenied, Unavailable
-from g8node.jobs.access import RULES, Brake, Rule, check, check_role
+from g8node.jobs.access import RULES, Rule, check, check_role, may_see
+from g8node.jobs.audit import Audit
 from g8node.jobs.bus import QUEUE, Bus
 from g8node.jobs.direct import direct_command, direct_reply
+from g8node.jobs.door import Door
+from g8node.jobs.identity import Identities
 from g8node.jobs.link import Arg, Link, ReplyError
 from g8node.jobs.manager import Manager
-from g8node.jobs.model import Caller, decode_command
+from g8node.jobs.model import Caller, Command, decode_command
 from g8node.jobs.registry import Spec
 from g8node.jobs.session import Session
+from g8node.jobs.tls import Contexts, certificate_caller
 from g8node.jobs.waiters import Waiters
 from g8node.runtime import blocking, logs
 from g8node.wire.resp import NULL_ARRAY, OK, PONG, Error, Reply, Simple
@@ -33,8 +36,8 @@ from g8node.wire.resp import NULL_ARRAY, OK, PONG, Error, Reply, Simple
 log = logs.get("gate")
 
 _PATIENCE_S: Final = 5.0
-_PASSWORD_BYTES: Final = 4096
 _BACKLOG: Final = 1024
+_STRANGERS_LEAST: Final = 16
 
 Answer = Callable[[Session, list[bytes]], Awaitable[Reply]]
 
@@ -42,16 +45,28 @@ Answer = Callable[[Session, list[bytes]], Awaitable[Reply]]
 class Gate:
     """`start` listens, `stop` ends it and hangs up on everybody. The lists it serves are the bus's."""
 
-    def __init__(self, manager: Manager, bus: Bus, settings: config.Gate) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        bus: Bus,
+        settings: config.Gate,
+        *,
+        folder: str = "",
+        organizations: Sequence[str] = (),
+    ) -> None:
+        """`folder` is for the certificate of the own CA, `organizations` are the kernel command line's."""
         self._manager = manager
         self._bus = bus
         self._settings = settings
         self._link = Link(bus.socket)
         self._waiters = Waiters(self._link)
-        self._brake = Brake()
-        self._password = b""
+        self._identities = Identities(settings, list(organizations))
+        self._contexts = Contexts(settings, folder)
+        self._audit = Audit(manager)
         self._servers: list[asyncio.Server] = []
         self._sessions: set[Session] = set()
+        self._strangers: OrderedDict[Session, None] = OrderedDict()  # not authenticated yet, oldest first
+        self._doors: set[Door] = set()
         self._ids = itertools.count(1)
         self._own: dict[str, Answer] = {
             "PING": self._ping,
@@ -70,12 +85,22 @@ class Gate:
     # Life
 
     async def start(self) -> None:
-        """Listen on `gate.listen`. Without a password only loopback is served, and said so in the log."""
+        """Listen on `gate.listen`. With nothing to know clients by, only loopback is served.
+
+        What is wrong with the settings is said in the log, and the gate stays closed: a node must boot.
+        """
         if not self._settings.listen:
             return
         host, port = _parse_listen(self._settings.listen)
-        self._password = await blocking.run("disk", _read_password, self._settings.password_file)
-        if not self._password and not _is_loopback(host):
+        fingerprint = ""
+        try:
+            await self._identities.load()
+            if self._settings.tls:
+                fingerprint = await blocking.run("auth", self._contexts.open)
+        except (InvalidArgument, OSError) as error:
+            log.error(f"the gate stays closed: {error}", listen=self._settings.listen)
+            return
+        if not self._identities.are_needed and not _is_loopback(host):
             log.error(
                 "the gate stays closed: no password, and it would be reachable from outside",
                 listen=self._settings.listen,
@@ -83,9 +108,14 @@ class Gate:
             )
             return
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._session, host, port, backlog=_BACKLOG)
-        self._servers.append(server)
-        log.info("the gate is open", listen=self._settings.listen, password=bool(self._password))
+        face = self._door if self._settings.tls else self._session
+        self._servers.append(await loop.create_server(face, host, port, backlog=_BACKLOG))
+        log.info(
+            "the gate is open",
+            listen=self._settings.listen,
+            password=self._identities.are_needed,
+            tls=fingerprint or False,
+        )
 
     @property
     def port(self) -> int:
@@ -97,6 +127,8 @@ class Gate:
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
+        for door in tuple(self._doors):
+            door.abort()
         for session in tuple(self._sessions):
             session.abort()
         await self._link.close()
@@ -105,17 +137,36 @@ class Gate:
         return {"clients": len(self._sessions)}
 
     def _session(self) -> Session:
-        return Session(self._handle, self._take, self._sessions.discard)
+        return Session(self._handle, self._take, self._forget)
+
+    def _door(self) -> Door:
+        return Door(self._contexts, self._session, self._doors, self._has_room)
+
+    def _has_room(self) -> bool:
+        return len(self._sessions) + len(self._doors) < self._settings.max_clients
 
     def _take(self, session: Session) -> None:
-        if len(self._sessions) >= self._settings.max_clients:
+        if not self._has_room():
             session.refuse("ERR max number of clients reached")
             return
         self._sessions.add(session)
         session.id = next(self._ids)
-        if not self._password:
+        if not self._identities.are_needed:
             session.admit(Caller("anonymous", "admin"))
+        elif (
+            caller := certificate_caller(session.certificate, self._settings.certificate_roles)
+        ) is not None:
+            self._audit.auth(session.address, caller, way="certificate")
+            session.admit(caller)
+        else:
+            self._strangers[session] = None
+            if len(self._strangers) > max(_STRANGERS_LEAST, self._settings.max_clients // 2):
+                self._strangers.popitem(last=False)[0].abort()
         session.start()
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._strangers.pop(session, None)
 
     # One request
 
@@ -133,6 +184,8 @@ class Gate:
                 return await self._direct(session, spec, args)
             raise PermissionDenied(f"no permission to run {word[:80]!r}")
         except NodeError as error:
+            if isinstance(error, PermissionDenied):
+                self._audit.refused(session.address, session.caller, word, str(error))
             return _error(error)
         except ReplyError as error:
             return Error(str(error))
@@ -141,6 +194,8 @@ class Gate:
         caller = _caller(session)
         check_role(caller, spec.role, spec.name)
         command, as_text = direct_command(spec, args, caller)
+        if command.id:
+            await self._refuse_another_s(command.id, caller)
         return direct_reply(await self._bus.call(command), as_text=as_text)
 
     async def _redis(self, session: Session, rule: Rule, args: list[bytes]) -> Reply:
@@ -167,18 +222,36 @@ class Gate:
             raise PermissionDenied(
                 f"no permission to push to key {args[0][:80].decode('utf-8', 'replace')!r}"
             )
-        stamped = [await self._stamped(entry, _caller(session)) for entry in args[1:]]
+        caller = _caller(session)
+        commands = [await self._checked(entry, caller) for entry in args[1:]]
+        stamped = []
+        for command in commands:
+            self._bus.claim(command.id, caller)
+            stamped.append(msgspec.json.encode(msgspec.structs.replace(command, caller=caller)))
         length: int = await self._link.call_patiently("RPUSH", QUEUE, *stamped, limit_s=_PATIENCE_S)
         return length
 
-    async def _stamped(self, entry: bytes, caller: Caller) -> bytes:
+    async def _checked(self, entry: bytes, caller: Caller) -> Command:
         command = decode_command(entry)
         if (spec := await self._manager.registry.wait_find(command.command)) is not None:
             check_role(caller, spec.role, spec.name)
         live = self._manager.find(command.id)
         if live is not None and live.internal:
             raise AlreadyExists(f"id {command.id!r} belongs to a job of the node")
-        return msgspec.json.encode(msgspec.structs.replace(command, caller=caller))
+        await self._refuse_another_s(command.id, caller)
+        return command
+
+    async def _refuse_another_s(self, id: str, caller: Caller) -> None:
+        """With another's id one would get another's result; a flag that nobody knows of is another's."""
+        if caller.role == "admin":
+            return
+        owner = self._bus.owner(id)
+        if owner is None:
+            flag = f"result:{id}:flag"
+            if await self._link.call_patiently("EXISTS", flag, limit_s=_PATIENCE_S):
+                raise AlreadyExists(f"job {id[:80]!r} exists")
+        elif not may_see(caller, owner):
+            raise AlreadyExists(f"job {id[:80]!r} exists")
 
     # What a connection asks of the gate itself
 
@@ -252,21 +325,21 @@ class Gate:
             "modules": [],
         }
 
-    async def _authenticate(self, session: Session, password: bytes) -> Simple | Error:
-        if not self._password:
+    async def _authenticate(self, session: Session, secret: bytes) -> Simple | Error:
+        if not self._identities.are_needed:
             return OK
-        delay_s = self._brake.delay(session.address, time.monotonic())
-        if delay_s is None:
+        verdict = await self._identities.check(session.address, secret)
+        self._audit.auth(session.address, verdict.caller, way=verdict.way, reason=verdict.reason)
+        if verdict.caller is not None:
+            self._strangers.pop(session, None)
+            session.admit(verdict.caller)
+            return OK
+        if verdict.is_over:
             session.closing = True
             return Error("ERR too many failed attempts, try again later")
-        if delay_s:
-            await asyncio.sleep(delay_s)
-        if not hmac.compare_digest(password, self._password):
-            self._brake.failed(session.address, time.monotonic())
-            log.warning("wrong password", address=session.address)
-            return Error("WRONGPASS invalid username-password pair or user is disabled.")
-        session.admit(Caller("password", "admin"))
-        return OK
+        if verdict.way == "token":
+            return Error(f"WRONGPASS {verdict.reason}")
+        return Error("WRONGPASS invalid username-password pair or user is disabled.")
 
 
 def _caller(session: Session) -> Caller:
@@ -307,12 +380,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _read_password(path: str) -> bytes:
-    """The content without surrounding white space; empty when there is no such file."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(_PASSWORD_BYTES).strip()
-    except FileNotFoundError:
-        return b""

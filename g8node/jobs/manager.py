@@ -20,8 +20,9 @@ from msgspec import UNSET
 
 from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NodeError, Unavailable
 from g8node.jobs import outcome as outcomes
+from g8node.jobs.access import check_role
 from g8node.jobs.job import Job, OnEnd
-from g8node.jobs.model import Command, Message, Result
+from g8node.jobs.model import LOCAL, Command, Message, Result
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Registry
 from g8node.jobs.runs import KILLED_CODE, Runner, Valve
@@ -66,6 +67,7 @@ class Manager:
         self._file_levels = frozenset(node.config.logging.file.levels)
         self._runner = Runner(node.reaper, environ, self.valve)
         self._jobs: dict[str, Job] = {}
+        self._voices: dict[str, Job] = {}
         self._queues: dict[str, deque[Job]] = {}
         self._bodies: dict[Job, Body] = {}
         self._backoffs: dict[Job, Backoff] = {}
@@ -81,7 +83,13 @@ class Manager:
         return self._jobs
 
     def find(self, id: str) -> Job | None:
-        return self._jobs.get(id)
+        """The live job of that id, or the voice."""
+        return self._jobs.get(id) or self._voices.get(id)
+
+    def voice(self, id: str, name: str) -> Job:
+        """What a subsystem speaks through: `emit` reaches every sink, nothing runs, the id is taken."""
+        voice = self._voices[id] = Job(Command.make(id, name), self._log, internal=True)
+        return voice
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
@@ -119,7 +127,7 @@ class Manager:
             command = msgspec.structs.replace(command, id=str(uuid.uuid4()))
         if self._closed:
             raise Unavailable("the node is shutting down")
-        if command.id in self._jobs:
+        if self.find(command.id) is not None:
             raise AlreadyExists(f"job {command.id!r} exists")
         if not self.room:
             raise Exhausted(f"{self._max_jobs} jobs are running", hint="main.max_jobs")
@@ -175,7 +183,9 @@ class Manager:
             if (body := self._bodies.get(job)) is not None:
                 value = body(ctx)
             else:
-                value = self.registry.get(job.request.command).call(ctx, job.request.arguments)
+                spec = self.registry.get(job.request.command)
+                check_role(job.request.caller or LOCAL, spec.role, spec.name)
+                value = spec.call(ctx, job.request.arguments)
             if isinstance(value, Process) or inspect.isawaitable(value):
                 return value
             return value if isinstance(value, Outcome) else outcomes.success(value)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from g8node import config
 from g8node.errors import InvalidArgument
 
 State = Literal["SUCCESS", "ERROR", "TIMEOUT", "UNKNOWN_CMD", "KILLED", "DUPILICATE_ID"]
-RoleName = Literal["reader", "operator", "admin"]
+RoleName = config.RoleName
 
 # One way only to match a string, else a megabyte of capitals takes hours.
 _UPPER_KEY = re.compile(rb'"[^"\\A-Z]*[A-Z][^"\\]*"\s*:')

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from g8node.errors import InvalidArgument, NotFound
-from g8node.jobs.model import Role, RoleName
+from g8node.jobs.access import may_see
+from g8node.jobs.model import LOCAL, Caller, Role, RoleName
 
 if TYPE_CHECKING:
     from g8node.jobs.job import Job
@@ -36,6 +37,15 @@ class Context:
     node: "Node"
     job: "Job"
     jobs: "Manager"
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks: through the gate, or `local`."""
+        return self.job.request.caller or LOCAL
+
+    def sees(self, other: "Job") -> bool:
+        """Whether the caller may know of another job. What he may not see does not exist for him."""
+        return may_see(self.caller, other.request.caller or LOCAL)
 
 
 Handler = Callable[..., Any | Awaitable[Any]]

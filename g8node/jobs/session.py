@@ -37,6 +37,8 @@ class Session(asyncio.Protocol):
         self.id = 0
         self.address = ""
         self.closing = False
+        self.certificate: object = None
+        self._is_lost = False
         self._handle = handle
         self._opened = opened
         self._closed = closed
@@ -58,7 +60,10 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._is_lost:  # a TLS client that left while its handshake was being finished
+            return
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self.certificate = transport.get_extra_info("peercert")
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else "local"
         self._timer = asyncio.get_running_loop().call_later(AUTH_S, self._expire)
@@ -99,6 +104,7 @@ class Session(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:

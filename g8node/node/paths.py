@@ -27,6 +27,11 @@ class Paths:
         return self._at("run/redis.sock")
 
     @property
+    def gate(self) -> str:
+        """The certificate of the gate's own CA."""
+        return self._at("run/gate")
+
+    @property
     def g8ufs(self) -> str:
         """The one FUSE mount (design 4.4)."""
         return self._at("run/g8ufs")

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from g8node.errors import AlreadyExists
 from g8node.jobs.commands import bash, core, info, job, process
-from g8node.jobs.model import Caller, Command
+from g8node.jobs.model import LOCAL, Caller, Command
 from g8node.jobs.registry import Context, Registry
 from g8node.jobs.registry import command as registered
 from tests.support.redis import Stack, command, eventually, running_stack
@@ -151,7 +151,7 @@ async def test_bus_id_of_a_job_of_the_node_is_refused(stack: Stack) -> None:
     await stack.push("core.ping", "svc")
     await stack.run("core.ping", "1")
     assert stack.manager.find("svc") is service
-    assert stack.bus.owner("svc") == "local"
+    assert stack.bus.owner("svc") == LOCAL
     await eventually(lambda: service.pid)
     service.kill(9)
     await service.result()

@@ -166,7 +166,7 @@ async def test_gate_rpush_stamps_the_caller(stack: Stack) -> None:
     assert live is not None
     assert live.request.caller is not None
     assert live.request.caller.name == "password"
-    assert stack.bus.owner("1") == "password"
+    assert stack.bus.owner("1") == live.request.caller
     await eventually(lambda: live.pid)
     live.kill(9)
     await live.result()

@@ -123,7 +123,7 @@ class Stack:
         path = self.folder / "password"
         path.write_text(password + "\n")
         settings = {"listen": "127.0.0.1:0", "password_file": str(path)} | settings
-        self.gate = Gate(self.manager, self.bus, config.Gate(**settings))
+        self.gate = Gate(self.manager, self.bus, config.Gate(**settings), folder=f"{self.folder}/gate")
         await self.gate.start()
         return self.gate
 

@@ -97,7 +97,7 @@ class SubscribeArgs(Struct, frozen=True):
 async def subscribe(ctx: Context, args: SubscribeArgs) -> Outcome:
     """Forward another job's backlog and messages as this job's own, until that job ends."""
     target = ctx.jobs.find(args.id)
-    if target is None:
+    if target is None or not ctx.sees(target):
         raise NotFound(f"job '{args.id}' does not exist")
     _refuse_circle(ctx.job, target)
 

@@ -49,7 +49,7 @@ def _own(ctx: Context, container: Container, id: str) -> Job | None:
     found = ctx.jobs.find(id)
     if found is None or found.container != container.id or found.id == f"core-{container.id}":
         return None
-    return found
+    return found if ctx.sees(found) else None
 
 
 async def _job_list(ctx: Context, container: Container) -> list[dict[str, Any]]:

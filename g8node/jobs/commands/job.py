@@ -18,7 +18,7 @@ class ListArgs(Struct, frozen=True):
 @command("job.list", base=True, role="reader")
 async def list_(ctx: Context, args: ListArgs) -> list[dict[str, Any]]:
     """The jobs that are accepted and not finished, this one too; or the one asked for."""
-    jobs = list(ctx.jobs)
+    jobs = [job for job in ctx.jobs if ctx.sees(job)]
     if args.id:
         jobs = [job for job in jobs if job.id == args.id]
         if not jobs:
@@ -44,7 +44,13 @@ class KillArgs(Struct, frozen=True):
 @command("job.kill", base=True)
 def kill(ctx: Context, args: KillArgs) -> bool:
     """Send a signal to a job's process group; false when there is no such job."""
-    return ctx.jobs.kill(args.id, args.signal or 15)
+    return _is_there(ctx, args.id) and ctx.jobs.kill(args.id, args.signal or 15)
+
+
+def _is_there(ctx: Context, id: str) -> bool:
+    """For the caller."""
+    found = ctx.jobs.find(id)
+    return found is not None and ctx.sees(found)
 
 
 @command("job.killall", base=True, role="admin")
@@ -61,4 +67,4 @@ class UnscheduleArgs(Struct, frozen=True):
 @command("job.unschedule", base=True)
 def unschedule(ctx: Context, args: UnscheduleArgs) -> bool:
     """No further run of a restarting or recurring job; false when there is no such job."""
-    return ctx.jobs.unschedule(args.id)
+    return _is_there(ctx, args.id) and ctx.jobs.unschedule(args.id)

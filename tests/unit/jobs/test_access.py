@@ -10,8 +10,8 @@ ADMIN = Caller("a", "admin")
 READER = Caller("r", "reader")
 
 
-def owner(id: str) -> str | None:
-    return {"mine": "r", "other": "a"}.get(id)
+def owner(id: str) -> Caller | None:
+    return {"mine": READER, "other": ADMIN}.get(id)
 
 
 @pytest.mark.parametrize("key", [b"result:1", b"result:1:flag", b"stream:1", b"logger:x", b"statistics:300"])

@@ -5,12 +5,12 @@ Subcommands import what they need when they run, so that `g8 --help` is quick.
 
 import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from g8tools.flist.cli import app as flist_app
-from g8tools.g8 import console
+from g8tools.g8 import connection, console
 from g8tools.g8.node_cli import container_app
 from g8tools.g8.node_cli import register as register_node_commands
 from g8tools.hub.cli import app as hub_app
@@ -27,6 +27,23 @@ app.add_typer(flist_app, name="flist")
 app.add_typer(hub_app, name="hub")
 app.add_typer(container_app, name="container")
 register_node_commands(app)
+
+
+@app.callback()
+def options(
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; else G8_TLS=1.")] = False,
+    cacert: Annotated[
+        str, typer.Option(metavar="FILE", help="The only CA to trust, implies --tls; else G8_CACERT.")
+    ] = "",
+    cert: Annotated[str, typer.Option(metavar="FILE", help="Our certificate; else G8_CERT.")] = "",
+    key: Annotated[str, typer.Option(metavar="FILE", help="Its key; else G8_KEY.")] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="TLS with whoever answers; else G8_TLS=insecure.")
+    ] = False,
+) -> None:
+    """How to reach a node; the options come before the command."""
+    on = tls or insecure or bool(cacert or cert)
+    connection.set_tls_options(connection.TlsOptions(on, cacert, cert, key, insecure))
 
 
 @app.command()

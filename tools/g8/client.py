@@ -27,6 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from g8node.errors import InvalidArgument, NodeError, PermissionDenied, Unavailable
+from g8tools.g8.tls import ContextConnection
 
 T = TypeVar("T")
 
@@ -263,22 +264,23 @@ class Client(Commands):
         tls: ssl.SSLContext | None = None,
         timeout_s: float = RESULT_TIMEOUT_S,
     ) -> None:
-        if tls is not None:
-            raise InvalidArgument("tls: the gate has none yet", hint="leave it out")
         self.timeout_s = timeout_s
         self.container = Containers(self)
         self._address = f"{host}:{port}"
-        self.redis = redis.asyncio.Redis(
-            host=host,
-            port=port,
-            password=password or None,
-            protocol=2,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_keepalive=True,
+        options: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "password": password or None,
+            "protocol": 2,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_keepalive": True,
             # Once more at once, for a connection that went stale; a command cannot run twice: it has an id.
-            retry=Retry(NoBackoff(), 1),
-            driver_info=None,  # the gate knows no CLIENT
-        )
+            "retry": Retry(NoBackoff(), 1),
+            "driver_info": None,  # the gate knows no CLIENT
+        }
+        if tls is not None:
+            options |= {"connection_class": ContextConnection, "context": tls}
+        self.redis = redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
 
     async def __aenter__(self) -> Self:
         return self

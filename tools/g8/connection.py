@@ -21,6 +21,38 @@ class Target(NamedTuple):
     password: str
 
 
+class TlsOptions(NamedTuple):
+    """Files as PEM. `insecure`: whoever answers is taken for the node, as the original's clients did."""
+
+    on: bool = False
+    cacert: str = ""
+    certificate: str = ""
+    key: str = ""
+    insecure: bool = False
+
+
+_given: TlsOptions | None = None
+
+
+def set_tls_options(options: TlsOptions) -> None:
+    """What the command line said; it wins over the environment."""
+    global _given
+    _given = options if any(options) else None
+
+
+def tls_options() -> TlsOptions:
+    """The command line's, else G8_TLS=1 or =insecure, G8_CACERT, G8_CERT, G8_KEY."""
+    if _given is not None:
+        return _given
+    word = os.environ.get("G8_TLS", "").lower()
+    if word not in ("", "0", "1", "insecure"):
+        raise InvalidArgument(f"G8_TLS={word[:40]}: expected 0, 1 or insecure")
+    names = ("G8_CACERT", "G8_CERT", "G8_KEY")
+    cacert, certificate, key = (os.environ.get(name, "") for name in names)
+    on = word in ("1", "insecure") or (not word and bool(cacert or certificate))
+    return TlsOptions(on, cacert, certificate, key, word == "insecure")
+
+
 class UpRecord(msgspec.Struct):
     gate_host: str
     gate_port: int

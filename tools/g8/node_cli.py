@@ -66,12 +66,13 @@ def exit_status(result: "Result") -> int:
 def with_client(node: str | None, password_file: Path | None, work: "Callable[[Client], Awaitable[T]]") -> T:
     """Connect, do the work, disconnect."""
     from g8tools.g8.client import Client
-    from g8tools.g8.connection import find
+    from g8tools.g8.connection import find, tls_options
+    from g8tools.g8.tls import context
 
-    target = find(node, password_file)
+    target, tls = find(node, password_file), context(tls_options())
 
     async def connected() -> T:
-        async with Client(target.host, target.port, target.password) as client:
+        async with Client(target.host, target.port, target.password, tls=tls) as client:
             return await work(client)
 
     return console.run_async(connected())

@@ -119,17 +119,21 @@ def get(ctx: Context, args: GetArgs) -> dict[str, Any] | None:
         container = ctx.node.containers.find_id(args.query)
     else:
         raise InvalidArgument(f"query: expected an id from 1 to 65534 or a name, got {args.query}")
-    return None if container is None else {"container": _shown(container), "id": container.id}
+    return None if container is None else {"container": _shown(ctx, container), "id": container.id}
 
 
 async def _rows(ctx: Context, containers: list[Container]) -> dict[str, Any]:
     usages = await ctx.node.containers.usage(containers)
     pairs = zip(containers, usages, strict=True)
-    return {str(container.id): usage | {"container": _shown(container)} for container, usage in pairs}
+    return {str(container.id): usage | {"container": _shown(ctx, container)} for container, usage in pairs}
 
 
-def _shown(container: Container) -> dict[str, Any]:
-    return {"arguments": container.spec, "root": container.rootfs, "pid": container.pid}
+def _shown(ctx: Context, container: Container) -> dict[str, Any]:
+    """For readers without what secrets are passed in."""
+    spec = container.spec
+    if ctx.caller.role == "reader":
+        spec = msgspec.structs.replace(spec, env=None, config=None, command=None, storage=None)
+    return {"arguments": spec, "root": container.rootfs, "pid": container.pid}
 
 
 class DispatchArgs(Struct, frozen=True):

@@ -13,8 +13,14 @@ class ListArgs(Struct, frozen=True):
 
 @command("process.list", base=True, role="reader")
 async def list_(ctx: Context, args: ListArgs) -> list[dict[str, Any]]:
-    """Every process, or the one asked for; nothing for one that is gone."""
-    return await ctx.node.inventory.processes(args.pid)
+    """Every process, or the one asked for; nothing for one that is gone.
+
+    Whoever is no admin sees programs without their arguments, which may hold what he may not know.
+    """
+    rows = await ctx.node.inventory.processes(args.pid)
+    if ctx.caller.role == "admin":
+        return rows
+    return [row | {"cmdline": str(row["cmdline"]).partition(" ")[0]} for row in rows]
 
 
 class KillArgs(Struct, frozen=True):

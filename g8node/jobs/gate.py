@@ -9,9 +9,10 @@ answered here.
 import asyncio
 import ipaddress
 import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,14 +22,13 @@ from g8node.jobs.access import RULES, Rule, check, check_role, may_see
 from g8node.jobs.audit import Audit
 from g8node.jobs.bus import QUEUE, Bus
 from g8node.jobs.direct import direct_command, direct_reply
-from g8node.jobs.door import Door
 from g8node.jobs.identity import Identities
 from g8node.jobs.link import Arg, Link, ReplyError
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Caller, Command, decode_command
 from g8node.jobs.registry import Spec
 from g8node.jobs.session import Session
-from g8node.jobs.tls import Contexts, certificate_caller
+from g8node.jobs.tls import Tls, certificate_caller
 from g8node.jobs.waiters import Waiters
 from g8node.runtime import blocking, logs
 from g8node.wire.resp import NULL_ARRAY, OK, PONG, Error, Reply, Simple
@@ -37,6 +37,8 @@ log = logs.get("gate")
 
 _PATIENCE_S: Final = 5.0
 _BACKLOG: Final = 1024
+_HANDSHAKE_S: Final = 10.0
+_SHUTDOWN_S: Final = 5.0
 _STRANGERS_LEAST: Final = 16
 
 Answer = Callable[[Session, list[bytes]], Awaitable[Reply]]
@@ -61,12 +63,11 @@ class Gate:
         self._link = Link(bus.socket)
         self._waiters = Waiters(self._link)
         self._identities = Identities(settings, list(organizations))
-        self._contexts = Contexts(settings, folder)
+        self._tls = Tls(settings, folder)
         self._audit = Audit(manager)
         self._servers: list[asyncio.Server] = []
         self._sessions: set[Session] = set()
         self._strangers: OrderedDict[Session, None] = OrderedDict()  # not authenticated yet, oldest first
-        self._doors: set[Door] = set()
         self._ids = itertools.count(1)
         self._own: dict[str, Answer] = {
             "PING": self._ping,
@@ -96,7 +97,7 @@ class Gate:
         try:
             await self._identities.load()
             if self._settings.tls:
-                fingerprint = await blocking.run("auth", self._contexts.open)
+                fingerprint = await blocking.run("auth", self._tls.open, host)
         except (InvalidArgument, OSError) as error:
             log.error(f"the gate stays closed: {error}", listen=self._settings.listen)
             return
@@ -108,8 +109,14 @@ class Gate:
             )
             return
         loop = asyncio.get_running_loop()
-        face = self._door if self._settings.tls else self._session
-        self._servers.append(await loop.create_server(face, host, port, backlog=_BACKLOG))
+        options: dict[str, Any] = {}
+        if self._settings.tls:
+            options = {
+                "ssl": self._tls.context,
+                "ssl_handshake_timeout": _HANDSHAKE_S,
+                "ssl_shutdown_timeout": _SHUTDOWN_S,
+            }
+        self._servers.append(await loop.create_server(self._session, host, port, backlog=_BACKLOG, **options))
         log.info(
             "the gate is open",
             listen=self._settings.listen,
@@ -127,8 +134,6 @@ class Gate:
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
-        for door in tuple(self._doors):
-            door.abort()
         for session in tuple(self._sessions):
             session.abort()
         await self._link.close()
@@ -137,13 +142,12 @@ class Gate:
         return {"clients": len(self._sessions)}
 
     def _session(self) -> Session:
+        """One for each connection, before its handshake."""
+        self._tls.heed_clock(time.time())
         return Session(self._handle, self._take, self._forget)
 
-    def _door(self) -> Door:
-        return Door(self._contexts, self._session, self._doors, self._has_room)
-
     def _has_room(self) -> bool:
-        return len(self._sessions) + len(self._doors) < self._settings.max_clients
+        return len(self._sessions) < self._settings.max_clients
 
     def _take(self, session: Session) -> None:
         if not self._has_room():

@@ -1,8 +1,8 @@
 """TLS contexts of the gate (blocking: files and keys; call it off the loop).
 
 With a configured certificate there is one context. Without, an own CA is made at each start: its key exists
-in memory only, its certificate is written to `run/gate/ca.pem`, and each local address that a client dials
-gets a leaf certificate that names it. Leaf keys pass through a memfd, because OpenSSL's loader wants a file.
+in memory only, and its certificate is written to `run/gate/ca.pem`. The server's key passes through a memfd,
+because OpenSSL's loader wants a file.
 
 The own certificates are valid from 2020 to 2120 whatever the node's clock says: clients compare them with
 their own. While our clock has not been set, the dates of client certificates are not compared with it.
@@ -13,7 +13,6 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections import OrderedDict
 from typing import Any, Final
 
 from g8node import config
@@ -24,24 +23,22 @@ from g8node.jobs.tokens import CLOCK_SET_S
 from g8node.linux.guard import off_loop
 
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for
-_CONTEXTS: Final = 64
 _FROM: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _UNTIL: Final = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1", "zero-os.gig.tech")  # the last is the original's
 _NAME_CHARS: Final = 128
 
 
-class Contexts:
-    """Server contexts by the local address that a client dialled."""
+class Tls:
+    """The gate's one server context."""
 
     def __init__(self, settings: config.Gate, folder: str) -> None:
         self._settings = settings
         self._folder = folder
-        self._authority: Authority | None = None
-        self._made: OrderedDict[tuple[str, bool], ssl.SSLContext] = OrderedDict()
+        self.context: ssl.SSLContext | None = None
 
     @off_loop
-    def open(self) -> str:
+    def open(self, host: str) -> str:
         """Load or make what is needed; the fingerprint (SHA-256) of what clients can pin.
 
         InvalidArgument names the setting that is wrong.
@@ -49,59 +46,43 @@ class Contexts:
         settings = self._settings
         if bool(settings.tls_certificate) != bool(settings.tls_key):
             raise InvalidArgument("gate.tls_certificate and gate.tls_key: expected both or none")
-        if settings.tls_certificate:
-            fingerprint = _fingerprint_of_file(settings.tls_certificate)
-        else:
-            self._authority = Authority(f"g8node {socket.gethostname()}")
-            fingerprint = self._authority.fingerprint
-            self._write_certificate(self._authority.pem)
-        self.context("127.0.0.1", 0.0)  # so that a bad file is found now
-        return fingerprint
-
-    def _write_certificate(self, pem: bytes) -> None:
-        os.makedirs(self._folder, mode=0o755, exist_ok=True)
-        partial = f"{self._folder}/.ca.pem"
-        with open(partial, "wb") as file:
-            file.write(pem)
-        os.replace(partial, f"{self._folder}/ca.pem")
-
-    def ready(self, address: str, now_s: float) -> ssl.SSLContext | None:
-        """The context if it is made already; does not block."""
-        return self._made.get(self._key(address, now_s))
-
-    def _key(self, address: str, now_s: float) -> tuple[str, bool]:
-        return ("" if self._authority is None else address, now_s >= CLOCK_SET_S)
-
-    @off_loop
-    def context(self, address: str, now_s: float) -> ssl.SSLContext:
-        """A context whose certificate names that address."""
-        key = self._key(address, now_s)
-        context = self._make(address, is_clock_set=key[1])
-        self._made[key] = context
-        while len(self._made) > _CONTEXTS:
-            self._made.popitem(last=False)
-        return context
-
-    def _make(self, address: str, *, is_clock_set: bool) -> ssl.SSLContext:
-        settings = self._settings
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0  # sessions are long; a resumed one would only keep state
         try:
-            if self._authority is None:
+            if settings.tls_certificate:
+                fingerprint = _fingerprint_of_file(settings.tls_certificate)
                 context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
             else:
-                names = (*_ALWAYS, socket.gethostname(), address, *settings.tls_names)
-                _load(context, self._authority.leaf(names))
+                fingerprint = self._load_own(context, host)
             if settings.tls_client_ca:
                 context.load_verify_locations(settings.tls_client_ca)
                 context.verify_mode = ssl.CERT_OPTIONAL
-        except (OSError, ssl.SSLError) as error:
-            files = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            files = settings.tls_certificate, settings.tls_key, settings.tls_client_ca, *settings.tls_names
             raise InvalidArgument(f"TLS: {', '.join(filter(None, files))}: {error}") from error
-        if not is_clock_set:
-            context.verify_flags |= _NO_CHECK_TIME
-        return context
+        self.context = context
+        return fingerprint
+
+    def _load_own(self, context: ssl.SSLContext, host: str) -> str:
+        authority = Authority(f"g8node {socket.gethostname()}")
+        _load(context, authority.leaf((*_ALWAYS, socket.gethostname(), host, *self._settings.tls_names)))
+        os.makedirs(self._folder, mode=0o755, exist_ok=True)
+        partial = f"{self._folder}/.ca.pem"
+        with open(partial, "wb") as file:
+            file.write(authority.pem)
+        os.replace(partial, f"{self._folder}/ca.pem")
+        return authority.fingerprint
+
+    def heed_clock(self, now_s: float) -> None:
+        """From the next handshake on, compare dates with the clock if it has been set."""
+        if self.context is not None and (flags := _flags(self.context, now_s)) != self.context.verify_flags:
+            self.context.verify_flags = flags
+
+
+def _flags(context: ssl.SSLContext, now_s: float) -> ssl.VerifyFlags:
+    bits = int(context.verify_flags) & ~_NO_CHECK_TIME
+    return ssl.VerifyFlags(bits if now_s >= CLOCK_SET_S else bits | _NO_CHECK_TIME)
 
 
 class Authority:

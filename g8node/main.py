@@ -52,6 +52,7 @@ _PANIC = "/proc/sys/kernel/panic"
 _GRACE_S = 10.0
 _ONLINE_S = 15.0
 _NOFILE = 65536
+_INCLUDE = {"size_max": 1 << 20, "count_max": 1000}
 _M_ARENA_MAX = -8
 _RELEASE = "/etc/g8node-release"
 
@@ -111,6 +112,7 @@ class Core0:
             Phase("gate", self.gate.start),
             Phase("statistics", self._start_statistics, required=False),
             Phase("resources", self._start_resources),
+            Phase("services", self._start_services, required=False),
             Phase("bus", self._start_bus),
             *online,
         ]
@@ -132,7 +134,7 @@ class Core0:
         await self.statistics.start()
 
     async def _start_resources(self) -> None:
-        modules = await blocking.run("disk", _late_modules)
+        modules = self._late = await blocking.run("disk", _late_modules)
         settings, paths = self._settings, self.node.paths
         flists = modules.mounts.Mounts(
             run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
@@ -155,7 +157,30 @@ class Core0:
         )
         for commands in modules.commands:
             self.registry.add_module(commands)
-        self.registry.complete.set()
+
+    async def _start_services(self) -> None:
+        """Register the extensions and start the services, which run beside what is left of the boot."""
+        try:
+            await self._plan_services(self._late)
+        finally:
+            self.registry.complete.set()
+
+    async def _plan_services(self, modules: "_Late") -> None:
+        texts, problems = await blocking.run(
+            "disk", modules.textfiles.read_folders, self._settings.main.include, ".toml", **_INCLUDE
+        )
+        plan = modules.services.load(texts, parameters=cmdline.last(self._words), environ=os.environ)
+        problems += modules.extensions.add_extensions(self.registry, plan.extensions)
+        plan.problems[:0] = problems
+        sequencer = modules.sequencer.Sequencer(self.jobs, plan, online=self._online_or_late)
+        self.node.serve(sequencer)
+        self.node.supervisor.start("services", sequencer.run)
+
+    async def _online_or_late(self) -> None:
+        """What the net slice waits for; an agent leaves the network alone."""
+        if self._init:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.network.online.wait(), _ONLINE_S)
 
     async def _start_bus(self) -> None:
         """Only now are commands read from redis (spec core0-protocol 1.2): what came early has waited."""
@@ -173,6 +198,7 @@ class Core0:
     async def _stop(self) -> None:
         node = self.node
         log.info("shutting down")
+        await shutdown.step("services", node.supervisor.stop("services"), 5)  # no further one starts
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
@@ -206,21 +232,39 @@ class _Late:
     disks: ModuleType
     btrfs: ModuleType
     commands: tuple[ModuleType, ...]
+    textfiles: ModuleType
+    services: ModuleType
+    extensions: ModuleType
+    sequencer: ModuleType
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
+    from g8node.boot import extensions, sequencer, services
     from g8node.g8ufs import mounts
+    from g8node.linux import textfiles
     from g8node.node import btrfs, containers, disks, files, links
 
-    return _Late(mounts, containers, files, links, disks, btrfs, late_commands())
+    return _Late(
+        mounts,
+        containers,
+        files,
+        links,
+        disks,
+        btrfs,
+        late_commands(),
+        textfiles,
+        services,
+        extensions,
+        sequencer,
+    )
 
 
 def late_commands() -> tuple[ModuleType, ...]:
     """The command modules beside `EARLY` and those of the statistics, in the order of their names."""
-    from g8node.jobs.commands import btrfs, config, corex, disk, filesystem, hardware, ip, web
+    from g8node.jobs.commands import btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
 
-    return btrfs, config, corex, disk, filesystem, hardware, ip, web
+    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
 
 
 def _statistics_module() -> ModuleType:

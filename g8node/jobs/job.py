@@ -7,10 +7,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from g8node.errors import Conflict
 from g8node.jobs.model import END, Command, Flag, Level, Message, Result
+
+if TYPE_CHECKING:
+    from g8node.jobs.outcome import Outcome
 
 Phase = Literal["queued", "running", "waiting", "finished"]
 BACKLOG = 10
@@ -28,6 +31,7 @@ class Run(Protocol):
 Listener = Callable[[Message], None]
 Log = Callable[["Job", Message], None]
 OnEnd = Callable[["Job", Result], None]
+OnRun = Callable[["Job", "Outcome"], None]
 
 
 class Job:
@@ -49,6 +53,7 @@ class Job:
         "internal",
         "listeners",
         "on_end",
+        "on_run",
         "phase",
         "protected",
         "request",
@@ -83,6 +88,7 @@ class Job:
         self.backlog: deque[Message] = deque(maxlen=BACKLOG)
         self.listeners: list[Listener] = []
         self.on_end: list[OnEnd] = []
+        self.on_run: list[OnRun] = []
         self.follows: Job | None = None
         self.emitting = False
         self._log = log

@@ -64,6 +64,9 @@ class _Connection(asyncio.Protocol):
     def send(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
+        if not self.is_open:  # lost between the connecting and the call: nobody would answer this future
+            future.set_exception(Unavailable("redis closed the connection"))
+            return future
         if not self._out:
             loop.call_soon(self._flush)
         self._out.append(hiredis.pack_command(args))
@@ -72,8 +75,9 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if self._transport is not None:
-            self._transport.write(b"".join(out))
+        if self._transport is not None and self.is_open:
+            with contextlib.suppress(RuntimeError):  # uvloop: closed, and connection_lost is about to say so
+                self._transport.write(b"".join(out))
 
     def close(self) -> None:
         if self._transport is not None:

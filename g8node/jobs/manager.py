@@ -21,7 +21,7 @@ from msgspec import UNSET
 from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NodeError, Unavailable
 from g8node.jobs import outcome as outcomes
 from g8node.jobs.access import check_role
-from g8node.jobs.job import Job, OnEnd
+from g8node.jobs.job import Job, OnEnd, OnRun
 from g8node.jobs.model import LOCAL, Command, Message, Result
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Registry
@@ -116,11 +116,13 @@ class Manager:
         protected: bool = False,
         internal: bool = True,
         on_end: OnEnd | None = None,
+        on_run: OnRun | None = None,
     ) -> Job:
         """Accept a command and start it, or queue it. An empty id gets a fresh one.
 
         `runner` replaces the registered command, `container` is shown in result and records, `protected` jobs
-        are always rerun, `internal` ones were not sent by a client. `on_end` is called once, with the result.
+        are always rerun, `internal` ones were not sent by a client. `on_end` is called once, with the result,
+        `on_run` at the end of every run.
         Raises AlreadyExists for an id that is live and Exhausted at `main.max_jobs`.
         """
         if not command.id:
@@ -132,8 +134,8 @@ class Manager:
         if not self.room:
             raise Exhausted(f"{self._max_jobs} jobs are running", hint="main.max_jobs")
         job = Job(command, self._log, container=container, protected=protected, internal=internal)
-        if on_end is not None:
-            job.on_end.append(on_end)
+        job.on_end += [on_end] if on_end is not None else []
+        job.on_run += [on_run] if on_run is not None else []
         if runner is not None:
             self._bodies[job] = runner
         self._jobs[command.id] = job
@@ -251,6 +253,8 @@ class Manager:
         job.duration_ms = max(time.time_ns() // 1_000_000 - job.started_ms, 0)
         if end.streams is UNSET and end.level:
             job.end(end.level, end.data, ok=end.ok)
+        for on_run in job.on_run:
+            on_run(job, end)
         return self._delay(job, end)
 
     def _delay(self, job: Job, end: Outcome) -> float | None:

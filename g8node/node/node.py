@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
+    from g8node.node.services import Services
     from g8node.node.stats import Stats
     from g8node.runtime.process import Reaper
     from g8node.runtime.supervise import Supervisor
@@ -42,6 +43,11 @@ class Node:
     _files: "Files | None" = field(default=None, init=False)
     _stats: "Stats | None" = field(default=None, init=False)
     _groups: "Groups | None" = field(default=None, init=False)
+    _services: "Services | None" = field(default=None, init=False)
+
+    def serve(self, services: "Services") -> None:
+        """Called once, by main."""
+        self._services = services
 
     def complete(self, flists: "Mounts", containers: "Containers", files: "Files | None" = None) -> None:
         """Called once, by main."""
@@ -96,3 +102,10 @@ class Node:
         if self._groups is None:
             raise Unavailable("control groups are not ready yet", hint="the node is starting")
         return self._groups
+
+    @property
+    def services(self) -> "Services":
+        """Unavailable while the node is starting."""
+        if self._services is None:
+            raise Unavailable("services are not ready yet", hint="the node is starting")
+        return self._services

@@ -1,6 +1,8 @@
 """Roles, tokens and visibility over a real connection, and the audit log of it."""
 
+import importlib
 import json
+import pkgutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from g8node import config
+from g8node.jobs import commands
 from g8node.jobs.commands import bash, core, corex, info, job, process
 from g8node.jobs.model import Role
 from g8node.jobs.registry import Registry
@@ -50,6 +53,22 @@ async def test_every_command_needs_its_role(stack: Stack, role: str) -> None:
             except ResponseError:
                 refused = False
             assert refused is not is_allowed, (name, words)
+
+
+async def test_every_command_of_the_node_is_refused_to_lower_roles(tmp_path: Path) -> None:
+    names = [module.name for module in pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")]
+    registry = Registry([importlib.import_module(name) for name in names])
+    assert len(registry.names()) > 70
+    async with running_stack(tmp_path, registry) as stack:
+        await stack.open_gate(PASSWORDS)
+        for role in ("reader", "operator"):
+            client = stack.client(SECRETS[role])
+            for name in registry.names():
+                if registry.get(name).role > Role[role.upper()]:
+                    with pytest.raises(NoPermissionError, match=f"{name} needs role"):
+                        await client.execute_command(name)
+                    with pytest.raises(NoPermissionError, match=f"{name} needs role"):
+                        await stack.push(name, "x", client)
 
 
 def test_commands_that_are_root_are_the_admin_s() -> None:

@@ -1,28 +1,13 @@
 """What a node does when it cannot start: it says so and restarts, and never panics."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from g8tools.up.vm import Machine, Vm
-from tests.support.vm import BOOT_S, BUILD
+from tests.support.vm import BOOT_S, BUILD, initrd_with
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
-
-
-def initrd_with(folder: Path, name: str, content: str, mode: int) -> Path:
-    """Our initramfs with one file replaced: a further archive, which the kernel unpacks over the others."""
-    tree = folder / "overlay"
-    path = tree / name
-    path.parent.mkdir(parents=True)
-    path.write_text(content)
-    path.chmod(mode)
-    argv = "find . -mindepth 1 | cpio --quiet -o -H newc | zstd -q"
-    archive = subprocess.run(argv, shell=True, cwd=tree, capture_output=True, check=True).stdout
-    initrd = folder / "initrd"
-    initrd.write_bytes((BUILD / "initramfs.zst").read_bytes() + archive)
-    return initrd
 
 
 def test_fatal_start_error_is_told_and_reboots(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,20 @@ class NodeVm:
         return decoded
 
 
+def initrd_with(folder: Path, name: str, content: str, mode: int) -> Path:
+    """Our initramfs with one file replaced: a further archive, which the kernel unpacks over the others."""
+    tree = folder / "overlay"
+    path = tree / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    path.chmod(mode)
+    argv = "find . -mindepth 1 | cpio --quiet -o -H newc | zstd -q"
+    archive = subprocess.run(argv, shell=True, cwd=tree, capture_output=True, check=True).stdout
+    initrd = folder / "initrd"
+    initrd.write_bytes((BUILD / "initramfs.zst").read_bytes() + archive)
+    return initrd
+
+
 @contextmanager
 def node(
     folder: Path,
@@ -56,13 +71,14 @@ def node(
     memory_mb: int = 1024,
     append: Sequence[str] = (),
     options: Sequence[str] = (),
+    initrd: Path = BUILD / "initramfs.zst",
 ) -> Iterator[NodeVm]:
     """Boot a node and wait until its gate answers; it is cut off at the end."""
     password = secrets.token_urlsafe(16)
     ports = {guest: free_port() for guest in (6379, *forwards)}
     machine = Machine(
         kernel=BUILD / "vmlinuz",
-        initrd=BUILD / "initramfs.zst",
+        initrd=initrd,
         memory_mb=memory_mb,
         forwards=ports,
         secrets={"password": password},

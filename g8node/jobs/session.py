@@ -76,8 +76,13 @@ class Session(asyncio.Protocol):
     def refuse(self, text: str) -> None:
         """Say why and hang up."""
         if self._transport is not None:
-            self._transport.write(encode(Error(text)))
+            self._write(encode(Error(text)))
             self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            with contextlib.suppress(RuntimeError):  # uvloop: closed, and connection_lost is about to say so
+                self._transport.write(data)
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -125,13 +130,13 @@ class Session(asyncio.Protocol):
                     await self._wait_for_more()
                     continue
                 self._idle = False
-                self._transport.write(encode(await self._handle(self, request), self.protocol))
+                self._write(encode(await self._handle(self, request), self.protocol))
                 await self._writable.wait()
         except ProtocolError as error:
-            self._transport.write(encode(Error(f"ERR Protocol error: {error}")))
+            self._write(encode(Error(f"ERR Protocol error: {error}")))
         except Exception as error:  # the border of the client: its connection ends, not the gate
             log.error("bug while serving a client", exc_info=error)
-            self._transport.write(encode(Error("ERR 500 internal error")))
+            self._write(encode(Error("ERR 500 internal error")))
         with contextlib.suppress(RuntimeError):  # the loop may be closing
             self._transport.close()
 

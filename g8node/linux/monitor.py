@@ -81,8 +81,9 @@ def cpu_percent(before: dict[str, CpuTimes], after: dict[str, CpuTimes]) -> list
     for id, now in after.items():
         if (then := before.get(id)) is None:
             continue
-        used, idle = now.used - then.used, now.idle - then.idle
-        if used >= 0 and idle >= 0 and used + idle > 0:
+        # iowait, a part of idle, may go backwards (proc(5)): that is no reason to say nothing.
+        used, idle = max(now.used - then.used, 0.0), max(now.idle - then.idle, 0.0)
+        if used + idle > 0:
             readings.append(Reading("machine.CPU.percent", "A", 100 * used / (used + idle), id))
     return readings
 

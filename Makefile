@@ -19,13 +19,13 @@ down: ## stop what `make up` started
 
 test: deps image ## everything that can be tested here, QEMU boots included
 	@$(SUDO) $(PY) -m pytest -q tests
-	@$(SUDO) initramfs-build/unit-on-313.sh -q
+	@$(SUDO) initramfs-build/unit-on-313.sh -q tests/unit
 
 check: deps ## format, lint, types, layers, unit tests: under a minute
 	@$(PY) -m pytest -q tests/test_repository.py tests/unit
 
 unit-313: deps ## the unit tests on the image's Python
-	@$(SUDO) initramfs-build/unit-on-313.sh -q
+	@$(SUDO) initramfs-build/unit-on-313.sh -q tests/unit
 
 bench: deps image ## measure against named peers into build/bench.json; ONLY='regex' picks rows
 	@$(SUDO) $(PY) -m tests.bench $(if $(ONLY),--only '$(ONLY)')

@@ -35,7 +35,7 @@ if [ -n "$missing" ]; then
     $sudo apt-get update -qq
     # shellcheck disable=SC2086
     $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -y -qq --no-install-recommends $missing >build-setup.log 2>&1 ||
+        apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends $missing >build-setup.log 2>&1 ||
         { tail -n 20 build-setup.log >&2; die "apt-get failed; all of it is in build-setup.log"; }
     rm -f build-setup.log
 fi

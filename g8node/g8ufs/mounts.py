@@ -12,7 +12,7 @@ then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<
 `http://hub/chunks/`). A local flist without any is an InvalidArgument.
 
 When the session dies (aborted, a bug), `run` raises, and its next call mounts a new one, and every image and
-target again. What stands on a mount of before (an overlay, an open file) has errors for good: `on_lost` tells.
+target again. What stands on a mount of before (an overlay, an open file) fails for good: `on_lost` tells.
 """
 
 import asyncio

@@ -149,6 +149,8 @@ class Core0:
         )
         await flists.start()
         await containers.open()
+        flists.on_lost = containers.lost
+        self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
         self.node.add_hardware(
             modules.links.Links(self.node.reaper),
@@ -206,6 +208,7 @@ class Core0:
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         await shutdown.step("bus", self.bus.close(), 5)
         if node.is_complete:
+            await shutdown.step("flist mounts", node.supervisor.stop("g8ufs"), 5)
             await shutdown.step("flists", node.flists.close(), 10)
         if self.statistics is not None:
             await shutdown.step("statistics", self.statistics.stop(), 5)

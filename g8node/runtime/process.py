@@ -1,8 +1,8 @@
 """One reaper owns SIGCHLD and every child (async).
 
 Theory of operation. A child is started by `linux.spawn` in a thread, which waits for its exec without the
-GIL; argv[0] lies on the root file system all the same, callers that need another directory go through a shell or
-`crun`. The reaper's `wait4(-1)` collects every child, ours by pid, orphans re-parented to us without
+GIL; argv[0] lies on the root file system all the same, callers that need another directory go through a shell
+or `crun`. The reaper's `wait4(-1)` collects every child, ours by pid, orphans re-parented to us without
 asking. A child can die before `spawn` has filed its pid; while anybody is `expecting` a pid, exits of unknown
 pids are kept for them instead of being forgotten.
 

@@ -1,4 +1,4 @@
-"""The peer of jobs.builtin_vs_arq: `python arq_peer.py SOCKET COUNT` in the venv of requirements/arq-peer.txt.
+"""The peer of jobs.builtin_vs_arq: `python arq_peer.py SOCKET COUNT` with requirements/arq-peer.txt.
 
 Queues COUNT jobs, then times one burst worker from its start-up hook to the last result in Redis.
 """

@@ -48,6 +48,13 @@ class Stats(Struct, frozen=True):
     listen: Annotated[str, Meta(description="host:port of metrics for Prometheus; empty: none.")] = ""
 
 
+class Watchdog(Struct, frozen=True):
+    device: Annotated[str, Meta(description="Restarts a booted machine that hangs; empty: none.")] = (
+        "/dev/watchdog"
+    )
+    timeout_s: Annotated[int, Meta(ge=5, le=600, description="Seconds without a sign of life.")] = 60
+
+
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
@@ -101,6 +108,7 @@ class Config(Struct, frozen=True):
     containers: Containers = Containers()
     logging: Logging = Logging()
     stats: Stats = Stats()
+    watchdog: Watchdog = Watchdog()
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

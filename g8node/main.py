@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import os
 import resource
@@ -36,6 +37,8 @@ from g8node.node.node import Node
 from g8node.node.paths import Paths
 from g8node.node.power import Mode, Power
 from g8node.runtime import blocking, logs
+from g8node.runtime.console import Console
+from g8node.runtime.faults import Faults
 from g8node.runtime.process import Reaper
 from g8node.runtime.supervise import Supervisor
 from g8node.runtime.watchdog import Watchdog
@@ -50,6 +53,7 @@ ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 _PANIC = "/proc/sys/kernel/panic"
 _GRACE_S = 10.0
+_CONSOLE_S = 2.0
 _ONLINE_S = 15.0
 _NOFILE = 65536
 _INCLUDE = {"size_max": 1 << 20, "count_max": 1000}
@@ -70,7 +74,11 @@ class Core0:
             paths=paths,
             reaper=reaper,
             supervisor=Supervisor(),
-            watchdog=Watchdog(),
+            watchdog=Watchdog(
+                hang_s=min(30.0, settings.watchdog.timeout_s / 2),
+                device=settings.watchdog.device if init else "",
+                timeout_s=settings.watchdog.timeout_s,
+            ),
             power=Power(),
             inventory=_inventory(),
         )
@@ -86,10 +94,13 @@ class Core0:
             organizations=cmdline.every(words, "organization"),
         )
         self.network = Network(reaper, self.jobs)
+        self._faults = Faults()
+        self.jobs.counters["faults"] = self._faults.state
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
+        self._faults.install()
         self.node.watchdog.start()
         try:
             self.node.reaper.install()
@@ -284,6 +295,7 @@ def all_commands() -> tuple[ModuleType, ...]:
 
 def run_agent(config_file: str, root: str) -> Never:
     """Serve below `root` until SIGTERM or SIGINT, then leave."""
+    faulthandler.enable()
     try:
         settings = _read(config_file, [])
         lock = _lock(Paths(root))
@@ -314,6 +326,8 @@ def _lock(paths: Paths) -> int:
 def run_init(config_file: str) -> Never:
     """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots, never panics."""
     mode: Mode = "reboot"
+    faulthandler.enable()
+    console = Console(2, kernel_log=_kernel_log())
     try:
         os.environ.update(ENVIRON)
         with contextlib.suppress(OSError):
@@ -322,15 +336,24 @@ def run_init(config_file: str) -> Never:
             resource.setrlimit(resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             words = cmdline.parse(file.read())
-        mode = _run(Core0(_read(config_file, words), Paths("/"), words, init=True))
+        settings = _read(config_file, words, console)
+        mode = _run(Core0(settings, Paths("/"), words, init=True))
     except BaseException as error:  # process 1 must not die, whatever it is
         delay_s = _panic_delay_s()
         log.critical(f"fatal: {error}; reboot in {delay_s} s", exc_info=error)
         time.sleep(delay_s)
+    console.drained(_CONSOLE_S)
     while True:
         with contextlib.suppress(OSError):
             machine.reboot(machine.POWER_OFF if mode == "poweroff" else machine.RESTART)
         time.sleep(1)
+
+
+def _kernel_log() -> int:
+    try:
+        return os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _panic_delay_s() -> int:
@@ -343,12 +366,13 @@ def _panic_delay_s() -> int:
     return delay_s if delay_s >= 0 else 1
 
 
-def _read(config_file: str, words: list[tuple[str, str]]) -> Config:
+def _read(config_file: str, words: list[tuple[str, str]], console: Console | None = None) -> Config:
     text = ""
     with contextlib.suppress(FileNotFoundError), open(config_file, encoding="utf-8") as file:
         text = file.read()
     settings, warnings = config.load(text, file=config_file, overrides=words)
-    logs.configure("debug" if ("debug", "") in words else settings.main.log_level)
+    level = "debug" if ("debug", "") in words else settings.main.log_level
+    logs.configure(level, console, keep=console.keep if console is not None else None)
     for warning in warnings:
         log.warning(warning)
     return settings

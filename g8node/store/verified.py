@@ -1,6 +1,5 @@
 """Decorator: never hand out, and never store, bytes whose digest is not their id (async)."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -8,10 +7,9 @@ from g8node.errors import InvalidArgument, Unavailable
 from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.store.base import Store, StoreError
+from g8node.wire.codecs import is_stored_as
 
 _INLINE_BYTES: Final = 64 << 10
-_HEADER_SIZE: Final = 16
-"""In front of the cipher text of a v1 chunk (spec g8ufs-hub 2)."""
 
 
 class VerifiedStore:
@@ -49,16 +47,4 @@ async def _wrong(chunks: Mapping[ChunkId, bytes]) -> list[ChunkId]:
 
 
 def _check(chunks: Mapping[ChunkId, bytes]) -> list[ChunkId]:
-    return [id for id, stored in chunks.items() if not fits(id, stored)]
-
-
-def fits(id: ChunkId, stored: bytes) -> bool:
-    """Whether the id is the digest of the stored bytes; False too for ids of a length that no flist has.
-
-    16 (v2) and 32 bytes: BLAKE2b of that size; 64 hex digits (v1): SHA-256 without the 16-byte header.
-    """
-    if len(id) in (16, 32):
-        return hashlib.blake2b(stored, digest_size=len(id)).digest() == id
-    if len(id) == 64:
-        return hashlib.sha256(memoryview(stored)[_HEADER_SIZE:]).hexdigest().encode() == id
-    return False
+    return [id for id, stored in chunks.items() if not is_stored_as(id, stored)]

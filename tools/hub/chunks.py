@@ -15,7 +15,7 @@ from litestar.response import Stream
 from g8node.errors import InvalidArgument, NotFound, Unavailable
 from g8node.ids import ChunkId
 from g8node.runtime import blocking
-from g8node.store.verified import fits
+from g8node.wire.codecs import is_stored_as
 from g8tools.hub import framing, names
 from g8tools.hub.service import Body, HttpRequest, Hub
 
@@ -133,7 +133,7 @@ async def _store(hub: Hub, batch: Sequence[tuple[ChunkId, bytes]]) -> tuple[int,
 
 def _check(batch: Sequence[tuple[ChunkId, bytes]]) -> None:
     for claimed, stored in batch:
-        if not fits(claimed, stored):
+        if not is_stored_as(claimed, stored):
             raise InvalidArgument(f"chunk {claimed.hex()}: the {len(stored)} bytes sent have another hash")
 
 

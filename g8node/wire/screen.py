@@ -140,7 +140,7 @@ class Feed:
             return []
         wanted = {label: value for label, value in rows if label not in _MOVING}
         gone = {label: "" for label in self._told if label not in wanted}
-        lines = []
+        lines: list[str] = []
         for label, value in {**wanted, **gone}.items():
             told, at = self._told.get(label, ("", float("-inf")))
             if value == told or now - at < self.row_s or len(lines) >= self.lines_max:

@@ -64,10 +64,21 @@ _RELEASE = "/etc/g8node-release"
 class Core0:
     """The parts of a node, built once; `run` is its life."""
 
-    def __init__(self, settings: Config, paths: Paths, words: list[tuple[str, str]], *, init: bool) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        paths: Paths,
+        words: list[tuple[str, str]],
+        *,
+        console: Console | None = None,
+    ) -> None:
+        """`console`: this is process 1, and its console."""
+        self._console = console
+        init = console is not None
         self._settings = settings
         self._words = words
         self._init = init
+        self._stage = "starting"
         reaper = Reaper(orphans=True)
         self.node = Node(
             config=settings,
@@ -105,7 +116,8 @@ class Core0:
         try:
             self.node.reaper.install()
             self._take_signals()
-            await run_phases(self._phases())
+            await run_phases(self._phases(), begins=self._begins)
+            self._begins("done")
             name, uptime_s = socket.gethostname(), time.monotonic()
             log.info(f"g8node ready: {__version__} on {name}, {uptime_s:.1f}s of uptime")
             mode = await self.node.power.requested()
@@ -113,6 +125,9 @@ class Core0:
         finally:
             self.node.watchdog.stop()
         return mode
+
+    def _begins(self, stage: str) -> None:
+        self._stage = stage
 
     def _phases(self) -> list[Phase]:
         network = [Phase("network", self._start_network, required=False)] if self._init else []
@@ -146,6 +161,7 @@ class Core0:
 
     async def _start_resources(self) -> None:
         modules = self._late = await blocking.run("disk", _late_modules)
+        self._start_screen()
         settings, paths = self._settings, self.node.paths
         flists = modules.mounts.Mounts(
             run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
@@ -170,6 +186,17 @@ class Core0:
         )
         for commands in modules.commands:
             self.registry.add_module(commands)
+
+    def _start_screen(self) -> None:
+        if self._console is not None:
+            screen = self._late.screen.Screen(
+                self.node,
+                say=self._console.write,
+                stage=lambda: self._stage,
+                services=lambda: self.jobs.counters.get("services", dict)(),
+                words=self._words,
+            )
+            self.node.supervisor.start("screen", screen.run)
 
     async def _start_services(self) -> None:
         """Register the extensions and start the services, which run beside what is left of the boot."""
@@ -211,6 +238,7 @@ class Core0:
     async def _stop(self) -> None:
         node = self.node
         log.info("shutting down")
+        self._begins("shutting down")
         await shutdown.step("services", node.supervisor.stop("services"), 5)  # no further one starts
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
@@ -250,11 +278,12 @@ class _Late:
     services: ModuleType
     extensions: ModuleType
     sequencer: ModuleType
+    screen: ModuleType
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
-    from g8node.boot import extensions, sequencer, services
+    from g8node.boot import extensions, screen, sequencer, services
     from g8node.g8ufs import mounts
     from g8node.linux import textfiles
     from g8node.node import btrfs, containers, disks, files, links
@@ -271,6 +300,7 @@ def _late_modules() -> _Late:
         services,
         extensions,
         sequencer,
+        screen,
     )
 
 
@@ -300,7 +330,7 @@ def run_agent(config_file: str, root: str) -> Never:
         settings = _read(config_file, [])
         lock = _lock(Paths(root))
         prepare_agent_namespace()
-        _run(Core0(settings, Paths(root), [], init=False))
+        _run(Core0(settings, Paths(root), []))
     except NodeError as error:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201 - no logs yet
         os._exit(100)
@@ -337,7 +367,7 @@ def run_init(config_file: str) -> Never:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             words = cmdline.parse(file.read())
         settings = _read(config_file, words, console)
-        mode = _run(Core0(settings, Paths("/"), words, init=True))
+        mode = _run(Core0(settings, Paths("/"), words, console=console))
     except BaseException as error:  # process 1 must not die, whatever it is
         delay_s = _panic_delay_s()
         log.critical(f"fatal: {error}; reboot in {delay_s} s", exc_info=error)

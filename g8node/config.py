@@ -64,6 +64,12 @@ class Screen(Struct, frozen=True):
     ] = "1.1.1.1:80,deb.debian.org:80"
 
 
+class Cache(Struct, frozen=True):
+    disk: Annotated[
+        str, Meta(description="Disk for cache and logs: auto, or its name, serial or WWN; empty: none.")
+    ] = ""
+
+
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
@@ -119,6 +125,7 @@ class Config(Struct, frozen=True):
     stats: Stats = Stats()
     watchdog: Watchdog = Watchdog()
     screen: Screen = Screen()
+    cache: Cache = Cache()
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

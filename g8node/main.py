@@ -52,6 +52,7 @@ EARLY = (core, bash, job, info, process)
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 _PANIC = "/proc/sys/kernel/panic"
+_CACHE_DISK_S = 120.0
 _GRACE_S = 10.0
 _CONSOLE_S = 2.0
 _ONLINE_S = 15.0
@@ -108,6 +109,7 @@ class Core0:
         self._faults = Faults()
         self.jobs.counters["faults"] = self._faults.state
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
+        self._cache_disk: Any = None  # node.cachedisk.CacheDisk, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
@@ -132,11 +134,15 @@ class Core0:
     def _phases(self) -> list[Phase]:
         network = [Phase("network", self._start_network, required=False)] if self._init else []
         online = [Phase("online", self._wait_online, _ONLINE_S, required=False)] if self._init else []
+        cache = [Phase("cache disk", self._open_cache_disk, _CACHE_DISK_S, required=False)]
+        cache = cache if self._init and self._settings.cache.disk else []
         return [
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
             Phase("statistics", self._start_statistics, required=False),
+            Phase("modules", self._import_late),
+            *cache,
             Phase("resources", self._start_resources),
             Phase("services", self._start_services, required=False),
             Phase("bus", self._start_bus),
@@ -159,10 +165,24 @@ class Core0:
         self.statistics = module.Statistics(self.node, self.jobs, self.bus)
         await self.statistics.start()
 
-    async def _start_resources(self) -> None:
+    async def _import_late(self) -> None:
         modules = self._late = await blocking.run("disk", _late_modules)
+        self.node.add_hardware(
+            modules.links.Links(self.node.reaper),
+            modules.disks.Disks(self.node.reaper),
+            modules.btrfs.Btrfs(self.node.reaper),
+        )
         self._start_screen()
-        settings, paths = self._settings, self.node.paths
+
+    async def _open_cache_disk(self) -> None:
+        """Before anything is cached or logged; without it both stay in memory."""
+        node, choice = self.node, self._settings.cache.disk
+        self._cache_disk = self._late.cachedisk.CacheDisk(node.reaper, node.disks, node.btrfs, choice=choice)
+        self.jobs.counters["cache_disk"] = self._cache_disk.state
+        await self._cache_disk.open()
+
+    async def _start_resources(self) -> None:
+        modules, settings, paths = self._late, self._settings, self.node.paths
         flists = modules.mounts.Mounts(
             run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
         )
@@ -179,11 +199,6 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
-        self.node.add_hardware(
-            modules.links.Links(self.node.reaper),
-            modules.disks.Disks(self.node.reaper),
-            modules.btrfs.Btrfs(self.node.reaper),
-        )
         for commands in modules.commands:
             self.registry.add_module(commands)
 
@@ -253,6 +268,8 @@ class Core0:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
+        if self._cache_disk is not None:
+            await shutdown.step("cache disk", self._cache_disk.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
 
@@ -273,6 +290,7 @@ class _Late:
     links: ModuleType
     disks: ModuleType
     btrfs: ModuleType
+    cachedisk: ModuleType
     commands: tuple[ModuleType, ...]
     textfiles: ModuleType
     services: ModuleType
@@ -286,7 +304,7 @@ def _late_modules() -> _Late:
     from g8node.boot import extensions, screen, sequencer, services
     from g8node.g8ufs import mounts
     from g8node.linux import textfiles
-    from g8node.node import btrfs, containers, disks, files, links
+    from g8node.node import btrfs, cachedisk, containers, disks, files, links
 
     return _Late(
         mounts,
@@ -295,6 +313,7 @@ def _late_modules() -> _Late:
         links,
         disks,
         btrfs,
+        cachedisk,
         late_commands(),
         textfiles,
         services,

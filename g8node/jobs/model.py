@@ -203,6 +203,8 @@ class Result(Struct, frozen=True):
     container: int = 0
     streams: tuple[str, str] | UnsetType = UNSET
     critical: str | UnsetType = UNSET
+    signal: int | UnsetType = UNSET
+    """What killed the process (code 999); not in the original."""
 
     @property
     def ok(self) -> bool:

@@ -10,6 +10,9 @@ Which chunk store: `storage` of the call; else the node's default; else all that
 this order, the first that has a chunk answering: its own metadata key `backend` if that is an http(s) URL,
 then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<name>.flist` and
 `http://hub/chunks/`). A local flist without any is an InvalidArgument.
+
+When the session dies (aborted, a bug), `run` raises, and its next call mounts a new one, and every image and
+target again. What stands on a mount of before (an overlay, an open file) fails for good: `on_lost` tells.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ import errno
 import functools
 import os
 import posixpath
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -62,6 +65,7 @@ class Mounted:
     """Store URLs, space-separated, in the order in which they are asked."""
     info: dict[str, str]
     """The flist's free metadata (`entrypoint`, `environ`, ...)."""
+    nosuid: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +101,9 @@ class Mounts:
         self._targets: dict[str, tuple[Mounted, _Image] | None] = {}
         self._serial = 0
         self._tasks: set[asyncio.Future[None]] = set()
+        self._reviving = asyncio.Lock()
+        self.on_lost: Callable[[Sequence[str]], None] = lambda _: None
+        """Called with the targets whose mounts were lost and made again."""
 
     async def start(self) -> None:
         """Open the cache and mount the session. Unavailable or Conflict say what is in the way."""
@@ -130,7 +137,10 @@ class Mounts:
                 image = await self._acquire(ref, urls)
                 undo.push_async_callback(self._release, image)
                 await _bound(image.place, target, nosuid)
-                mounted = Mounted(target, flist, ref.digest, " ".join(urls), dict(ref.plan.info))
+                undo.push_async_callback(blocking.run, "path", _unmount, target)
+                if self._images.get(image.key) is not image:
+                    raise Unavailable(f"flist {flist}: the FUSE session died meanwhile")
+                mounted = Mounted(target, flist, ref.digest, " ".join(urls), dict(ref.plan.info), nosuid)
                 self._targets[target] = (mounted, image)
                 undo.pop_all()
                 return mounted
@@ -145,10 +155,11 @@ class Mounts:
         it with its last user.
         """
         target = _absolute(target)
-        found = self._targets.get(target)
-        if found is None:
-            raise NotFound(f"no flist is attached at {target}")
-        self._targets[target] = None
+        async with self._reviving:
+            found = self._targets.get(target)
+            if found is None:
+                raise NotFound(f"no flist is attached at {target}")
+            self._targets[target] = None
         try:
             await _finish(self._detach(target, found[1]))
         finally:
@@ -157,6 +168,42 @@ class Mounts:
     async def _detach(self, target: str, image: _Image) -> None:
         await blocking.run("path", _unmount, target)
         await self._release(image)
+
+    async def run(self) -> None:
+        """Returns when the session was closed; Unavailable when it died: call again, it is mounted anew."""
+        if not self._session.running:
+            await self._revive()
+        await self._session.ended()
+
+    async def _revive(self) -> None:
+        """A new session, and on it everything that is attached."""
+        async with self._reviving:
+            self._images = {}  # whoever attaches from now on makes an image on the new session
+            await self._session.close()
+            session = Session(self._session.mountpoint)
+            await session.start()
+            self._session = session
+            lost = [found for found in self._targets.values() if found]
+            for mounted, image in lost:
+                await self._remount(mounted, image)
+        targets = [mounted.target for mounted, _ in lost]
+        log.warning("the FUSE session is mounted again", lost=targets)
+        self.on_lost(targets)
+
+    async def _remount(self, mounted: Mounted, dead: _Image) -> None:
+        """Put a target on a fresh image; when that fails it stays as it is, for its owner to detach."""
+        try:
+            image = await self._acquire(dead.ref, tuple(mounted.storage.split()))
+        except (NodeError, OSError) as error:
+            log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
+            return
+        self._targets[mounted.target] = (mounted, image)
+        try:
+            await blocking.run("path", _unmount, mounted.target)
+            await _bound(image.place, mounted.target, mounted.nosuid)
+        except OSError as error:
+            log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
+        await self._release(dead)
 
     async def list(self) -> list[Mounted]:
         """What is attached, oldest first."""
@@ -238,7 +285,8 @@ class Mounts:
         image.users -= 1
         if not image.users:
             # From here on a new attach makes an image of its own.
-            self._images.pop(image.key, None)
+            if self._images.get(image.key) is image:
+                del self._images[image.key]
             await _finish(self._unmount(image))
 
     async def _unmount(self, image: _Image) -> None:

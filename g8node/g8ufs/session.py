@@ -225,11 +225,18 @@ class Session:
             self.failure = f"{type(error).__name__}: {error}"
             log.exception("the FUSE session failed")
         if not self._closing:
-            log.error("the FUSE session ended; mounted images answer errors", reason=self.failure)
+            log.error("the FUSE session ended; what is open on it answers errors", reason=self.failure)
 
     @property
     def running(self) -> bool:
         return self._main is not None and not self._main.done() and not self._closing
+
+    async def ended(self) -> None:
+        """Returns when the session was closed; Unavailable when it died. Cancelling changes nothing."""
+        if self._main is not None:
+            await asyncio.wait([self._main])
+        if not self._closing:
+            raise Unavailable(f"the FUSE session died: {self.failure or 'not started'}")
 
     def check(self) -> None:
         """Raises Unavailable unless the session serves."""

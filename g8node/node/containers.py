@@ -144,6 +144,18 @@ class Containers:
             await self._stop(container, container.child, grace_s)
         await container.gone.wait()
 
+    def lost(self, targets: Iterable[str]) -> None:
+        """The flists at these folders broke under the containers that stand on them: end those."""
+        gone = set(targets)
+        for container in list(self._live.values()):
+            if not gone.isdisjoint(layers.lower for layers in container.tree.layers):
+                log.error("container is ended: its flist was lost", container=container.id)
+                self._background(self._terminate_lost(container))
+
+    async def _terminate_lost(self, container: Container) -> None:
+        with contextlib.suppress(NotFound):  # it ended by itself
+            await self.terminate(container.id, grace_s=1.0)
+
     # --- look-ups
 
     def get(self, id: int) -> Container:

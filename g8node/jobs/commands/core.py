@@ -14,6 +14,7 @@ from g8node.jobs.model import Level, Message, Result
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Spec, command
 from g8node.jobs.runs import KILLED_CODE
+from g8node.runtime import logs
 from g8node.runtime.stdio import Process
 
 
@@ -65,6 +66,8 @@ async def state(ctx: Context) -> dict[str, Any]:
         "jobs": len(ctx.jobs.jobs),
         "subsystems": [asdict(status) for status in ctx.node.supervisor.status()],
         "stalls": len(ctx.node.watchdog.stalls),
+        "watchdog": ctx.node.watchdog.state(),
+        "last_error": trouble.text if (trouble := logs.trouble()) is not None else "",
         **{name: counters() for name, counters in ctx.jobs.counters.items()},
     }
 

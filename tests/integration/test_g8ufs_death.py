@@ -1,0 +1,105 @@
+"""A FUSE session that dies comes back by itself, with what was mounted; containers on it end."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from g8node.linux import fusectl
+from g8node.linux.mount import parse_mountinfo
+from g8node.runtime import blocking
+from g8node.runtime.supervise import Supervisor
+from tests.support.agent import until
+from tests.support.chunks import digests
+from tests.support.daemon import Daemon, daemon
+from tests.support.hub import hub
+from tests.support.images import busybox_tree, publish
+from tests.support.mounted import Node, in_child
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+def abort_of(node: Node) -> None:
+    fusectl.abort(fusectl.device_of(f"{node.tmp}/run/g8ufs")[1])
+
+
+@in_child
+async def test_aborted_session_is_mounted_again_with_its_targets(node: Node) -> None:
+    supervisor, lost = Supervisor(), []
+    node.mounts.on_lost = lost.extend
+    supervisor.start("g8ufs", node.mounts.run)
+    targets = [await node.attach(name) for name in ("one", "two")]
+    expected = await blocking.run("path", digests, str(node.tree))
+    for deaths in (1, 2):
+        await blocking.run("path", abort_of, node)
+        await until(lambda: len(lost) == 2 * deaths, timeout_s=20)  # noqa: B023
+        assert set(lost) == set(targets)
+        for target in targets:
+            assert await blocking.run("path", digests, target) == expected
+    assert await blocking.run("path", digests, await node.attach("three")) == expected
+    [status] = supervisor.status()
+    assert status.restarts == 2
+    assert "the FUSE session died" in status.last_error
+    await node.mounts.detach(targets[0])
+    await supervisor.close()
+
+
+@in_child
+async def test_attach_while_the_session_is_dead_says_so_or_works(node: Node) -> None:
+    supervisor = Supervisor()
+    supervisor.start("g8ufs", node.mounts.run)
+    await node.attach("one")
+    await blocking.run("path", abort_of, node)
+    failures = []
+    for number in range(20):
+        try:
+            await node.attach(f"more{number}")
+        except Exception as error:  # noqa: BLE001 - which ones is what is tested
+            failures.append(type(error).__name__)
+    assert set(failures) <= {"Unavailable"}
+    await until(lambda: node.mounts._session.running, timeout_s=20)
+    assert await node.read(f"{await node.attach('last')}/size1") is not None
+    await supervisor.close()
+
+
+@pytest.fixture(scope="module")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("hub")
+    with hub(folder) as running:
+        yield publish(running, busybox_tree(folder / "tree"), "busybox")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with daemon(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+def create(agent: Daemon, root: str) -> int:
+    result = agent.job("corex.create", {"root": root})
+    assert result["state"] == "SUCCESS", result
+    return int(json.loads(result["data"]))
+
+
+def session_minor(agent: Daemon) -> int:
+    table = Path(f"/proc/{agent.pid}/mountinfo").read_text()
+    [minor] = [int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"]
+    return minor
+
+
+def test_containers_on_a_dead_session_end_and_new_ones_start(agent: Daemon, busybox: str) -> None:
+    first = create(agent, busybox)
+    assert agent.run_in(first, "head -c 1 /data/3")["streams"][0].endswith("D")
+    fusectl.abort(session_minor(agent))
+    deadline = time.monotonic() + 30
+    while agent.direct("corex.list"):
+        assert time.monotonic() < deadline, agent.log()[-3000:]
+        time.sleep(0.05)
+    assert "container is ended: its flist was lost" in agent.log()
+    second = create(agent, busybox)
+    assert agent.run_in(second, "head -c 1 /data/3")["streams"][0].endswith("D")
+    agent.direct("corex.terminate", container=second)
+    rows = {row["name"]: row for row in agent.direct("core.state")["subsystems"]}
+    assert rows["g8ufs"]["restarts"] == 1

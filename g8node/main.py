@@ -108,6 +108,7 @@ class Core0:
         self.network = Network(reaper, self.jobs)
         self._faults = Faults()
         self.jobs.counters["faults"] = self._faults.state
+        self.local: Any = None  # jobs.local.LocalSocket, imported late
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
         self._cache_disk: Any = None  # node.cachedisk.CacheDisk, imported late
 
@@ -145,6 +146,7 @@ class Core0:
             *cache,
             Phase("resources", self._start_resources),
             Phase("services", self._start_services, required=False),
+            Phase("local socket", self._start_local, required=False),
             Phase("bus", self._start_bus),
             *online,
         ]
@@ -237,6 +239,14 @@ class Core0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.network.online.wait(), _ONLINE_S)
 
+    async def _start_local(self) -> None:
+        """/run/core.sock, for who is root here."""
+        modules = self._late
+        self.local = modules.local.LocalSocket(
+            self.jobs, self.bus, self.node.paths.core_socket, modules.corex.submit_inside
+        )
+        await self.local.start()
+
     async def _start_bus(self) -> None:
         """Only now are commands read from redis (spec core0-protocol 1.2): what came early has waited."""
         self.node.supervisor.start("bus", self.bus.run)
@@ -260,6 +270,8 @@ class Core0:
             await shutdown.step("files", node.files.close_all(), 5)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
+        if self.local is not None:
+            await shutdown.step("local socket", self.local.stop(), 5)
         await shutdown.step("bus", self.bus.close(), 5)
         if node.is_complete:
             await shutdown.step("flist mounts", node.supervisor.stop("g8ufs"), 5)
@@ -297,12 +309,16 @@ class _Late:
     extensions: ModuleType
     sequencer: ModuleType
     screen: ModuleType
+    local: ModuleType
+    corex: ModuleType
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
     from g8node.boot import extensions, screen, sequencer, services
     from g8node.g8ufs import mounts
+    from g8node.jobs import local
+    from g8node.jobs.commands import corex
     from g8node.linux import textfiles
     from g8node.node import btrfs, cachedisk, containers, disks, files, links
 
@@ -320,6 +336,8 @@ def _late_modules() -> _Late:
         extensions,
         sequencer,
         screen,
+        local,
+        corex,
     )
 
 

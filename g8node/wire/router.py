@@ -107,7 +107,7 @@ def checked_url(url: str) -> str:
     """The URL itself when it is one with a scheme. What schemes there are is the stores' business."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = "," in parts.netloc or parts.port  # a cluster has several hosts
     except ValueError as error:
         raise InvalidArgument(f"store {url[:200]!r} is no URL: {error}") from None
     if not parts.scheme or not (parts.netloc or parts.path) or not url.isprintable() or len(url) > 4096:

@@ -9,7 +9,7 @@ whether a command may run twice: when the connection breaks, every call under wa
 import asyncio
 import contextlib
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 
@@ -28,10 +28,20 @@ class ReplyError(Exception):
         return str(self).partition(" ")[0]
 
 
+class Waiter(Protocol):
+    """What an answer is given to: a future, or something cheaper."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, reply: Any, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._reader = hiredis.Reader(replyError=ReplyError)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Waiter] = deque()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self.is_open = False
@@ -61,17 +71,19 @@ class _Connection(asyncio.Protocol):
         else:
             future.set_result(reply)
 
-    def send(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        if not self.is_open:  # lost between the connecting and the call: nobody would answer this future
-            future.set_exception(Unavailable("redis closed the connection"))
-            return future
-        if not self._out:
-            loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(args))
-        self._waiting.append(future)
+    def call(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send(args, future)
         return future
+
+    def send(self, args: tuple[Any, ...], waiter: Waiter) -> None:
+        if not self.is_open:  # lost between the connecting and the call: nobody would answer
+            waiter.set_exception(Unavailable("redis closed the connection"))
+            return
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(hiredis.pack_command(args))
+        self._waiting.append(waiter)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -105,7 +117,15 @@ class Link:
         connection = self._connection
         if connection is None or not connection.is_open:
             connection = await self._connected()
-        return await connection.send(args)
+        return await connection.call(args)
+
+    def send(self, args: tuple[Arg, ...], waiter: Waiter) -> bool:
+        """The same without a task: `waiter` gets the reply or the error. False without a connection."""
+        connection = self._connection
+        if connection is None or not connection.is_open:
+            return False
+        connection.send(args, waiter)
+        return True
 
     async def call_patiently(self, *args: Arg, limit_s: float) -> Any:
         """`call`, again while redis is away: for commands that may run twice."""

@@ -71,6 +71,10 @@ class _Connection(asyncio.Protocol):
         else:
             future.set_result(reply)
 
+    @property
+    def under_way(self) -> int:
+        return len(self._waiting)
+
     def call(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(args, future)
@@ -108,6 +112,11 @@ class Link:
     @property
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.is_open
+
+    @property
+    def under_way(self) -> int:
+        """Calls that wait for their answer."""
+        return self._connection.under_way if self._connection is not None else 0
 
     async def call(self, *args: Arg) -> Any:
         """The reply; ReplyError when redis refuses, Unavailable without a connection or while redis loads.

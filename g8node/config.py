@@ -55,6 +55,21 @@ class Watchdog(Struct, frozen=True):
     timeout_s: Annotated[int, Meta(ge=5, le=600, description="Seconds without a sign of life.")] = 60
 
 
+class Screen(Struct, frozen=True):
+    console: Annotated[str, Meta(description="Status screen: auto, serial, off, or a terminal as tty2.")] = (
+        "auto"
+    )
+    probe: Annotated[
+        str, Meta(description="host:port,... that tell whether the internet is reached; empty: none.")
+    ] = "1.1.1.1:80,deb.debian.org:80"
+
+
+class Cache(Struct, frozen=True):
+    disk: Annotated[
+        str, Meta(description="Disk for cache and logs: auto, or its name, serial or WWN; empty: none.")
+    ] = ""
+
+
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
@@ -109,6 +124,8 @@ class Config(Struct, frozen=True):
     logging: Logging = Logging()
     stats: Stats = Stats()
     watchdog: Watchdog = Watchdog()
+    screen: Screen = Screen()
+    cache: Cache = Cache()
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

@@ -210,7 +210,7 @@ class Gate:
         if not self._link.is_open:
             return False
         question: tuple[str | bytes, ...] = (rule.name, *args)
-        self._link.send(question, session.slot(question))
+        self._link.send_for(session.slot(question), question)
         return True
 
     def _again(self, slot: Slot) -> None:

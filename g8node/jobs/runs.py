@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from msgspec import UNSET
+
 from g8node.errors import InvalidArgument, NodeError, NotFound
 from g8node.jobs.job import Job
 from g8node.jobs.model import RESULT_LEVELS, Level
@@ -246,9 +248,10 @@ class ProcessRun:
         self._job.end(Level.STDOUT if ok else Level.STDERR, "", ok=ok)
         streams = (self._tails[Level.STDOUT].text(), self._tails[Level.STDERR].text())
         if code is None:
-            return Outcome("TIMEOUT", KILLED_CODE, self._data, self._data_level, streams)
+            return Outcome("TIMEOUT", KILLED_CODE, self._data, self._data_level, streams, int(signal.SIGKILL))
         status = 0 if ok else KILLED_CODE if code < 0 else 1000 + code
-        return Outcome("SUCCESS" if ok else "ERROR", status, self._data, self._data_level, streams)
+        killer = -code if code < 0 else UNSET
+        return Outcome("SUCCESS" if ok else "ERROR", status, self._data, self._data_level, streams, killer)
 
 
 def _os_text(error: OSError) -> str:

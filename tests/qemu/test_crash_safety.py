@@ -26,7 +26,7 @@ FAULT = (
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
-    append = [f"g8.watchdog.timeout_s={TIMEOUT_S}"]
+    append = [f"g8.watchdog.timeout_s={TIMEOUT_S}", "g8.screen.console=tty2"]
     options = ["-device", "i6300esb"]
     with node(tmp_path_factory.mktemp("vm"), memory_mb=640, append=append, options=options) as booted:
         yield booted
@@ -54,6 +54,18 @@ def trace(vm: NodeVm, code: str) -> None:
     vm.gate.rpush(
         "core:default", json.dumps({"id": "trace", "command": "core.system", "arguments": arguments})
     )
+
+
+def test_screen_is_painted_on_the_virtual_terminal(vm: NodeVm) -> None:
+    deadline = time.monotonic() + 60
+    while "uptime:" not in (shown := shell(vm, "fold -w 80 /dev/vcs2")):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.5)
+    assert shown.startswith("g8node ")
+    assert "gateway:" in shown
+    assert "10.0.2.2 on eth0" in shown
+    assert shell(vm, "cat /sys/class/tty/tty0/active") == "tty2\n"
+    assert "status: " not in vm.vm.console()
 
 
 def test_memory_hog_dies_and_redis_and_core0_do_not(vm: NodeVm) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import Unavailable
-from g8node.jobs.link import Link, _Connection
+from g8node.jobs.link import Link
+from g8node.runtime.resp import Connection
 
 
 async def test_call_on_a_connection_that_was_lost_fails_at_once() -> None:
-    connection = _Connection()
+    connection = Connection()
     connection.connection_lost(None)
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(connection.call(("PING",)), 1)
+        await asyncio.wait_for(connection.send(("PING",)), 1)
 
 
 async def test_peer_that_hangs_up_at_once_never_leaves_a_call_waiting(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ class Core0:
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
+            modules.firewall.Firewall(self.node.reaper, closed=False),
         )
         self.node.profile = modules.profile.Profile()
         self._start_screen()
@@ -282,6 +283,8 @@ class Core0:
         if node.is_complete:
             await shutdown.step("flist mounts", node.supervisor.stop("g8ufs"), 5)
             await shutdown.step("flists", node.flists.close(), 10)
+        if hasattr(node, "firewall"):
+            await shutdown.step("firewall", node.firewall.close(), 10)
         if self.statistics is not None:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
@@ -308,6 +311,7 @@ class _Late:
     links: ModuleType
     disks: ModuleType
     btrfs: ModuleType
+    firewall: ModuleType
     cachedisk: ModuleType
     profile: ModuleType
     commands: tuple[ModuleType, ...]
@@ -327,7 +331,7 @@ def _late_modules() -> _Late:
     from g8node.jobs import local
     from g8node.jobs.commands import corex
     from g8node.linux import textfiles
-    from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
+    from g8node.node import btrfs, cachedisk, containers, disks, files, firewall, links, profile
 
     return _Late(
         mounts,
@@ -336,6 +340,7 @@ def _late_modules() -> _Late:
         links,
         disks,
         btrfs,
+        firewall,
         cachedisk,
         profile,
         late_commands(),
@@ -360,13 +365,14 @@ def late_commands() -> tuple[ModuleType, ...]:
         filesystem,
         hardware,
         ip,
+        nft,
         pprof,
         rtinfo,
         service,
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, nft, pprof, rtinfo, service, web
 
 
 def _statistics_module() -> ModuleType:

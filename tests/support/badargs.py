@@ -59,10 +59,15 @@ def _plain(shape: shapes.Type) -> Any:
     return shape.type if isinstance(shape, shapes.Metadata) else shape
 
 
+def _given(union: shapes.UnionType) -> list[shapes.Type]:
+    """Its types but null, which means that the argument is not given."""
+    return [each for each in union.types if not isinstance(each, shapes.NoneType)]
+
+
 def _legal(shape: shapes.Type) -> Any:
     plain = _plain(shape)
     if isinstance(plain, shapes.UnionType):
-        return _legal(plain.types[0])
+        return _legal(_given(plain)[0])
     if isinstance(plain, shapes.LiteralType):
         return plain.values[0]
     if isinstance(plain, shapes.IntType):
@@ -79,7 +84,7 @@ def _wrong(shape: shapes.Type) -> list[Any]:
     if isinstance(plain, shapes.LiteralType):
         return [1, True, [], {}]
     if isinstance(plain, shapes.UnionType):
-        lists = [_wrong(each) for each in plain.types]
+        lists = [_wrong(each) for each in _given(plain)]
         return [value for value in lists[0] if all(_among(value, each) for each in lists[1:])]
     values = list(_WRONG[type(plain)])
     if isinstance(plain, shapes.ListType):
@@ -107,7 +112,7 @@ def _illegal(shape: shapes.Type) -> Iterator[Any]:
             yield [_legal(plain.item_type)] * (plain.max_length + 1)
         yield from ([value] for value in _illegal(plain.item_type))
     elif isinstance(plain, shapes.UnionType):
-        for each in plain.types:
+        for each in _given(plain):
             yield from _illegal(each)
 
 

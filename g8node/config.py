@@ -64,6 +64,12 @@ class Screen(Struct, frozen=True):
     ] = "1.1.1.1:80,deb.debian.org:80"
 
 
+class Cache(Struct, frozen=True):
+    disk: Annotated[
+        str, Meta(description="Disk for cache and logs: auto, or its name, serial or WWN; empty: none.")
+    ] = ""
+
+
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
@@ -118,6 +124,9 @@ class Fuse(Struct, frozen=True):
     ] = ()
 
 
+Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a program; see docs/services.md.")]
+
+
 class Config(Struct, frozen=True):
     main: Main = Main()
     containers: Containers = Containers()
@@ -125,6 +134,8 @@ class Config(Struct, frozen=True):
     stats: Stats = Stats()
     watchdog: Watchdog = Watchdog()
     screen: Screen = Screen()
+    cache: Cache = Cache()
+    extension: Extensions = {}
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

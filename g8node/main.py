@@ -52,6 +52,7 @@ EARLY = (core, bash, job, info, process)
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 _PANIC = "/proc/sys/kernel/panic"
+_CACHE_DISK_S = 120.0
 _GRACE_S = 10.0
 _CONSOLE_S = 2.0
 _ONLINE_S = 15.0
@@ -109,6 +110,7 @@ class Core0:
         self.jobs.counters["faults"] = self._faults.state
         self.local: Any = None  # jobs.local.LocalSocket, imported late
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
+        self._cache_disk: Any = None  # node.cachedisk.CacheDisk, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
@@ -133,11 +135,15 @@ class Core0:
     def _phases(self) -> list[Phase]:
         network = [Phase("network", self._start_network, required=False)] if self._init else []
         online = [Phase("online", self._wait_online, _ONLINE_S, required=False)] if self._init else []
+        cache = [Phase("cache disk", self._open_cache_disk, _CACHE_DISK_S, required=False)]
+        cache = cache if self._init and self._settings.cache.disk else []
         return [
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
             Phase("statistics", self._start_statistics, required=False),
+            Phase("modules", self._import_late),
+            *cache,
             Phase("resources", self._start_resources),
             Phase("services", self._start_services, required=False),
             Phase("local socket", self._start_local, required=False),
@@ -161,10 +167,25 @@ class Core0:
         self.statistics = module.Statistics(self.node, self.jobs, self.bus)
         await self.statistics.start()
 
-    async def _start_resources(self) -> None:
+    async def _import_late(self) -> None:
         modules = self._late = await blocking.run("disk", _late_modules)
+        self.node.add_hardware(
+            modules.links.Links(self.node.reaper),
+            modules.disks.Disks(self.node.reaper),
+            modules.btrfs.Btrfs(self.node.reaper),
+        )
+        self.node.profile = modules.profile.Profile()
         self._start_screen()
-        settings, paths = self._settings, self.node.paths
+
+    async def _open_cache_disk(self) -> None:
+        """Before anything is cached or logged; without it both stay in memory."""
+        node, choice = self.node, self._settings.cache.disk
+        self._cache_disk = self._late.cachedisk.CacheDisk(node.reaper, node.disks, node.btrfs, choice=choice)
+        self.jobs.counters["cache_disk"] = self._cache_disk.state
+        await self._cache_disk.open()
+
+    async def _start_resources(self) -> None:
+        modules, settings, paths = self._late, self._settings, self.node.paths
         flists = modules.mounts.Mounts(
             run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
         )
@@ -181,11 +202,6 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
-        self.node.add_hardware(
-            modules.links.Links(self.node.reaper),
-            modules.disks.Disks(self.node.reaper),
-            modules.btrfs.Btrfs(self.node.reaper),
-        )
         for commands in modules.commands:
             self.registry.add_module(commands)
 
@@ -211,7 +227,12 @@ class Core0:
         texts, problems = await blocking.run(
             "disk", modules.textfiles.read_folders, self._settings.main.include, ".toml", **_INCLUDE
         )
-        plan = modules.services.load(texts, parameters=cmdline.last(self._words), environ=os.environ)
+        plan = modules.services.load(
+            texts,
+            parameters=cmdline.last(self._words),
+            environ=os.environ,
+            extensions=self._settings.extension,
+        )
         problems += modules.extensions.add_extensions(self.registry, plan.extensions)
         plan.problems[:0] = problems
         sequencer = modules.sequencer.Sequencer(self.jobs, plan, online=self._online_or_late)
@@ -265,6 +286,8 @@ class Core0:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
+        if self._cache_disk is not None:
+            await shutdown.step("cache disk", self._cache_disk.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
 
@@ -285,6 +308,8 @@ class _Late:
     links: ModuleType
     disks: ModuleType
     btrfs: ModuleType
+    cachedisk: ModuleType
+    profile: ModuleType
     commands: tuple[ModuleType, ...]
     textfiles: ModuleType
     services: ModuleType
@@ -302,7 +327,7 @@ def _late_modules() -> _Late:
     from g8node.jobs import local
     from g8node.jobs.commands import corex
     from g8node.linux import textfiles
-    from g8node.node import btrfs, containers, disks, files, links
+    from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
 
     return _Late(
         mounts,
@@ -311,6 +336,8 @@ def _late_modules() -> _Late:
         links,
         disks,
         btrfs,
+        cachedisk,
+        profile,
         late_commands(),
         textfiles,
         services,
@@ -324,9 +351,22 @@ def _late_modules() -> _Late:
 
 def late_commands() -> tuple[ModuleType, ...]:
     """The command modules beside `EARLY` and those of the statistics, in the order of their names."""
-    from g8node.jobs.commands import btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
+    from g8node.jobs.commands import (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        web,
+    )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
+    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
 
 
 def _statistics_module() -> ModuleType:

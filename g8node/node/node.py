@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
+    from g8node.node.profile import Profile
     from g8node.node.services import Services
     from g8node.node.stats import Stats
     from g8node.runtime.process import Reaper
@@ -38,6 +39,7 @@ class Node:
     links: "Links" = field(init=False)
     disks: "Disks" = field(init=False)
     btrfs: "Btrfs" = field(init=False)
+    profile: "Profile" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
     _files: "Files | None" = field(default=None, init=False)

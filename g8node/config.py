@@ -48,6 +48,28 @@ class Stats(Struct, frozen=True):
     listen: Annotated[str, Meta(description="host:port of metrics for Prometheus; empty: none.")] = ""
 
 
+class Watchdog(Struct, frozen=True):
+    device: Annotated[str, Meta(description="Restarts a booted machine that hangs; empty: none.")] = (
+        "/dev/watchdog"
+    )
+    timeout_s: Annotated[int, Meta(ge=5, le=600, description="Seconds without a sign of life.")] = 60
+
+
+class Screen(Struct, frozen=True):
+    console: Annotated[str, Meta(description="Status screen: auto, serial, off, or a terminal as tty2.")] = (
+        "auto"
+    )
+    probe: Annotated[
+        str, Meta(description="host:port,... that tell whether the internet is reached; empty: none.")
+    ] = "1.1.1.1:80,deb.debian.org:80"
+
+
+class Cache(Struct, frozen=True):
+    disk: Annotated[
+        str, Meta(description="Disk for cache and logs: auto, or its name, serial or WWN; empty: none.")
+    ] = ""
+
+
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
     cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
@@ -101,6 +123,9 @@ class Config(Struct, frozen=True):
     containers: Containers = Containers()
     logging: Logging = Logging()
     stats: Stats = Stats()
+    watchdog: Watchdog = Watchdog()
+    screen: Screen = Screen()
+    cache: Cache = Cache()
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

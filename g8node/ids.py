@@ -9,4 +9,4 @@ ContainerId = NewType("ContainerId", int)
 """1..65534; 0 means the host in results and log records (spec core0-protocol 2.4)."""
 
 ChunkId = NewType("ChunkId", bytes)
-"""32 bytes: BLAKE2b-256 of the stored chunk (design 5)."""
+"""Digest of the stored chunk: 32 bytes (BLAKE2b-256, design 5), 16 (v2 flists) or 64 hex digits (v1)."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import os
 import resource
@@ -36,6 +37,8 @@ from g8node.node.node import Node
 from g8node.node.paths import Paths
 from g8node.node.power import Mode, Power
 from g8node.runtime import blocking, logs
+from g8node.runtime.console import Console
+from g8node.runtime.faults import Faults
 from g8node.runtime.process import Reaper
 from g8node.runtime.supervise import Supervisor
 from g8node.runtime.watchdog import Watchdog
@@ -49,7 +52,9 @@ EARLY = (core, bash, job, info, process)
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 _PANIC = "/proc/sys/kernel/panic"
+_CACHE_DISK_S = 120.0
 _GRACE_S = 10.0
+_CONSOLE_S = 2.0
 _ONLINE_S = 15.0
 _NOFILE = 65536
 _INCLUDE = {"size_max": 1 << 20, "count_max": 1000}
@@ -60,17 +65,32 @@ _RELEASE = "/etc/g8node-release"
 class Core0:
     """The parts of a node, built once; `run` is its life."""
 
-    def __init__(self, settings: Config, paths: Paths, words: list[tuple[str, str]], *, init: bool) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        paths: Paths,
+        words: list[tuple[str, str]],
+        *,
+        console: Console | None = None,
+    ) -> None:
+        """`console`: this is process 1, and its console."""
+        self._console = console
+        init = console is not None
         self._settings = settings
         self._words = words
         self._init = init
+        self._stage = "starting"
         reaper = Reaper(orphans=True)
         self.node = Node(
             config=settings,
             paths=paths,
             reaper=reaper,
             supervisor=Supervisor(),
-            watchdog=Watchdog(),
+            watchdog=Watchdog(
+                hang_s=min(30.0, settings.watchdog.timeout_s / 2),
+                device=settings.watchdog.device if init else "",
+                timeout_s=settings.watchdog.timeout_s,
+            ),
             power=Power(),
             inventory=_inventory(),
         )
@@ -86,15 +106,21 @@ class Core0:
             organizations=cmdline.every(words, "organization"),
         )
         self.network = Network(reaper, self.jobs)
+        self._faults = Faults()
+        self.jobs.counters["faults"] = self._faults.state
+        self.local: Any = None  # jobs.local.LocalSocket, imported late
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
+        self._cache_disk: Any = None  # node.cachedisk.CacheDisk, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
+        self._faults.install()
         self.node.watchdog.start()
         try:
             self.node.reaper.install()
             self._take_signals()
-            await run_phases(self._phases())
+            await run_phases(self._phases(), begins=self._begins)
+            self._begins("done")
             name, uptime_s = socket.gethostname(), time.monotonic()
             log.info(f"g8node ready: {__version__} on {name}, {uptime_s:.1f}s of uptime")
             mode = await self.node.power.requested()
@@ -103,16 +129,24 @@ class Core0:
             self.node.watchdog.stop()
         return mode
 
+    def _begins(self, stage: str) -> None:
+        self._stage = stage
+
     def _phases(self) -> list[Phase]:
         network = [Phase("network", self._start_network, required=False)] if self._init else []
         online = [Phase("online", self._wait_online, _ONLINE_S, required=False)] if self._init else []
+        cache = [Phase("cache disk", self._open_cache_disk, _CACHE_DISK_S, required=False)]
+        cache = cache if self._init and self._settings.cache.disk else []
         return [
             *network,
             Phase("redis", self._start_redis),
             Phase("gate", self.gate.start),
             Phase("statistics", self._start_statistics, required=False),
+            Phase("modules", self._import_late),
+            *cache,
             Phase("resources", self._start_resources),
             Phase("services", self._start_services, required=False),
+            Phase("local socket", self._start_local, required=False),
             Phase("bus", self._start_bus),
             *online,
         ]
@@ -133,9 +167,24 @@ class Core0:
         self.statistics = module.Statistics(self.node, self.jobs, self.bus)
         await self.statistics.start()
 
-    async def _start_resources(self) -> None:
+    async def _import_late(self) -> None:
         modules = self._late = await blocking.run("disk", _late_modules)
-        settings, paths = self._settings, self.node.paths
+        self.node.add_hardware(
+            modules.links.Links(self.node.reaper),
+            modules.disks.Disks(self.node.reaper),
+            modules.btrfs.Btrfs(self.node.reaper),
+        )
+        self._start_screen()
+
+    async def _open_cache_disk(self) -> None:
+        """Before anything is cached or logged; without it both stay in memory."""
+        node, choice = self.node, self._settings.cache.disk
+        self._cache_disk = self._late.cachedisk.CacheDisk(node.reaper, node.disks, node.btrfs, choice=choice)
+        self.jobs.counters["cache_disk"] = self._cache_disk.state
+        await self._cache_disk.open()
+
+    async def _start_resources(self) -> None:
+        modules, settings, paths = self._late, self._settings, self.node.paths
         flists = modules.mounts.Mounts(
             run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
         )
@@ -152,13 +201,19 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
-        self.node.add_hardware(
-            modules.links.Links(self.node.reaper),
-            modules.disks.Disks(self.node.reaper),
-            modules.btrfs.Btrfs(self.node.reaper),
-        )
         for commands in modules.commands:
             self.registry.add_module(commands)
+
+    def _start_screen(self) -> None:
+        if self._console is not None:
+            screen = self._late.screen.Screen(
+                self.node,
+                say=self._console.write,
+                stage=lambda: self._stage,
+                services=lambda: self.jobs.counters.get("services", dict)(),
+                words=self._words,
+            )
+            self.node.supervisor.start("screen", screen.run)
 
     async def _start_services(self) -> None:
         """Register the extensions and start the services, which run beside what is left of the boot."""
@@ -184,6 +239,14 @@ class Core0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.network.online.wait(), _ONLINE_S)
 
+    async def _start_local(self) -> None:
+        """/run/core.sock, for who is root here."""
+        modules = self._late
+        self.local = modules.local.LocalSocket(
+            self.jobs, self.bus, self.node.paths.core_socket, modules.corex.submit_inside
+        )
+        await self.local.start()
+
     async def _start_bus(self) -> None:
         """Only now are commands read from redis (spec core0-protocol 1.2): what came early has waited."""
         self.node.supervisor.start("bus", self.bus.run)
@@ -200,12 +263,15 @@ class Core0:
     async def _stop(self) -> None:
         node = self.node
         log.info("shutting down")
+        self._begins("shutting down")
         await shutdown.step("services", node.supervisor.stop("services"), 5)  # no further one starts
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
+        if self.local is not None:
+            await shutdown.step("local socket", self.local.stop(), 5)
         await shutdown.step("bus", self.bus.close(), 5)
         if node.is_complete:
             await shutdown.step("flist mounts", node.supervisor.stop("g8ufs"), 5)
@@ -214,6 +280,8 @@ class Core0:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
+        if self._cache_disk is not None:
+            await shutdown.step("cache disk", self._cache_disk.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
 
@@ -234,19 +302,25 @@ class _Late:
     links: ModuleType
     disks: ModuleType
     btrfs: ModuleType
+    cachedisk: ModuleType
     commands: tuple[ModuleType, ...]
     textfiles: ModuleType
     services: ModuleType
     extensions: ModuleType
     sequencer: ModuleType
+    screen: ModuleType
+    local: ModuleType
+    corex: ModuleType
 
 
 def _late_modules() -> _Late:
     """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
-    from g8node.boot import extensions, sequencer, services
+    from g8node.boot import extensions, screen, sequencer, services
     from g8node.g8ufs import mounts
+    from g8node.jobs import local
+    from g8node.jobs.commands import corex
     from g8node.linux import textfiles
-    from g8node.node import btrfs, containers, disks, files, links
+    from g8node.node import btrfs, cachedisk, containers, disks, files, links
 
     return _Late(
         mounts,
@@ -255,11 +329,15 @@ def _late_modules() -> _Late:
         links,
         disks,
         btrfs,
+        cachedisk,
         late_commands(),
         textfiles,
         services,
         extensions,
         sequencer,
+        screen,
+        local,
+        corex,
     )
 
 
@@ -284,11 +362,12 @@ def all_commands() -> tuple[ModuleType, ...]:
 
 def run_agent(config_file: str, root: str) -> Never:
     """Serve below `root` until SIGTERM or SIGINT, then leave."""
+    faulthandler.enable()
     try:
         settings = _read(config_file, [])
         lock = _lock(Paths(root))
         prepare_agent_namespace()
-        _run(Core0(settings, Paths(root), [], init=False))
+        _run(Core0(settings, Paths(root), []))
     except NodeError as error:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201 - no logs yet
         os._exit(100)
@@ -314,6 +393,8 @@ def _lock(paths: Paths) -> int:
 def run_init(config_file: str) -> Never:
     """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots, never panics."""
     mode: Mode = "reboot"
+    faulthandler.enable()
+    console = Console(2, kernel_log=_kernel_log())
     try:
         os.environ.update(ENVIRON)
         with contextlib.suppress(OSError):
@@ -322,15 +403,24 @@ def run_init(config_file: str) -> Never:
             resource.setrlimit(resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             words = cmdline.parse(file.read())
-        mode = _run(Core0(_read(config_file, words), Paths("/"), words, init=True))
+        settings = _read(config_file, words, console)
+        mode = _run(Core0(settings, Paths("/"), words, console=console))
     except BaseException as error:  # process 1 must not die, whatever it is
         delay_s = _panic_delay_s()
         log.critical(f"fatal: {error}; reboot in {delay_s} s", exc_info=error)
         time.sleep(delay_s)
+    console.drained(_CONSOLE_S)
     while True:
         with contextlib.suppress(OSError):
             machine.reboot(machine.POWER_OFF if mode == "poweroff" else machine.RESTART)
         time.sleep(1)
+
+
+def _kernel_log() -> int:
+    try:
+        return os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _panic_delay_s() -> int:
@@ -343,12 +433,13 @@ def _panic_delay_s() -> int:
     return delay_s if delay_s >= 0 else 1
 
 
-def _read(config_file: str, words: list[tuple[str, str]]) -> Config:
+def _read(config_file: str, words: list[tuple[str, str]], console: Console | None = None) -> Config:
     text = ""
     with contextlib.suppress(FileNotFoundError), open(config_file, encoding="utf-8") as file:
         text = file.read()
     settings, warnings = config.load(text, file=config_file, overrides=words)
-    logs.configure("debug" if ("debug", "") in words else settings.main.log_level)
+    level = "debug" if ("debug", "") in words else settings.main.log_level
+    logs.configure(level, console, keep=console.keep if console is not None else None)
     for warning in warnings:
         log.warning(warning)
     return settings

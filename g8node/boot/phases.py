@@ -21,10 +21,17 @@ class Phase:
     required: bool = True
 
 
-async def run_phases(phases: Sequence[Phase]) -> None:
-    """Run them in order. Raises what a required phase raised, DeadlineExceeded when it was late."""
+def _ignore(title: str) -> None: ...
+
+
+async def run_phases(phases: Sequence[Phase], *, begins: Callable[[str], None] = _ignore) -> None:
+    """Run them in order. Raises what a required phase raised, DeadlineExceeded when it was late.
+
+    `begins` hears which one is next.
+    """
     for number, phase in enumerate(phases, 1):
         title = f"phase {phase.name} ({number}/{len(phases)})"
+        begins(title)
         began = time.monotonic()
         try:
             await asyncio.wait_for(phase.run(), phase.deadline_s)

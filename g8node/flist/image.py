@@ -11,20 +11,21 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
 import tempfile
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from g8node.errors import InvalidArgument, NodeError, Unavailable
 from g8node.flist import plan as plans
+from g8node.flist.container import read_flist
 from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece, SlotTable
-from g8node.flist.rocks import read_flist
 from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits, Node, walk
 from g8node.linux.guard import off_loop
 from g8node.wire import erofs
-from g8node.wire.flist import Blocks, Codec
+from g8node.wire.flist import ABSENT_ID, Blocks, Codec
+from g8node.wire.router import format_router
 
 __all__ = ["ChunkRef", "ImagePlan", "ImageRef", "Kind", "Piece", "build", "prepare"]
 
@@ -103,12 +104,14 @@ def build(flist: Flist, *, uuid: bytes = bytes(16)) -> tuple[ImagePlan, bytearra
         if node.children is not None:
             inodes[id(node)].children = {name: inodes[id(child)] for name, child in node.children.items()}
     metadata = erofs.build(inodes[id(flist.root)], data_blocks=slots.next_block, uuid=uuid)
-    return ImagePlan("", len(metadata), slots.table, flist.info), metadata
+    info = dict(flist.info)
+    info.pop(plans.ROUTER_KEY, None)
+    if flist.router is not None:
+        info[plans.ROUTER_KEY] = format_router(flist.router)
+    return ImagePlan("", len(metadata), slots.table, info), metadata
 
 
 def _inode(path: bytes, node: Node, slots: _Slots) -> erofs.Inode:
-    blocks = slots.place(path, node.blocks) if node.blocks.sizes else ()
-    size = node.size if stat.S_ISREG(node.mode) else 0
     inode = erofs.Inode(
         node.mode,
         node.uid,
@@ -116,11 +119,14 @@ def _inode(path: bytes, node: Node, slots: _Slots) -> erofs.Inode:
         node.mtime_s,
         node.mtime_ns,
         node.xattrs,
-        size,
-        blocks,
-        node.target,
-        node.rdev,
+        node.size if node.is_file else 0,
+        target=node.target,
+        rdev=node.rdev,
     )
+    if node.blocks.sizes and node.blocks.block_size:
+        inode.blocks = slots.place(path, node.blocks)
+    elif node.blocks.sizes:
+        inode.extent = slots.place_whole(path, node.blocks)
     try:
         erofs.check(inode)
     except InvalidArgument as error:
@@ -132,31 +138,40 @@ class _Slots:
     """Hands out slots of the data area: one per distinct chunk, in the order of first use."""
 
     def __init__(self) -> None:
-        self.next_block = 0
-        self.table = SlotTable(keyed=bytearray(), ids=bytearray(), keys=bytearray(), names=bytearray())
+        self.end = 0
+        self.table = SlotTable(codecs=bytearray(), ids=bytearray(), keys=bytearray(), names=bytearray())
         self._known: dict[bytes, int] = {}
+
+    @property
+    def next_block(self) -> int:
+        """First block behind all slots."""
+        return -(-self.end // erofs.BLOCK)
 
     def place(self, path: bytes, blocks: Blocks) -> array[int]:
         """First block of every chunk of a file, HOLE for holes."""
-        ids = bytes(blocks.ids)
         placed = array("I")
         name_at = -1
-        for index, size in enumerate(blocks.sizes):
-            chunk = ids[32 * index : 32 * index + 32]
-            if chunk == _HOLE_ID:
+        for chunk in _chunks(path, blocks):
+            if chunk.id == _HOLE_ID:
                 placed.append(erofs.HOLE)
                 continue
-            key = blocks.keys[32 * index : 32 * index + 32]
-            keyed = blocks.codec == Codec.G8_KEYED
-            slot = self._known.get(chunk)
+            slot = self._known.get(chunk.id)
             if slot is None:
                 if name_at < 0:
                     name_at = self._name(path)
-                slot = self._add(chunk, key, size, keyed, name_at)
-            elif not self._matches(slot, key, size, keyed):
-                raise InvalidArgument(f"{path!r}: chunk {chunk.hex()} has another key or size elsewhere")
-            placed.append(self.table.blocks[slot])
+                slot = self._known[chunk.id] = self._add(chunk, name_at, aligned=True)
+            elif not self._matches(slot, chunk):
+                raise InvalidArgument(f"{path!r}: chunk {chunk.id.hex()} has another key or size elsewhere")
+            placed.append(self.table.starts[slot] // erofs.BLOCK)
         return placed
+
+    def place_whole(self, path: bytes, blocks: Blocks) -> int:
+        """First block of a file whose chunks lie one right after the other."""
+        name_at = self._name(path)
+        first = self.next_block
+        for index, chunk in enumerate(_chunks(path, blocks)):
+            self._add(chunk, name_at, aligned=index == 0)
+        return first
 
     def _name(self, path: bytes) -> int:
         names = self.table.names
@@ -165,25 +180,46 @@ class _Slots:
         names.extend(path + b"\0")
         return at
 
-    def _matches(self, slot: int, key: bytes | bytearray, size: int, keyed: bool) -> bool:
+    def _matches(self, slot: int, chunk: _Chunk) -> bool:
         table = self.table
-        same = table.keys[32 * slot : 32 * slot + 32] == key and table.sizes[slot] == size
-        return same and table.keyed[slot] == keyed
+        same = table.keys[32 * slot : 32 * slot + 32] == chunk.key and table.sizes[slot] == chunk.size
+        return same and table.codecs[slot] == chunk.codec
 
-    def _add(self, chunk: bytes, key: bytes | bytearray, size: int, keyed: bool, name_at: int) -> int:
+    def _add(self, chunk: _Chunk, name_at: int, *, aligned: bool) -> int:
         table = self.table
         slot = len(table)
         if self.next_block >= erofs.HOLE or name_at >> 32:
             raise InvalidArgument("flist does not fit an image of 16 TiB")
-        table.blocks.append(self.next_block)
-        table.sizes.append(size)
+        start = self.next_block * erofs.BLOCK if aligned else self.end
+        table.starts.append(start)
+        table.sizes.append(chunk.size)
         table.names_at.append(name_at)
         assert isinstance(table.ids, bytearray)
         assert isinstance(table.keys, bytearray)
-        assert isinstance(table.keyed, bytearray)
-        table.ids.extend(chunk)
-        table.keys.extend(key)
-        table.keyed.append(keyed)
-        self._known[chunk] = slot
-        self.next_block += -(-size // erofs.BLOCK)
+        assert isinstance(table.codecs, bytearray)
+        table.ids.extend(chunk.id)
+        table.keys.extend(chunk.key)
+        table.codecs.append(chunk.codec)
+        self.end = start + chunk.size
         return slot
+
+
+class _Chunk(NamedTuple):
+    """One chunk of a file as the slot table knows it."""
+
+    id: bytes
+    key: bytes
+    size: int
+    codec: Codec
+
+
+def _chunks(path: bytes, blocks: Blocks) -> Iterator[_Chunk]:
+    ids, keys = bytes(blocks.ids), bytes(blocks.keys)
+    for index, size in enumerate(blocks.sizes):
+        id = ids[32 * index : 32 * index + 32]
+        if id == ABSENT_ID:
+            # A name that no store knows: reading it fails, and says in which file.
+            id = hashlib.blake2b(path + b"\0absent %d" % size, digest_size=32).digest()
+            yield _Chunk(id, bytes(32), size, Codec.ABSENT)
+        else:
+            yield _Chunk(id, keys[32 * index : 32 * index + 32], size, blocks.codec)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from g8node.flist.container import read_flist, write_flist
 from g8node.flist.image import build
-from g8node.flist.rocks import read_flist, write_flist
 from g8node.flist.source import Part, Source
 from g8node.flist.source_dir import DirectorySource
 from g8node.flist.source_tar import TarSource
@@ -55,7 +55,6 @@ class PackOptions:
     """Free metadata: entrypoint, environ, readme, ..."""
     progress: Callable[[Progress], None] | None = None
     """Called on the loop after every batch."""
-    scratch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ async def pack(source: str, output: str, store: Store, options: PackOptions | No
     await packer.run(opened.parts())
     entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(opened.root)))
     flist = Flist(opened.root, options.info)
-    digest = await blocking.run("cpu", _write, flist, output, options.scratch)
+    digest = await blocking.run("cpu", _write, flist, output)
     return PackResult(output, digest, entries, packer.progress)
 
 
@@ -91,11 +90,11 @@ def _open(path: str, codec: Codec) -> Source:
     return DirectorySource(path, codec) if os.path.isdir(path) else TarSource(path, codec)
 
 
-def _write(flist: Flist, output: str, scratch: str | None) -> str:
+def _write(flist: Flist, output: str) -> str:
     """Write the flist and read it as a node will, before it gets its name: what is packed can be mounted."""
     unchecked = f"{output}.{os.getpid()}.unchecked"
     try:
-        write_flist(flist, unchecked, scratch)
+        write_flist(flist, unchecked)
         build(read_flist(unchecked))
         with open(unchecked, "rb") as source:
             digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()

@@ -1,17 +1,19 @@
 """The image plan: which chunk lies where in the virtual image file, and its file on disk (load, save block).
 
 The virtual file that the kernel mounts as EROFS is `[metadata][data area]`. The metadata is a local file
-(`meta.erofs`); the data area is a row of slots, one per distinct chunk, each beginning on a 4 KiB boundary
-and padded with zeros to the next one. `slots.bin` holds the slot table, all integers little-endian:
+(`meta.erofs`); the data area is a row of slots. Every distinct chunk of files cut at 512 KiB has one, which
+begins on a 4 KiB boundary and is padded with zeros to the next one. A file cut by its content lies in one
+piece: its chunks have slots of their own, one right after the other, the first on such a boundary.
+`slots.bin` holds the slot table, all integers little-endian:
 
-    header   8s magic "g8slots1", u32 slots, u32 names_bytes, u32 info_bytes, u64 metadata_size,
+    header   8s magic "g8slots2", u32 slots, u32 names_bytes, u32 info_bytes, u64 metadata_size,
              32s BLAKE2b-256 of meta.erofs, 32s flist digest
-    blocks   slots x u32   first 4 KiB block of the slot in the data area, ascending, first 0
+    starts   slots x u64   offset of the slot in the data area, ascending, first 0
     sizes    slots x u32   plain size of the chunk in bytes
     names_at slots x u32   offset in `names` of the name of one file that uses the chunk
-    keyed    slots x u8    1: the key is a keyed hash (publisher's secret), so it cannot be checked here
-    ids      slots x 32 bytes
-    keys     slots x 32 bytes
+    codecs   slots x u8    wire.flist.Codec
+    ids      slots x 32 bytes, in the form of wire/codecs.py
+    keys     slots x 32 bytes, the same
     names    NUL-terminated paths, raw bytes, relative to the root
     info     JSON object of strings: the flist's free metadata (entrypoint, environ, ...)
     checksum BLAKE2b-256 of everything before it
@@ -34,16 +36,20 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from g8node.errors import InvalidArgument, Unavailable
+from g8node.errors import Unavailable
 from g8node.ids import ChunkId
-from g8node.wire.chunk import decode
+from g8node.wire import codecs
+from g8node.wire.flist import Codec
+from g8node.wire.router import Router, parse_router
 
 BLOCK: Final = 4096
 METADATA_NAME: Final = "meta.erofs"
 SLOTS_NAME: Final = "slots.bin"
-_MAGIC: Final = b"g8slots1"
+_MAGIC: Final = b"g8slots2"
 _HEADER: Final = struct.Struct("<8sIIIQ32s32s")
 _DIGEST: Final = 32
+ROUTER_KEY: Final = "router.yaml"
+"""Key in `info` of the flist's router."""
 
 
 class Kind(IntEnum):
@@ -65,42 +71,46 @@ class Piece(NamedTuple):
 
 
 class ChunkRef(NamedTuple):
-    """What is needed to fetch, decode and name the chunk of a slot."""
+    """What is needed to fetch, decode and name the chunk of a slot.
+
+    `id` and `key` have 32 bytes whatever the codec: what caches and logs use. Stores are asked for
+    `stored_as`.
+    """
 
     id: ChunkId
     key: bytes
     plain_size: int
     file_name: bytes
-    keyed: bool = False
+    codec: Codec = Codec.G8
+
+    @property
+    def stored_as(self) -> ChunkId:
+        """What a store knows the chunk by."""
+        return codecs.stored_as(self.codec, self.id)
 
     def decode(self, stored: bytes) -> bytes:
         """Verify and decode what a store gave for this id (in the cpu pool). InvalidArgument if wrong."""
-        plain = decode(stored, self.id, self.key, self.plain_size, None if self.keyed else b"")
-        if len(plain) != self.plain_size:
-            raise InvalidArgument(
-                f"chunk {self.id.hex()}: {len(plain)} plain bytes, the flist says {self.plain_size}"
-            )
-        return plain
+        return codecs.decode(self.codec, stored, self.id, self.key, self.plain_size)
 
 
 @dataclass(frozen=True, slots=True)
 class SlotTable:
     """Columns of the slot table, in slot order (see the module's header)."""
 
-    blocks: array[int] = field(default_factory=lambda: array("I"))
+    starts: array[int] = field(default_factory=lambda: array("Q"))
     sizes: array[int] = field(default_factory=lambda: array("I"))
     names_at: array[int] = field(default_factory=lambda: array("I"))
-    keyed: bytes | bytearray = b""
+    codecs: bytes | bytearray = b""
     ids: bytes | bytearray = b""
     keys: bytes | bytearray = b""
     names: bytes | bytearray = b""
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self.starts)
 
-    def end_block(self) -> int:
-        """First block after the last slot."""
-        return self.blocks[-1] + -(-self.sizes[-1] // BLOCK) if self.blocks else 0
+    def end(self) -> int:
+        """Size of the data area: the end of the last slot with its padding."""
+        return _aligned(self.starts[-1] + self.sizes[-1]) if self.starts else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +121,18 @@ class ImagePlan:
     metadata_size: int
     slots: SlotTable
     info: Mapping[str, str]
-    """Free metadata of the flist (`entrypoint`, `environ`, ...), values as stored."""
+    """Free metadata of the flist (`entrypoint`, `environ`, ...), values as stored, and its `router.yaml`."""
 
     @property
     def size(self) -> int:
         """Size of the whole virtual file in bytes, a multiple of 4096."""
-        return self.metadata_size + self.slots.end_block() * BLOCK
+        return self.metadata_size + self.slots.end()
+
+    @property
+    def router(self) -> Router | None:
+        """Where the flist says that its chunks are. InvalidArgument: what it says makes no sense."""
+        text = self.info.get(ROUTER_KEY)
+        return None if text is None else parse_router(text)
 
     @property
     def chunk_count(self) -> int:
@@ -135,11 +151,12 @@ class ImagePlan:
         if at >= end:
             return pieces
         slots = self.slots
-        index = bisect_right(slots.blocks, (at - self.metadata_size) // BLOCK) - 1
+        index = bisect_right(slots.starts, at - self.metadata_size) - 1
         while at < end:
-            start = self.metadata_size + slots.blocks[index] * BLOCK
+            start = self.metadata_size + slots.starts[index]
             plain_end = start + slots.sizes[index]
-            slot_end = -(-plain_end // BLOCK) * BLOCK
+            following = index + 1 < len(slots)
+            slot_end = self.metadata_size + slots.starts[index + 1] if following else self.size
             if at < plain_end:
                 stop = min(plain_end, end)
                 pieces.append(Piece(Kind.CHUNK, index, at - start, stop - at))
@@ -161,19 +178,23 @@ class ImagePlan:
             bytes(slots.keys[at : at + 32]),
             slots.sizes[index],
             bytes(slots.names[start : slots.names.index(b"\0", start)]),
-            bool(slots.keyed[index]),
+            Codec(slots.codecs[index]),
         )
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // BLOCK) * BLOCK
 
 
 def _column(values: array[int]) -> bytes:
     if sys.byteorder == "big":
-        values = array("I", values)
+        values = array(values.typecode, values)
         values.byteswap()
     return values.tobytes()
 
 
-def _parse_column(data: bytes) -> array[int]:
-    values = array("I")
+def _parse_column(code: str, data: bytes) -> array[int]:
+    values = array(code)
     values.frombytes(data)
     if sys.byteorder == "big":
         values.byteswap()
@@ -189,10 +210,10 @@ def save(plan: ImagePlan, directory: str, *, metadata_digest: bytes, flist_diges
     )
     parts = [
         header,
-        _column(slots.blocks),
+        _column(slots.starts),
         _column(slots.sizes),
         _column(slots.names_at),
-        slots.keyed,
+        slots.codecs,
         slots.ids,
         slots.keys,
         slots.names,
@@ -221,19 +242,20 @@ def load(directory: str, *, flist_digest: bytes) -> ImagePlan:
     if magic != _MAGIC or of != flist_digest:
         raise Unavailable(f"{path} is of another format or another flist")
     at = _HEADER.size
-    if len(data) != at + count * (12 + 1 + 64) + names_bytes + info_bytes + _DIGEST:
+    if len(data) != at + count * (16 + 1 + 64) + names_bytes + info_bytes + _DIGEST:
         raise Unavailable(f"{path} has a wrong size")
     metadata_path = os.path.join(directory, METADATA_NAME)
     _check_metadata(metadata_path, metadata_size, metadata_digest)
-    blocks, sizes, names_at = (_parse_column(data[at + 4 * count * i :][: 4 * count]) for i in range(3))
-    at += 12 * count
-    keyed, at = data[at : at + count], at + count
+    starts, at = _parse_column("Q", data[at : at + 8 * count]), at + 8 * count
+    sizes, names_at = (_parse_column("I", data[at + 4 * count * i :][: 4 * count]) for i in range(2))
+    at += 8 * count
+    kinds, at = data[at : at + count], at + count
     ids, at = data[at : at + 32 * count], at + 32 * count
     keys, at = data[at : at + 32 * count], at + 32 * count
     names, at = data[at : at + names_bytes], at + names_bytes
     info = msgspec.json.decode(data[at : at + info_bytes], type=dict[str, str])
     return ImagePlan(
-        metadata_path, metadata_size, SlotTable(blocks, sizes, names_at, keyed, ids, keys, names), info
+        metadata_path, metadata_size, SlotTable(starts, sizes, names_at, kinds, ids, keys, names), info
     )
 
 

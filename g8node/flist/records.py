@@ -5,11 +5,12 @@ Reading follows directory keys from the root; records that nobody points at are 
 
 import stat
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Final
 
 from g8node.errors import InvalidArgument, NodeError
 from g8node.flist.tree import DEFAULT_LIMITS, Limits, Node, walk
-from g8node.wire.chunk import CHUNK_SIZE
+from g8node.wire.chunk import CHUNK_SIZE, PLAIN_SIZE_MAX
 from g8node.wire.flist import (
     Acl,
     Directory,
@@ -33,15 +34,35 @@ _SPECIALS: Final = {
 }
 _MODES: Final = {special: mode for mode, special in _SPECIALS.items()}
 
+_UNKNOWN: Final = Acl(0o400, 1000, 1000)
+"""What the original's mounter makes of an access record that is not there."""
+
 Record = tuple[str, bytes]
 
 
-def tree_records(root: Node) -> Iterator[Record]:
+class Dialect(Enum):
+    """How keys are made, and whether the records are strictly the original's: bytes, bytes, strict."""
+
+    V1 = (32, 16, False)
+    """v1's keys, and our fields appended: what we write by default."""
+    V2 = (16, 8, True)
+    """v2, for old readers."""
+
+    def __init__(self, directory_bytes: int, acl_bytes: int, original: bool) -> None:
+        self.directory_bytes = directory_bytes
+        self.acl_bytes = acl_bytes
+        self.original = original
+
+    def directory_key(self, path: bytes) -> str:
+        return directory_key(path, self.directory_bytes)
+
+
+def tree_records(root: Node, dialect: Dialect = Dialect.V1) -> Iterator[Record]:
     """Key and message of every directory and access list."""
-    writer = _Writer(_link_groups(root))
+    writer = _Writer(_link_groups(root), dialect)
     for path, node in walk(root):
         if node.children is not None:
-            yield directory_key(path), writer.directory(path, node)
+            yield dialect.directory_key(path), writer.directory(path, node)
     yield from writer.acls.items()
 
 
@@ -57,7 +78,8 @@ def _link_groups(root: Node) -> dict[int, int]:
 
 
 class _Writer:
-    def __init__(self, groups: dict[int, int]) -> None:
+    def __init__(self, groups: dict[int, int], dialect: Dialect) -> None:
+        self._dialect = dialect
         self.acls: dict[str, bytes] = {}
         self._keys: dict[Acl, str] = {}
         self._groups = groups
@@ -66,15 +88,15 @@ class _Writer:
         parent = path.rpartition(b"/")[0]
         prefix = path + b"/" if path else b""
         entries = [self._entry(name, prefix, child) for name, child in sorted((node.children or {}).items())]
-        return encode_directory(
-            Directory(path, directory_key(parent), self._acl(node), self._extra(node), entries)
-        )
+        key = self._dialect.directory_key(parent)
+        record = Directory(path, key, self._acl(node), self._extra(node), entries)
+        return encode_directory(record, original=self._dialect.original)
 
     def _acl(self, node: Node) -> str:
         acl = Acl(stat.S_IMODE(node.mode), node.uid, node.gid)
         key = self._keys.get(acl)
         if key is None:
-            key = self._keys[acl] = acl_key(acl)
+            key = self._keys[acl] = acl_key(acl, self._dialect.acl_bytes)
             self.acls[key] = encode_acl(acl)
         return key
 
@@ -87,7 +109,7 @@ class _Writer:
         kind = stat.S_IFMT(node.mode)
         if kind == stat.S_IFDIR:
             entry.kind = Kind.DIRECTORY
-            entry.directory = directory_key(prefix + name)
+            entry.directory = self._dialect.directory_key(prefix + name)
             entry.size = 4096
         elif kind == stat.S_IFREG:
             entry.blocks = node.blocks
@@ -102,13 +124,16 @@ class _Writer:
         return entry
 
 
-def read_tree(get: Callable[[str], bytes | None], limits: Limits = DEFAULT_LIMITS) -> Node:
+def read_tree(
+    get: Callable[[str], bytes | None], limits: Limits = DEFAULT_LIMITS, dialect: Dialect = Dialect.V1
+) -> Node:
     """The validated tree behind `get`, which answers a key's record. InvalidArgument names what is wrong."""
-    return _Reader(get, limits).read()
+    return _Reader(get, limits, dialect).read()
 
 
 class _Reader:
-    def __init__(self, get: Callable[[str], bytes | None], limits: Limits) -> None:
+    def __init__(self, get: Callable[[str], bytes | None], limits: Limits, dialect: Dialect) -> None:
+        self._dialect = dialect
         self._get = get
         self._limits = limits
         self._acls: dict[str, Acl] = {}
@@ -117,7 +142,7 @@ class _Reader:
         self._chunks = 0
 
     def read(self) -> Node:
-        root_key = directory_key(b"")
+        root_key = self._dialect.directory_key(b"")
         seen = {root_key}
         root, below = self._directory(root_key, b"")
         stack = [(b"", 1, below)]
@@ -168,6 +193,8 @@ class _Reader:
         acl = self._acls.get(key)
         if acl is None:
             message = self._get(key)
+            if message is None and self._dialect.original:
+                return _UNKNOWN
             if message is None:
                 raise InvalidArgument(f"{where}: access record {key[:80]!r} is missing")
             acl = self._acls[key] = decode_acl(message)
@@ -200,11 +227,15 @@ class _Reader:
 
     def _check_blocks(self, entry: Entry, where: str) -> None:
         blocks = entry.blocks
-        if not blocks and not entry.size:
+        if not blocks.sizes and not entry.size:
             return
         self._chunks += len(blocks)
         if self._chunks > self._limits.chunks:
             raise InvalidArgument(f"flist has over {self._limits.chunks} chunks at {where}{entry.name!r}")
+        if blocks.block_size == 0:
+            if min(blocks.sizes) < 1 or max(blocks.sizes) > PLAIN_SIZE_MAX or sum(blocks.sizes) != entry.size:
+                raise InvalidArgument(f"{where}{entry.name!r}: chunk sizes do not add up to {entry.size}")
+            return
         if blocks.block_size != CHUNK_SIZE:
             raise InvalidArgument(
                 f"{where}{entry.name!r}: chunks of {blocks.block_size} bytes, expected {CHUNK_SIZE}"

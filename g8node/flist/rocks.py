@@ -1,56 +1,41 @@
-"""The RocksDB container of an flist: a gzip'd tar of a database directory (blocking).
+"""The RocksDB container of an flist: the files of a database directory, to records and back (blocking).
 
-Reading never runs RocksDB: a stranger's archive goes through the tar parser below, which knows flat regular
-files and nothing else, and its tables and logs through `wire/sstable.py`. OPTIONS, MANIFEST and the rest are
-not looked at. Writing is RocksDB's own work, in a format version that libraries of 2015 read. RocksDB stamps
-its files with a random session id and the time, so packing one tree twice gives two different flists; their
-records and chunks are equal.
+Neither way runs RocksDB. Reading goes through `wire/sstable.py` and does not look at OPTIONS, MANIFEST and
+the rest; writing makes one table and a MANIFEST that names it (`wire/sstable_write.py`), because RocksDB
+stamps its files with random ids, the time and the host's name, and one tree packed twice must give one flist.
 """
 
-import contextlib
-import gzip
-import os
-import re
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterable
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from g8node.errors import InvalidArgument
-from g8node.flist.records import Record, read_tree, tree_records
-from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits
-from g8node.linux.guard import off_loop
+from g8node.flist.records import Dialect, read_tree, tree_records
+from g8node.flist.tree import Flist, Limits
+from g8node.wire.flist import directory_key
 from g8node.wire.sstable import Budget, Version, read_log, read_table
+from g8node.wire.sstable_write import database
 
 INFO_KEY: Final = b"metadata"
 """Reserved key: a JSON object of strings. Directory keys have 64 hex digits, access keys 32."""
-
-_DATA: Final = re.compile(rb"CURRENT|\d{1,20}\.(sst|ldb|log)")
-_IGNORED: Final = re.compile(
-    rb"MANIFEST-\d{1,20}|IDENTITY|LOCK|LOG(\.old\.\d+)?|OPTIONS-\d+|rocksdict-config\.json|router\.yaml"
-)
-_WRITTEN: Final = re.compile(r"CURRENT|MANIFEST-\d+|\d+\.(sst|log)")
-_TAR_BLOCK: Final = 512
-_COPY: Final = 1 << 20
-_BATCH: Final = 4 << 20
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ENDINGS: Final = (b".sst", b".ldb", b".log")
 
 
-@off_loop
-def read_flist(path: str, limits: Limits = DEFAULT_LIMITS) -> Flist:
-    """Unpack in memory, validate, read the tree. InvalidArgument names what is wrong."""
-    size = os.stat(path).st_size
-    try:
-        if size > limits.file_bytes:
-            raise InvalidArgument(f"{size} bytes, limit {limits.file_bytes}")
-        with open(path, "rb") as source:
-            records = _records(_unpack(source, limits), limits)
-        return Flist(read_tree(lambda key: records.get(key.encode()), limits), _info(records, limits))
-    except InvalidArgument as error:
-        raise InvalidArgument(f"flist {path}: {error.message}", hint=error.hint) from error
+def read_database(files: dict[bytes, bytes], limits: Limits) -> Flist:
+    """The tree in a database's files. InvalidArgument names what is wrong."""
+    records = _records(files, limits)
+    prefix = _namespace(records)
+    root = read_tree(lambda key: records.get(prefix + key.encode()), limits, Dialect.V1)
+    return Flist(root, _info(records, limits), version="g8" if INFO_KEY in records else "v1")
+
+
+def _namespace(records: dict[bytes, bytes]) -> bytes:
+    """What stands before every key: nothing, or the `name:` that old flists could be written with."""
+    root = directory_key(b"").encode()
+    if root in records:
+        return b""
+    found = [key for key in records if key.endswith(b":" + root)]
+    return found[0][: -len(root)] if len(found) == 1 else b""
 
 
 def _records(files: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
@@ -60,7 +45,7 @@ def _records(files: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
     budget = Budget(limits.unpacked_bytes)
     newest: dict[bytes, Version] = {}
     for name, data in files.items():
-        if name == b"CURRENT":
+        if not name.endswith(_ENDINGS):
             continue
         try:
             for version in read_log(data) if name.endswith(b".log") else read_table(data, budget):
@@ -82,170 +67,8 @@ def _info(records: dict[bytes, bytes], limits: Limits) -> dict[str, str]:
         raise InvalidArgument(f"metadata: {error}") from None
 
 
-class _Bounded:
-    """Reads of a decompressed stream, at most `limit` bytes in all."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
-        self._stream = stream
-        self._left = limit
-        self._limit = limit
-
-    def read(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
-        self._left -= size
-        if self._left < 0:
-            raise InvalidArgument(f"archive unpacks to more than {self._limit} bytes")
-        try:
-            data = self._stream.read(size)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvalidArgument(f"archive: {error}") from None
-        if len(data) != size:
-            raise InvalidArgument("archive ends too early")
-        return data
-
-    def drain(self) -> None:
-        """Read to the end, where gzip's checksum is."""
-        try:
-            while block := self._stream.read(_COPY):
-                self._left -= len(block)
-                if self._left < 0:
-                    raise InvalidArgument(f"archive unpacks to more than {self._limit} bytes")
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvalidArgument(f"archive: {error}") from None
-
-    def finish(self) -> None:
-        """Read to the end of the stream: only there gzip finds that something is missing or wrong."""
-        try:
-            while data := self._stream.read(_COPY):
-                self._left -= len(data)
-                if self._left < 0:
-                    raise InvalidArgument(f"archive unpacks to more than {self._limit} bytes")
-        except (OSError, EOFError, zlib.error) as error:
-            raise InvalidArgument(f"archive: {error}") from None
-
-
-def _unpack(source: IO[bytes], limits: Limits) -> dict[bytes, bytes]:
-    """The members that hold data."""
-    start = source.read(_TAR_BLOCK)
-    source.seek(0)
-    if start[:2] == _GZIP_MAGIC:
-        stream: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=source)
-    elif start[257:262] == b"ustar":
-        stream = source
-    elif start.startswith(b"SQLite format 3\0"):
-        raise InvalidArgument("format v3 (.fl) is not supported")
-    else:
-        raise InvalidArgument("neither a gzip'd tar nor a tar", hint=f"it begins with {start[:8].hex()}")
-    with contextlib.closing(stream):
-        return _unpack_tar(_Bounded(stream, limits.unpacked_bytes), limits)
-
-
-def _unpack_tar(stream: _Bounded, limits: Limits) -> dict[bytes, bytes]:
-    files: dict[bytes, bytes] = {}
-    for _ in range(limits.members):
-        header = stream.read(_TAR_BLOCK)
-        if header == bytes(_TAR_BLOCK):
-            stream.drain()
-            return files
-        name, size = _member(header)
-        if size > limits.unpacked_bytes:
-            raise InvalidArgument(f"member {name!r} says {size} bytes, limit {limits.unpacked_bytes}")
-        if name in files:
-            raise InvalidArgument(f"member {name!r} occurs twice")
-        is_data = _DATA.fullmatch(name) is not None
-        # Bit by bit: a lying size must not reserve memory for what never comes.
-        content = bytearray()
-        for at in range(0, -(-size // _TAR_BLOCK) * _TAR_BLOCK, _COPY):
-            block = stream.read(min(_COPY, -(-size // _TAR_BLOCK) * _TAR_BLOCK - at))
-            if is_data:
-                content += block[: size - at]
-        if is_data:
-            files[name] = bytes(content)
-    raise InvalidArgument(f"archive has over {limits.members} members")
-
-
-def _member(header: bytes) -> tuple[bytes, int]:
-    """Checked name and size of a flat member; name empty for what is skipped without a name (./)."""
-    try:
-        info = tarfile.TarInfo.frombuf(header, "latin-1", "strict")
-    except tarfile.HeaderError as error:
-        raise InvalidArgument(f"archive: {error}") from None
-    name = info.name.encode("latin-1")
-    if info.type == tarfile.DIRTYPE and name in (b".", b"./", b"/", b""):
-        return b"", 0
-    if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE) and info.size <= 1 << 16:
-        return b"", info.size
-    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        raise InvalidArgument(f"member {name!r} is no regular file")
-    flat = name.removeprefix(b"./")
-    if flat == b"flistdb.sqlite3":
-        raise InvalidArgument("format v2 (sqlite) is not supported")
-    if not flat or not (_DATA.fullmatch(flat) or _IGNORED.fullmatch(flat)):
-        raise InvalidArgument(f"member {name!r} has no place in an flist")
-    if info.size < 0:
-        raise InvalidArgument(f"member {name!r} says {info.size} bytes")
-    return flat, info.size
-
-
-@off_loop
-def write_flist(flist: Flist, path: str, scratch: str | None = None) -> None:
-    """Write the container to `path` by way of a temporary file beside it."""
-    with tempfile.TemporaryDirectory(prefix="flist-", dir=scratch) as folder:
-        _fill(folder, tree_records(flist.root), msgspec.json.encode(dict(sorted(flist.info.items()))))
-        partial = f"{path}.{os.getpid()}.partial"
-        try:
-            with open(partial, "wb") as out:
-                _archive(folder, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
-            raise
-
-
-def _fill(folder: str, records: Iterable[Record], info: bytes) -> None:
-    # Only the packer needs RocksDB itself; the node reads without it and its image is smaller for that.
-    from rocksdict import BlockBasedOptions, ChecksumType, DBCompressionType, Options, Rdict, WriteBatch
-
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_disable_auto_compactions(True)
-    options.set_stats_dump_period_sec(0)
-    options.set_compression_type(DBCompressionType.none())  # the archive is compressed as a whole
-    table = BlockBasedOptions()
-    table.set_format_version(2)
-    table.set_checksum_type(ChecksumType.crc32c())
-    options.set_block_based_table_factory(table)
-    db = Rdict(folder, options)
-    try:
-        batch = WriteBatch(raw_mode=True)
-        batch.put(INFO_KEY, info)
-        for key, value in records:
-            batch.put(key.encode(), value)
-            if batch.size_in_bytes() > _BATCH:
-                db.write(batch)
-                batch = WriteBatch(raw_mode=True)
-        db.write(batch)
-        db.flush()
-        # One sorted table without leftovers: what the reader has to trust is small.
-        db.compact_range(None, None)
-    finally:
-        db.close()
-
-
-def _archive(folder: str, out: IO[bytes]) -> None:
-    with (
-        gzip.GzipFile(fileobj=out, mode="wb", filename="", mtime=0, compresslevel=6) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name in sorted(os.listdir(folder)):
-            path = os.path.join(folder, name)
-            size = os.path.getsize(path)
-            if not _WRITTEN.fullmatch(name) or (name.endswith(".log") and not size):
-                continue
-            member = tarfile.TarInfo(f"./{name}")
-            member.size, member.mode, member.mtime = size, 0o644, 0
-            with open(path, "rb") as source:
-                archive.addfile(member, source)
+def write_database(flist: Flist) -> dict[str, bytes]:
+    """The files of a database that holds the flist. Equal flists give equal bytes."""
+    records = {key.encode(): value for key, value in tree_records(flist.root, Dialect.V1)}
+    records[INFO_KEY] = msgspec.json.encode(dict(sorted(flist.info.items())))
+    return database(sorted(records.items()))

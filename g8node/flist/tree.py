@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from g8node.wire.flist import NO_BLOCKS, Blocks
+from g8node.wire.router import Router
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,10 @@ class Flist:
 
     root: Node
     info: Mapping[str, str] = field(default_factory=dict)
+    router: Router | None = None
+    """Where the chunks are, when the flist says so."""
+    version: str = "g8"
+    """What it was read from: g8, v1, v2 or v3."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,15 +53,15 @@ def _take(references: Iterator[ChunkRef], count: int) -> list[ChunkRef]:
 
 
 async def _presence(batch: list[ChunkRef], store: Store) -> list[Finding]:
-    missing = await store.missing([reference.id for reference in batch])
-    return [Finding(ref.id, ref.file_name, "missing") for ref in batch if ref.id in missing]
+    missing = await store.missing([reference.stored_as for reference in batch])
+    return [Finding(ref.id, ref.file_name, "missing") for ref in batch if ref.stored_as in missing]
 
 
 async def _contents(batch: list[ChunkRef], store: Store) -> list[Finding]:
-    answers = await store.get_many([reference.id for reference in batch])
+    answers = await store.get_many([reference.stored_as for reference in batch])
     findings = []
     for reference in batch:
-        answer = answers[reference.id]
+        answer = answers[reference.stored_as]
         if isinstance(answer, NotFound):
             findings.append(Finding(reference.id, reference.file_name, "missing"))
         elif isinstance(answer, Exception):

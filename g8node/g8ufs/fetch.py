@@ -156,10 +156,10 @@ class Fetcher:
 
     async def _fetch(self, store: Store, batch: list[_Flight]) -> list[tuple[Key, bytes]]:
         """Ask, decode and wake the readers; what was good is returned for the cache."""
-        answers = await store.get_many([flight.ref.id for flight in batch])
+        answers = await store.get_many([flight.ref.stored_as for flight in batch])
         stored: list[tuple[_Flight, bytes]] = []
         for flight in batch:
-            answer = answers.get(flight.ref.id, Unavailable("the store left a chunk unanswered"))
+            answer = answers.get(flight.ref.stored_as, Unavailable("the store left a chunk unanswered"))
             if isinstance(answer, bytes):
                 stored.append((flight, answer))
             else:

@@ -13,6 +13,7 @@ import hashlib
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -211,13 +212,18 @@ class Bus:
         return self._manager.submit(command, internal=False)
 
     async def call(self, command: Command) -> Result:
-        """Run a direct command to its result; an empty id gets a fresh one.
+        """Run a direct command to its result, as `take`."""
+        taken = await self.take(command, self.submit)
+        return taken if isinstance(taken, Result) else await taken.result()
 
-        A known id answers with the one result there is, or AlreadyExists when it was used with another
-        command or other arguments.
+    async def take(self, command: Command, submit: Callable[[Command], Job]) -> Job | Result:
+        """Accept a direct command by way of `submit`; an empty id gets a fresh one.
+
+        A known id answers with the job or the one result there is, or AlreadyExists when it was used with
+        another command or other arguments.
         """
         if not command.id:
-            return await self.submit(msgspec.structs.replace(command, id=str(uuid.uuid4()))).result()
+            return submit(msgspec.structs.replace(command, id=str(uuid.uuid4())))
         if self._manager.find(command.id) is None:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
@@ -228,10 +234,10 @@ class Bus:
                 return earlier
         job = self._manager.find(command.id)  # again: others ran while redis was asked
         if job is None:
-            job = self.submit(command)
-        elif fingerprint(job.request) != fingerprint(command):
+            return submit(command)
+        if fingerprint(job.request) != fingerprint(command):
             raise AlreadyExists(f"job {command.id!r} is another command")
-        return await job.result()
+        return job
 
     async def _earlier(self, command: Command) -> Result | None:
         """The published result of that id, if redis still has it."""

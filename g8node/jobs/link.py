@@ -1,87 +1,20 @@
 """One multiplexed connection to redis-server's unix socket (async).
 
-Calls made in one turn of the loop leave in one write and are answered in order, so thousands of callers share
-a connection (design 2: 85k calls/s against 12k/s of a client with one exchange at a time). A blocking command
-would hold up the others: it needs a Link of its own. Nothing is retried here, because only the caller knows
-whether a command may run twice: when the connection breaks, every call under way raises Unavailable.
+Thousands of callers share a connection (`runtime.resp`). A blocking command would hold up the others: it
+needs a Link of its own. Nothing is retried here, because only the caller knows whether a command may run
+twice: when the connection breaks, every call under way raises Unavailable.
 """
 
 import asyncio
 import contextlib
-from collections import deque
-from typing import Any, Final, cast
-
-import hiredis
+from typing import Any, Final
 
 from g8node.errors import Unavailable
+from g8node.runtime.resp import Arg, Connection, ReplyError
+
+__all__ = ["Arg", "Link", "ReplyError", "Script"]
 
 RETRY_S: Final = 0.02
-
-Arg = bytes | str | int | float
-
-
-class ReplyError(Exception):
-    """redis answered with an error; `str()` is its text, its first word the kind."""
-
-    @property
-    def kind(self) -> str:
-        return str(self).partition(" ")[0]
-
-
-class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
-        self._reader = hiredis.Reader(replyError=ReplyError)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._out: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self.is_open = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-        self.is_open = True
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.is_open = False
-        waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
-            if not future.done():
-                future.set_exception(Unavailable("redis closed the connection"))
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:  # False: not enough data; RESP2 has no other False
-            self._answer(reply)
-
-    def _answer(self, reply: Any) -> None:
-        future = self._waiting.popleft()
-        if future.done():
-            return
-        if isinstance(reply, ReplyError):
-            future.set_exception(Unavailable(str(reply)) if reply.kind == "LOADING" else reply)
-        else:
-            future.set_result(reply)
-
-    def send(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        if not self.is_open:  # lost between the connecting and the call: nobody would answer this future
-            future.set_exception(Unavailable("redis closed the connection"))
-            return future
-        if not self._out:
-            loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(args))
-        self._waiting.append(future)
-        return future
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if self._transport is not None and self.is_open:
-            with contextlib.suppress(RuntimeError):  # uvloop: closed, and connection_lost is about to say so
-                self._transport.write(b"".join(out))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
 
 
 class Link:
@@ -89,8 +22,8 @@ class Link:
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
-        self._connection: _Connection | None = None
-        self._connecting: asyncio.Task[_Connection] | None = None
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
         self._closed = False
 
     @property
@@ -119,17 +52,17 @@ class Link:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> Connection:
         if self._closed:
             raise Unavailable("the connection to redis is closed")
         if self._connecting is None:
             self._connecting = asyncio.ensure_future(self._connect())
         return await asyncio.shield(self._connecting)
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         try:
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_unix_connection(_Connection, self._socket)
+            _, connection = await loop.create_unix_connection(Connection, self._socket)
             self._connection = connection
             return connection
         except OSError as error:

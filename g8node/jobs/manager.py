@@ -288,6 +288,7 @@ class Manager:
             job.container,
             end.streams,
             job.critical or UNSET,
+            end.signal,
         )
         del self._jobs[request.id]
         self._bodies.pop(job, None)

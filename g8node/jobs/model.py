@@ -111,7 +111,8 @@ class Command(Struct, frozen=True, omit_defaults=True):
             "tags": self.tags,
         }
         for name in ("max_time", "max_restart", "recurring_period", "stats_interval", "log_levels", "caller"):
-            if value := getattr(self, name):
+            value = getattr(self, name)
+            if value and value != LOCAL:
                 shown[name] = value
         return shown
 
@@ -140,20 +141,20 @@ _wire = msgspec.json.Decoder(_Wire)
 _NO_ARGUMENTS = Raw(b"{}")
 
 
-def decode_command(data: bytes) -> Command:
-    """The command in data. Raises InvalidArgument naming the field; a missing or empty id is an error."""
+def decode_command(data: bytes | Raw, *, needs_id: bool = True) -> Command:
+    """The command in data. InvalidArgument names the field that is wrong; with `needs_id` a missing id is."""
     try:
         wire = _wire.decode(data)
         if _UPPER_KEY.search(data):
             wire = msgspec.convert(_folded(data), _Wire)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"command is no valid JSON: {error}") from error
-    if not wire.id:
+    if not wire.id and needs_id:
         raise InvalidArgument("command without id: expected a non-empty string")
-    check_id(wire.id)
+    check_id(wire.id or "")
     arguments = wire.arguments
     return Command(
-        wire.id,
+        wire.id or "",
         wire.command or "",
         _NO_ARGUMENTS if bytes(arguments) == b"null" else arguments.copy(),
         wire.queue or "",
@@ -203,6 +204,8 @@ class Result(Struct, frozen=True):
     container: int = 0
     streams: tuple[str, str] | UnsetType = UNSET
     critical: str | UnsetType = UNSET
+    signal: int | UnsetType = UNSET
+    """What killed the process (code 999); not in the original."""
 
     @property
     def ok(self) -> bool:

@@ -17,6 +17,7 @@ class Outcome(Struct, frozen=True):
     data: str = ""
     level: int = 0
     streams: tuple[str, str] | UnsetType = UNSET
+    signal: int | UnsetType = UNSET
 
     @property
     def ok(self) -> bool:

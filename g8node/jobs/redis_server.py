@@ -15,6 +15,7 @@ from typing import Final
 
 from g8node.errors import DeadlineExceeded, Unavailable
 from g8node.jobs.link import Link, ReplyError
+from g8node.linux import oom
 from g8node.linux.launch import find_program
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -57,10 +58,13 @@ class RedisServer:
         delay_s = _DELAY_S
         while not self.is_stopping:
             began = time.monotonic()
-            child = self._child = await self._reaper.spawn(
-                [program, *self._options()], env=_ENVIRON, stdout=2, stderr=2
-            )
-            self.starts += 1
+            child = self._child
+            if child is None or not child.running:  # else one that an earlier, broken run of ours has left
+                child = self._child = await self._reaper.spawn(
+                    [program, *self._options()], env=_ENVIRON, stdout=2, stderr=2
+                )
+                oom.adjust(child.pid, oom.REDIS)
+                self.starts += 1
             try:
                 code = await child.wait()
             except asyncio.CancelledError:

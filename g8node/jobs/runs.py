@@ -5,11 +5,14 @@ its output elsewhere outlives the job, unless the job was killed or timed out.
 """
 
 import asyncio
+import functools
 import os
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+from msgspec import UNSET
 
 from g8node.errors import InvalidArgument, NodeError, NotFound
 from g8node.jobs.job import Job
@@ -86,17 +89,23 @@ class Runner:
         """Run it to its end: exit and end of both outputs. Cancelling kills the process group."""
         return await ProcessRun(job, process, self).run()
 
-    async def start(self, process: Process, fds: tuple[int, int, int]) -> Child:
+    async def start(self, process: Process, pipes: Pipes) -> Child:
         """Raises OSError or NodeError when it cannot be started."""
         if process.start is not None:
-            return await process.start(*fds)
+            child = await process.start(*pipes.open_child_ends())
+            pipes.release_child_ends()
+            return child
         _check_text(process)
         path = self._environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        # A look-up in PATH stays on the root file system; any other path may be one that we serve ourselves.
-        pool: blocking.Pool = "disk" if "/" not in process.argv[0] and process.cwd in ("", "/") else "path"
-        argv = await blocking.run(pool, launch_argv, process.argv, process.cwd or "/", path)
+        argv: Sequence[str] | Callable[[], Sequence[str]]
+        if "/" not in process.argv[0] and process.cwd in ("", "/"):
+            # A look-up in PATH stays on the root file system; any other path may be one that we serve.
+            argv = functools.partial(launch_argv, process.argv, "/", path)
+        else:
+            argv = await blocking.run("path", launch_argv, process.argv, process.cwd or "/", path)
         env = self._environ | dict(process.env or {})
-        return await self._reaper.spawn(argv, env=env, stdin=fds[0], stdout=fds[1], stderr=fds[2])
+        stdin, stdout, stderr = pipes.give_child_ends()
+        return await self._reaper.spawn(argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, give=True)
 
 
 def _check_text(process: Process) -> None:
@@ -159,9 +168,8 @@ class ProcessRun:
         limit_s = self._job.request.max_time or None
         try:
             async with asyncio.timeout(limit_s):
-                child = self._child = await self._runner.start(self._process, pipes.child_fds)
+                child = self._child = await self._runner.start(self._process, pipes)
                 self._job.run = self
-                pipes.release_child_ends()
                 for number in self._job.early:
                     self.signal(number)
                 code = await child.wait()
@@ -240,9 +248,10 @@ class ProcessRun:
         self._job.end(Level.STDOUT if ok else Level.STDERR, "", ok=ok)
         streams = (self._tails[Level.STDOUT].text(), self._tails[Level.STDERR].text())
         if code is None:
-            return Outcome("TIMEOUT", KILLED_CODE, self._data, self._data_level, streams)
+            return Outcome("TIMEOUT", KILLED_CODE, self._data, self._data_level, streams, int(signal.SIGKILL))
         status = 0 if ok else KILLED_CODE if code < 0 else 1000 + code
-        return Outcome("SUCCESS" if ok else "ERROR", status, self._data, self._data_level, streams)
+        killer = -code if code < 0 else UNSET
+        return Outcome("SUCCESS" if ok else "ERROR", status, self._data, self._data_level, streams, killer)
 
 
 def _os_text(error: OSError) -> str:

@@ -21,6 +21,7 @@ _SECTOR: Final = 512  # sysfs counts in these, whatever the drive's own sectors 
 _PROBE_BLOCK: Final = 4096
 _PROBE_READS: Final = 64
 _PROBE_S: Final = 3.0
+_BLANK_BYTES: Final = 1 << 20
 _BTRFS: Final = "/sys/fs/btrfs"
 _SSD_BELOW_US: Final = 1000
 
@@ -128,6 +129,18 @@ def is_read_only(device: Device) -> bool:
     return bool(_number(f"/sys/dev/block/{device.number}/ro"))
 
 
+@off_loop
+def is_blank(path: str) -> bool:
+    """Whether nothing but zeros is found in the first and the last MiB and at fifteen places between."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size_bytes = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
+        places = {size_bytes * step // 16 for step in range(16)} | {max(0, size_bytes - _BLANK_BYTES)}
+        return not any(any(os.pread(fd, _BLANK_BYTES, place)) for place in sorted(places))
+    finally:
+        os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class Seek:
     elapsed_us: int
@@ -165,12 +178,17 @@ def _aligned() -> memoryview:
 
 @off_loop
 def serial_number(name: str) -> str | None:
-    """Of a SCSI or SATA disk: page 0x80 of its vital product data (SPC), text after 4 bytes of header."""
-    try:
-        with open(f"/sys/block/{name.replace('/', '!')}/device/vpd_pg80", "rb") as file:
-            return file.read(260)[4:].decode("ascii", "replace").strip("\0 ") or None
-    except OSError:
-        return None
+    """As the drive tells it.
+
+    SCSI and SATA: page 0x80 of its vital product data (SPC), text after 4 bytes of header; virtio and NVMe
+    have a file of sysfs.
+    """
+    folder = f"/sys/block/{name.replace('/', '!')}"
+    for path, header in (("device/vpd_pg80", 4), ("serial", 0), ("device/serial", 0)):
+        with contextlib.suppress(OSError), open(f"{folder}/{path}", "rb") as file:
+            if text := file.read(260)[header:].decode("ascii", "replace").strip("\0 \n"):
+                return text
+    return None
 
 
 @off_loop

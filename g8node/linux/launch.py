@@ -1,8 +1,9 @@
-"""How to start a program without hanging the interpreter (blocking).
+"""How to start a program so that the thread that starts it cannot hang for long (blocking).
 
-On Python 3.11 `Popen` keeps the GIL until the exec is done, so an executable or a working directory on a file
-system that this process serves itself would hang for good (style 2). Such a program is started by a shell
-that lies on the root file system: by then the GIL is free again.
+Until its exec is done a child shares our memory, and the thread that started it waits (linux/spawn.py). When
+the executable or the working directory lies on a file system that this process serves itself, that could be
+as long as a store takes, and the few threads that start processes are everybody's. Such a program is started
+by a shell that lies on the root file system, which then waits alone.
 """
 
 import errno

@@ -13,6 +13,7 @@ from typing import Any, Final
 from g8node.linux.guard import off_loop
 
 _FLAGS: Final = {"up": 0x1, "broadcast": 0x2, "loopback": 0x8, "pointtopoint": 0x10, "multicast": 0x1000}
+_RTF_UP: Final = 1
 _TCP_LISTEN, _UDP_UNCONNECTED = "0A", "07"
 _SO_ACCEPTCON: Final = 0x10000
 
@@ -29,15 +30,30 @@ def _read(path: str) -> str:
 
 
 @off_loop
-def nics(sysfs: str = "/sys/class/net") -> list[dict[str, Any]]:
-    """info.nic (spec core0-protocol 4.2), in the kernel's order; what vanishes meanwhile is left out."""
+def nics(sysfs: str = "/sys/class/net", *, main: bool = False) -> list[dict[str, Any]]:
+    """info.nic (spec core0-protocol 4.2), in the kernel's order; what vanishes meanwhile is left out.
+
+    `main`: only devices of the machine, and what has an address.
+    """
     addresses = _addresses()
     rows = []
     for name in os.listdir(sysfs):
         folder = f"{sysfs}/{name}"
-        if index := _number(_read(f"{folder}/ifindex")):
+        index = _number(_read(f"{folder}/ifindex"))
+        if index and (not main or addresses.get(index) or os.path.exists(f"{folder}/device")):
             rows.append((index, _nic(folder, name, addresses.get(index, []))))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+@off_loop
+def gateway(table: str = "/proc/net/route") -> str:
+    """The IPv4 address of the preferred default route's gateway, with its link; empty: there is none."""
+    found = []
+    for line in _read(table).splitlines()[1:]:
+        link, destination, address, flags, _, _, metric, mask, *_ = line.split()
+        if destination == mask == "00000000" and int(flags, 16) & _RTF_UP:
+            found.append((int(metric), f"{_ip(address)} on {link}" if address != "00000000" else link))
+    return min(found)[1] if found else ""
 
 
 def _nic(folder: str, name: str, addresses: list[str]) -> dict[str, Any]:

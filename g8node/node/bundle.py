@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument
+from g8node.linux import oom
 from g8node.linux.devices import Device
 from g8node.node import seccomp
 
@@ -191,7 +192,7 @@ def process(
             },
         ],
         "noNewPrivileges": False,
-        "oomScoreAdj": 0,
+        "oomScoreAdj": oom.CONTAINERS,
     }
 
 

@@ -27,6 +27,11 @@ class Paths:
         return self._at("run/redis.sock")
 
     @property
+    def core_socket(self) -> str:
+        """spec core0-protocol 2.8."""
+        return self._at("run/core.sock")
+
+    @property
     def gate(self) -> str:
         """The certificate of the gate's own CA."""
         return self._at("run/gate")

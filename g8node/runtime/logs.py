@@ -1,15 +1,78 @@
-"""Structured records to stderr: the serial console of PID 1, an agent's terminal or journal (async-safe)."""
+"""Structured records to stderr: the serial console of PID 1, an agent's terminal or journal (async-safe).
+
+The last records are kept in memory, for whoever tells of a hang or shows the node's last error.
+"""
 
 import logging
 import sys
-from typing import Any, TextIO
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import structlog
 
+_KEPT: Final = 50
+_KEPT_CHARS: Final = 2000
+_TROUBLE: Final = frozenset({"warning", "error", "critical"})
 
-def configure(level: str = "info", stream: TextIO | None = None, *, json: bool = False) -> None:
-    """Send records of `level` and above to `stream` (default stderr), one line each."""
-    renderer: Any = (
+
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> Any: ...
+
+    def flush(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """The last record of level error or above: one line, and when (epoch seconds)."""
+
+    text: str
+    at: float
+
+
+class _Memory:
+    """Renders, and remembers what it rendered."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT)
+        self.trouble: Trouble | None = None
+        self.keep: Callable[[str], None] | None = None
+        self.renderer: Any = None
+
+    def __call__(self, logger: Any, name: str, record: Any) -> str:
+        level, component, event = (record.get(key, "") for key in ("level", "component", "event"))
+        reason = record.get("reason") or record.get("error") or ""
+        text: str = self.renderer(logger, name, record)
+        self.lines.append(text[:_KEPT_CHARS])
+        if level in _TROUBLE:
+            if level != "warning":
+                line = f"{component}: {event}" + (f" ({reason})" if reason else "")
+                self.trouble = Trouble(" ".join(line.split())[:_KEPT_CHARS], time.time())
+            if self.keep is not None:
+                self.keep(text)
+        return text
+
+
+_memory = _Memory()
+
+
+def configure(
+    level: str = "info",
+    stream: Stream | None = None,
+    *,
+    json: bool = False,
+    keep: Callable[[str], None] | None = None,
+) -> None:
+    """Send records of `level` and above to `stream` (default stderr), one line each.
+
+    `keep` is called with what is a warning or worse.
+    """
+    _memory.keep = keep
+    _memory.renderer = (
         structlog.processors.JSONRenderer()
         if json
         else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
@@ -19,10 +82,10 @@ def configure(level: str = "info", stream: TextIO | None = None, *, json: bool =
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            _memory,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
 
@@ -33,6 +96,22 @@ def set_level(level: str) -> None:
     structlog.configure(
         **{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(number)}
     )
+
+
+def recent() -> list[str]:
+    """The last 50 records as they were written, oldest first."""
+    return list(_memory.lines)
+
+
+def trouble() -> Trouble | None:
+    """The last error, if there was any."""
+    return _memory.trouble
+
+
+def keep(text: str) -> None:
+    """Hand text to where records outlive the process, if there is such a place."""
+    if _memory.keep is not None:
+        _memory.keep(text)
 
 
 def get(component: str) -> Any:

@@ -1,11 +1,10 @@
 """One reaper owns SIGCHLD and every child (async).
 
-Theory of operation. A child is started by `subprocess.Popen` in a thread (the GIL is given back around
-exec from Python 3.12 on; on 3.11 it is kept, so argv[0] and the working directory must lie on the root
-file system: callers that need another directory go through a shell or `crun`). From then on the Popen
-object is out of the game: the reaper's `waitid(P_ALL)` collects every child, ours by pid, orphans
-re-parented to us without asking. A child can die before `spawn` has filed its pid; while anybody is
-`expecting` a pid, exits of unknown pids are kept for them instead of being forgotten.
+Theory of operation. A child is started by `linux.spawn` in a thread, which waits for its exec without the
+GIL; argv[0] lies on the root file system all the same, callers that need another directory go through a shell
+or `crun`. The reaper's `wait4(-1)` collects every child, ours by pid, orphans re-parented to us without
+asking. A child can die before `spawn` has filed its pid; while anybody is `expecting` a pid, exits of unknown
+pids are kept for them instead of being forgotten.
 
 asyncio's and uvloop's subprocess support must never be used beside it: uvloop takes SIGCHLD away.
 """
@@ -15,11 +14,11 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from g8node.errors import DeadlineExceeded, InvalidArgument
+from g8node.linux.spawn import NULL, reap, spawn
 from g8node.runtime import blocking
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -99,20 +98,29 @@ class Reaper:
 
     async def spawn(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         *,
         env: Mapping[str, str] | None = None,
-        stdin: int = subprocess.DEVNULL,
-        stdout: int = subprocess.DEVNULL,
-        stderr: int = subprocess.DEVNULL,
+        stdin: int = NULL,
+        stdout: int = NULL,
+        stderr: int = NULL,
         pass_fds: Sequence[int] = (),
+        give: bool = False,
     ) -> Child:
         """Exec argv[0] in a session of its own, cwd `/`. Raises OSError when it cannot be executed.
 
-        The fds given stay the caller's to close. Cancelling does not lose the child: the start is
-        finished in the background and the child is killed.
+        A function instead of argv is called in the thread that starts the child. The fds given stay the
+        caller's to close, or are closed by us as soon as the child has them, with `give`. Cancelling does not
+        lose the child: the start is finished in the background and the child is killed.
         """
-        starting = asyncio.ensure_future(self._spawn(argv, env, stdin, stdout, stderr, pass_fds))
+        with contextlib.ExitStack() as held:
+            fds = [stdin, stdout, stderr]
+            if give:
+                held.callback(_close, fds)
+            else:
+                # The thread must own its descriptors: a cancelled caller may close its own before the start.
+                fds = [_hold(held, fd) for fd in fds]
+            starting = asyncio.ensure_future(self._spawn(argv, env, fds, pass_fds, held.pop_all()))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -121,19 +129,14 @@ class Reaper:
 
     async def _spawn(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         env: Mapping[str, str] | None,
-        stdin: int,
-        stdout: int,
-        stderr: int,
+        fds: Sequence[int],
         pass_fds: Sequence[int],
+        held: contextlib.ExitStack,
     ) -> Child:
-        # The thread must own its descriptors: a cancelled caller closes its own while Popen may still wait.
-        with contextlib.ExitStack() as held:
-            fds = [_hold(held, fd) for fd in (stdin, stdout, stderr)]
-            with self.expecting():
-                popen = await blocking.run("exec", _start, argv, env, fds, pass_fds)
-                return self.adopt(popen)
+        with self.expecting():
+            return self.adopt(await blocking.run("exec", _start, argv, env, fds, pass_fds, held))
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
@@ -158,26 +161,25 @@ class Reaper:
         else:
             self._exits[pid] = exited
             # Without orphans nobody looks at a pid that is not filed: it may have died, its SIGCHLD is gone.
-            if not self._orphans and (info := _wait(os.P_PID, pid)) is not None:
-                self._exited(info)
+            if not self._orphans and (ended := reap(pid)) is not None:
+                self._exited(*ended)
         return Child(pid, exited, group)
 
     def sweep(self) -> None:
         """Collect every child that has exited. Cheap when there is none."""
         if self._orphans:
-            while (info := _wait(os.P_ALL, 0)) is not None:
-                self._exited(info)
+            while (ended := reap(-1)) is not None:
+                self._exited(*ended)
             return
         for pid in list(self._exits):
-            if (info := _wait(os.P_PID, pid)) is not None:
-                self._exited(info)
+            if (ended := reap(pid)) is not None:
+                self._exited(*ended)
 
-    def _exited(self, info: "os.waitid_result") -> None:
-        code = info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
-        exited = self._exits.pop(info.si_pid, None)
+    def _exited(self, pid: int, code: int) -> None:
+        exited = self._exits.pop(pid, None)
         if exited is None:
             if self._expecting:
-                self._early[info.si_pid] = code
+                self._early[pid] = code
         elif not exited.done():
             exited.set_result(code)
 
@@ -207,29 +209,17 @@ class Reaper:
 
 
 def _start(
-    argv: Sequence[str], env: Mapping[str, str] | None, fds: Sequence[int], pass_fds: Sequence[int]
+    argv: Sequence[str] | Callable[[], Sequence[str]],
+    env: Mapping[str, str] | None,
+    fds: Sequence[int],
+    pass_fds: Sequence[int],
+    held: contextlib.ExitStack,
 ) -> int:
-    if not argv or not argv[0].startswith("/"):
-        raise InvalidArgument(f"argv[0] must be an absolute path, not {argv[:1]}")
-    popen = subprocess.Popen(
-        list(argv),
-        cwd="/",
-        env=None if env is None else dict(env),
-        stdin=fds[0],
-        stdout=fds[1],
-        stderr=fds[2],
-        pass_fds=tuple(pass_fds),
-        start_new_session=True,
-    )
-    popen.returncode = 0  # ours to reap, not Popen's
-    return popen.pid
-
-
-def _wait(kind: int, which: int) -> "os.waitid_result | None":
-    try:
-        return os.waitid(kind, which, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        return None
+    with held:
+        words = argv() if callable(argv) else argv
+        if not words or not words[0].startswith("/"):
+            raise InvalidArgument(f"argv[0] must be an absolute path, not {words[:1]}")
+        return spawn(words, env, fds, pass_fds)
 
 
 def _kill_unwanted(starting: "asyncio.Future[Child]") -> None:
@@ -238,11 +228,17 @@ def _kill_unwanted(starting: "asyncio.Future[Child]") -> None:
 
 
 def _hold(held: contextlib.ExitStack, fd: int) -> int:
-    if fd < 0:
-        return fd  # subprocess.DEVNULL
+    if fd == NULL:
+        return fd
     copy = os.dup(fd)
     held.callback(os.close, copy)
     return copy
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        if fd != NULL:
+            os.close(fd)
 
 
 def _memfd(held: contextlib.ExitStack, content: bytes = b"") -> int:

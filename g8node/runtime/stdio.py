@@ -14,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from g8node.linux.spawn import NULL
 from g8node.runtime import blocking
 from g8node.runtime.process import Child
 
@@ -88,14 +89,14 @@ class PipeReader:
 
     def _got(self, read: "asyncio.Future[bytes | None]") -> None:
         self._busy = False
-        if self.closed.done():
+        data = None if read.cancelled() else read.result()
+        if data == b"":  # the end, and the thread has closed it
+            if not self.closed.done():
+                self.closed.set_result(None)
+        elif self.closed.done():
             _close(self._fd)
-            return
-        data = b"" if read.cancelled() else read.result()
-        if data:
+        elif data:
             self._on_data(data)
-        elif data is not None:
-            self.close()
         self._watch()
 
 
@@ -141,13 +142,17 @@ class PipeWriter:
 
 
 def _read(fd: int) -> bytes | None:
-    """What is there, b"" at end of file, None when it was nothing after all."""
+    """What is there, None when it was nothing after all; b"" at end of file, which closes it."""
+    data = b""
     try:
-        return os.read(fd, CHUNK_BYTES)
+        data = os.read(fd, CHUNK_BYTES)
     except BlockingIOError:
         return None
     except OSError:
-        return b""
+        pass
+    if not data:
+        os.close(fd)
+    return data
 
 
 def _close(fd: int) -> None:
@@ -173,21 +178,31 @@ class Pipes:
         with contextlib.ExitStack() as undo:
             out_read, out_write = _pipe(undo)
             err_read, err_write = _pipe(undo)
-            if stdin:
-                in_read, in_write = _pipe(undo)
-            else:
-                in_read, in_write = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
+            in_read, in_write = _pipe(undo) if stdin else (NULL, -1)
             undo.pop_all()
         self.child_fds = (in_read, out_write, err_write)
         self.stdout = PipeReader(out_read, on_stdout)
         self.stderr = PipeReader(err_read, on_stderr)
         self.stdin = PipeWriter(in_write, stdin) if stdin else None
 
+    def open_child_ends(self) -> tuple[int, int, int]:
+        """`child_fds` for who cannot make /dev/null of NULL himself; they stay ours."""
+        stdin, stdout, stderr = self.child_fds
+        if stdin == NULL:
+            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self.child_fds = (stdin, stdout, stderr)
+        return self.child_fds
+
+    def give_child_ends(self) -> tuple[int, int, int]:
+        """The caller closes them, in a thread: only the child keeps them, so that its end is ours."""
+        given, self.child_fds = self.child_fds, (-1, -1, -1)
+        return given
+
     def release_child_ends(self) -> None:
-        """After the start: only the child keeps them, so that its end is our end of file."""
-        for fd in self.child_fds:
-            _close(fd)
-        self.child_fds = (-1, -1, -1)
+        """After a start that did not take them."""
+        for fd in self.give_child_ends():
+            if fd >= 0:
+                _close(fd)
 
     def pause(self) -> None:
         """Leave further output in the pipes: the process waits when they are full."""
@@ -205,8 +220,7 @@ class Pipes:
 
     def close(self) -> None:
         """Close what is still open on our side; safe to call twice."""
-        if self.child_fds[0] >= 0:
-            self.release_child_ends()
+        self.release_child_ends()
         self.stdout.close()
         self.stderr.close()
         if self.stdin is not None:

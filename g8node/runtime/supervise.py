@@ -62,13 +62,21 @@ class Supervisor:
         while True:
             try:
                 await run()
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                # A CancelledError that nobody asked of us came out of the subsystem's own doing.
+                if isinstance(error, GeneratorExit) or _is_cancelled():
+                    raise
                 status.restarts += 1
                 status.last_error = f"{type(error).__name__}: {error}"
-                log.exception("subsystem failed", subsystem=status.name)
-                await asyncio.sleep(backoff.next(time.monotonic()))
+                delay_s = backoff.next(time.monotonic())
+                log.error(
+                    f"subsystem {status.name} failed, is started again",
+                    subsystem=status.name,
+                    reason=status.last_error,
+                    delay_s=round(delay_s, 1),
+                    exc_info=error,
+                )
+                await asyncio.sleep(delay_s)
             else:
                 status.running = False
                 return
@@ -89,3 +97,8 @@ class Supervisor:
         """End all of them, the youngest first."""
         for name in reversed(list(self._tasks)):
             await self.stop(name)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

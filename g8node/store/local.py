@@ -10,15 +10,13 @@ import contextlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from g8node.errors import NotFound, Unavailable
 from g8node.ids import ChunkId
 from g8node.linux.guard import off_loop
 from g8node.runtime import blocking
-from g8node.store.base import StoreError
+from g8node.store.base import STORED_SIZE_MAX, StoreError
 
-STORED_SIZE_MAX: Final = (16 << 20) + 64
 _serial = itertools.count()
 
 

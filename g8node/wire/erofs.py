@@ -26,6 +26,7 @@ from typing import Final
 
 from g8node.errors import InvalidArgument
 from g8node.wire.erofs_xattr import encode_xattrs, xattrs_size
+from g8node.wire.kernels import crc32c
 
 BLOCK: Final = 4096
 CHUNK: Final = 512 * 1024
@@ -72,6 +73,8 @@ class Inode:
     """Regular files only."""
     blocks: Sequence[int] = ()
     """Regular files: for each 512 KiB chunk the first block in the data area, or HOLE."""
+    extent: int = -1
+    """Regular files that lie in one piece: its first block in the data area, instead of `blocks`."""
     target: bytes = b""
     rdev: tuple[int, int] = (0, 0)
     children: "dict[bytes, Inode] | None" = None
@@ -176,7 +179,7 @@ class _Layout:
     def _place_chunked(self, inode: Inode) -> None:
         head = _INODE.size + xattrs_size(inode.xattrs)
         at = self._start()
-        inode.layout = _CHUNK_BASED if inode.size else _FLAT_PLAIN
+        inode.layout = _CHUNK_BASED if inode.blocks else _FLAT_PLAIN
         inode.tail = at + head
         self._take(inode, at, head + 4 * len(inode.blocks))
 
@@ -224,6 +227,8 @@ class _Writer:
             return _CHUNK_FORMAT
         if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
             return encode_device(*inode.rdev)
+        if inode.extent >= 0:
+            return self.data_block + inode.extent
         if inode.layout == _FLAT_PLAIN and inode.size:
             return inode.tail // BLOCK
         return 0
@@ -258,8 +263,8 @@ class _Writer:
         fields += [self.data_block + data_blocks, 0, 0]
         tail = [_INCOMPAT, 0, 0, 0, 0, 0, 0, 0, 0]
         _SUPER.pack_into(self.image, _SUPER_AT, _MAGIC, 0, *fields, uuid, b"", *tail)
-        # Covers the rest of the first block; CRC-32C with all ones put in and no final inversion.
-        checksum = crc32c(self.image[_SUPER_AT:BLOCK])
+        # Covers the rest of the first block.
+        checksum = crc32c(memoryview(self.image)[_SUPER_AT:BLOCK])
         struct.pack_into("<I", self.image, _SUPER_AT + 4, checksum)
 
 
@@ -290,7 +295,7 @@ def check(inode: Inode) -> None:
     kind = stat.S_IFMT(inode.mode)
     if kind not in _FILE_TYPES:
         raise InvalidArgument(f"mode {inode.mode:#o} has no file type that EROFS knows")
-    if kind == stat.S_IFREG and len(inode.blocks) != -(-inode.size // CHUNK):
+    if kind == stat.S_IFREG and inode.extent < 0 and len(inode.blocks) != -(-inode.size // CHUNK):
         raise InvalidArgument(f"file of {inode.size} bytes has {len(inode.blocks)} chunks")
     if kind == stat.S_IFLNK and (not 0 < len(inode.target) < BLOCK or b"\0" in inode.target):
         raise InvalidArgument(f"symlink target of {len(inode.target)} bytes, expected 1 to 4095 without NUL")
@@ -305,23 +310,3 @@ def encode_device(major: int, minor: int) -> int:
     if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
         raise InvalidArgument(f"device number {major}:{minor} does not fit Linux's 12 and 20 bits")
     return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_CRC_TABLE: Final = _crc_table()
-
-
-def crc32c(data: bytes | bytearray) -> int:
-    """CRC-32C (Castagnoli) begun with all ones and not inverted at the end, as EROFS stores it."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
-    return crc

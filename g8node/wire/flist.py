@@ -7,6 +7,7 @@ are those of the compiled schema. Names and paths are bytes; nothing is trusted.
 """
 
 import hashlib
+import re
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
@@ -23,17 +24,27 @@ TARGET_MAX: Final = 4095
 NANOSECONDS: Final = 1_000_000_000
 _TIME_MAX: Final = (1 << 32) - 1
 _DIGEST: Final = 32
+CHUNK_UNITS: Final = 128
+_V1_DIGITS: Final = 64
+_V1_DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
+_DEVICE: Final = re.compile(rb"(\d{1,10}),(\d{1,10})")
 
 
 class Codec(IntEnum):
-    """How the chunks of a file are encoded (File.codec)."""
+    """How the chunks of a file are encoded (File.codec; wire/codecs.py)."""
 
-    ORIGINAL = 0
-    """Whatever the container's generation implies (spec 2)."""
+    V2 = 0
+    """The original's with ids of 16 bytes. In a record 0 is the original's: ids of 64 digits make it V1."""
     G8 = 1
     """wire/chunk.py without a publisher's secret."""
     G8_KEYED = 2
     """wire/chunk.py with one: a reader cannot redo the keyed hash."""
+    V3 = 3
+    """That of rfs: ids of 32 bytes."""
+    V1 = 4
+    """The original's with ids of 64 hex digits; 0 in a record."""
+    ABSENT = 255
+    """In memory only: the flist should name this chunk and does not."""
 
 
 class Kind(IntEnum):
@@ -57,7 +68,10 @@ class Special(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Blocks:
-    """Chunks of a file as columns; a hole is 32 zero bytes of id and of key."""
+    """Chunks of a file as columns: ids and keys of 32 bytes each, in the form of wire/codecs.py.
+
+    A hole is 32 zero bytes of id and of key. `ABSENT_ID` is a chunk that the writer left out by mistake.
+    """
 
     ids: bytes | bytearray = b""
     keys: bytes | bytearray = b""
@@ -70,6 +84,9 @@ class Blocks:
 
 
 NO_BLOCKS: Final = Blocks()
+ABSENT_ID: Final = b"\xff" * 32
+ABSENT_MAX: Final = 64
+"""So many chunks may be left out of a file; the original's writer lost one."""
 
 
 @dataclass(slots=True)
@@ -124,16 +141,16 @@ class Acl:
     gid: int
 
 
-def directory_key(path: bytes) -> str:
-    """Key of a directory: hex BLAKE2b-256 of its path without slashes at the ends; the root is empty."""
-    return hashlib.blake2b(path, digest_size=32).hexdigest()
+def directory_key(path: bytes, digest_size: int = 32) -> str:
+    """Key of a directory: hex BLAKE2b of its path without slashes at the ends; the root is empty."""
+    return hashlib.blake2b(path, digest_size=digest_size).hexdigest()
 
 
-def acl_key(acl: Acl) -> str:
-    """Key of an access list: hex BLAKE2b-128 of the text that the original hashes (spec 1.3)."""
+def acl_key(acl: Acl, digest_size: int = 16) -> str:
+    """Key of an access list: hex BLAKE2b of the text that the original hashes (spec 1.3)."""
     user, group = _owner_name(acl.uid), _owner_name(acl.gid)
     text = f"user:{user}\ngroup:{group}\nmode:0o{acl.mode:o}\nuid:{acl.uid}\ngid:{acl.gid}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=digest_size).hexdigest()
 
 
 def _owner_name(number: int) -> str:
@@ -167,8 +184,8 @@ def _owner(number: int, name: bytes) -> int:
     return number
 
 
-def encode_directory(directory: Directory) -> bytes:
-    """A Dir message."""
+def encode_directory(directory: Directory, *, original: bool = False) -> bytes:
+    """A Dir message; `original`: without fields of ours."""
     builder = Builder()
     extra = directory.extra
     seconds = min(max(extra.mtime_s, 0), _TIME_MAX)
@@ -180,11 +197,12 @@ def encode_directory(directory: Directory) -> bytes:
     if count:
         at = builder.structs(slot + 16, count, 3, 4)
         for entry in directory.entries:
-            _encode_entry(builder, at, entry)
+            _encode_entry(builder, at, entry, original)
             at += 56
     builder.text(slot + 24, directory.parent)
     builder.text(slot + 32, directory.acl)
-    _encode_extra(builder, slot + 40, extra)
+    if not original:
+        _encode_extra(builder, slot + 40, extra)
     return builder.finish()
 
 
@@ -200,7 +218,7 @@ def _is_utf8(name: bytes) -> bool:
     return True
 
 
-def _encode_entry(builder: Builder, at: int, entry: Entry) -> None:
+def _encode_entry(builder: Builder, at: int, entry: Entry, original: bool) -> None:
     extra = entry.extra
     seconds = min(max(extra.mtime_s, 0), _TIME_MAX)
     builder.put(at, struct.pack("<QHHIII", entry.size, entry.kind, 0, seconds, seconds, 0))
@@ -222,7 +240,8 @@ def _encode_entry(builder: Builder, at: int, entry: Entry) -> None:
     else:
         _encode_special(builder, slot + 8, entry)
     builder.text(slot + 16, entry.acl)
-    _encode_extra(builder, slot + 24, extra)
+    if not original:
+        _encode_extra(builder, slot + 24, extra)
 
 
 def _encode_special(builder: Builder, slot: int, entry: Entry) -> None:
@@ -234,18 +253,28 @@ def _encode_special(builder: Builder, slot: int, entry: Entry) -> None:
 
 def _encode_file(builder: Builder, slot: int, blocks: Blocks) -> None:
     units = blocks.block_size // BLOCK_UNIT
-    pointer = builder.struct(slot, struct.pack("<HH4x", units, blocks.codec), 1)
+    codec = Codec.V2 if blocks.codec == Codec.V1 else blocks.codec
+    pointer = builder.struct(slot, struct.pack("<HH4x", units, codec), 1)
     if not blocks:
         return
-    at = builder.structs(pointer, len(blocks), 1, 2)
+    absent = sum(blocks.ids[-_DIGEST * n or None :][:_DIGEST] == ABSENT_ID for n in range(1, ABSENT_MAX + 1))
+    at = builder.structs(pointer, len(blocks) - absent, 1, 2)
     hole = bytes(_DIGEST)
-    for index, size in enumerate(blocks.sizes):
+    for index, size in enumerate(blocks.sizes[: len(blocks) - absent]):
         builder.put(at, struct.pack("<I", size))
         chunk = blocks.ids[_DIGEST * index : _DIGEST * (index + 1)]
         if chunk != hole:
-            builder.data(at + 8, chunk)
-            builder.data(at + 16, blocks.keys[_DIGEST * index : _DIGEST * (index + 1)])
+            key = blocks.keys[_DIGEST * index : _DIGEST * (index + 1)]
+            builder.data(at + 8, _recorded(chunk, blocks.codec))
+            builder.data(at + 16, _recorded(key, blocks.codec))
         at += 24
+
+
+def _recorded(digest: bytes | bytearray, codec: Codec) -> bytes | bytearray:
+    """An id or key as records of its generation hold it."""
+    if codec == Codec.V2:
+        return digest[: _DIGEST // 2]
+    return digest.hex().encode() if codec == Codec.V1 else digest
 
 
 def _encode_extra(builder: Builder, slot: int, extra: Extra) -> None:
@@ -300,7 +329,7 @@ def _decode_entry(source: Struct, where: str) -> Entry:
     entry = Entry(name, kind, _ascii(source.text(2)), extra, source.u64(0))
     body = source.struct(1)
     if kind == Kind.FILE:
-        entry.blocks = _decode_file(body, where, name)
+        entry.blocks = _decode_file(body, where, name, entry.size)
     elif kind == Kind.DIRECTORY:
         entry.directory = _ascii(body.text(0))
     elif kind == Kind.LINK:
@@ -320,24 +349,32 @@ def check_name(name: bytes, where: str) -> None:
 
 def _decode_special(entry: Entry, body: Struct, where: str) -> None:
     number, text = body.u16(0), body.data(0)
-    if number >= Special.UNKNOWN:
+    if number > Special.UNKNOWN:
         raise InvalidArgument(f"{where}{entry.name!r}: unknown special type {number}")
     entry.special = Special(number)
+    if entry.special in (Special.SOCKET, Special.UNKNOWN):
+        # The original's writer says socket of everything; numbers say device, though not which kind.
+        entry.special = Special.CHARACTER if _DEVICE.fullmatch(text) else Special.SOCKET
     if entry.special in (Special.BLOCK, Special.CHARACTER):
-        major, _, minor = text.partition(b",")
-        if not (major.isdigit() and minor.isdigit() and len(text) < 24):
+        match = _DEVICE.fullmatch(text)
+        if match is None:
             raise InvalidArgument(f"{where}{entry.name!r}: device number {text[:24]!r}, expected major,minor")
-        entry.device = (int(major), int(minor))
+        entry.device = (int(match[1]), int(match[2]))
 
 
-def _decode_file(body: Struct, where: str, name: bytes) -> Blocks:
+def _decode_file(body: Struct, where: str, name: bytes, size: int) -> Blocks:
     items = body.structs(0)
-    if not items:
-        return NO_BLOCKS
     number = body.u16(2)
-    if number not in (Codec.G8, Codec.G8_KEYED):
+    if not items and (number or not size):
+        return NO_BLOCKS
+    if number not in (Codec.V2, Codec.G8, Codec.G8_KEYED, Codec.V3):
         raise InvalidArgument(f"{where}{name!r}: chunk codec {number} is not supported")
-    ids, keys, sizes = bytearray(), bytearray(), array("I")
+    blocks = Blocks(bytearray(), bytearray(), array("I"), Codec(number), body.u16(0) * BLOCK_UNIT)
+    if number == Codec.V2:
+        _original_chunks(blocks, [(item.data(0), item.data(1)) for item in items], f"{where}{name!r}", size)
+        return blocks
+    assert isinstance(blocks.ids, bytearray)
+    assert isinstance(blocks.keys, bytearray)
     hole = bytes(_DIGEST)
     for item in items:
         chunk, key = item.data(0), item.data(1)
@@ -345,7 +382,48 @@ def _decode_file(body: Struct, where: str, name: bytes) -> Blocks:
             chunk = key = hole
         if len(chunk) != _DIGEST or len(key) != _DIGEST:
             raise InvalidArgument(f"{where}{name!r}: chunk id or key is not of {_DIGEST} bytes")
-        ids += chunk
-        keys += key
-        sizes.append(item.u32(0))
-    return Blocks(ids, keys, sizes, Codec(number), body.u16(0) * BLOCK_UNIT)
+        blocks.ids += chunk
+        blocks.keys += key
+        blocks.sizes.append(item.u32(0))
+    return blocks
+
+
+def _original_chunks(blocks: Blocks, items: list[tuple[bytes, bytes]], where: str, size: int) -> None:
+    """Chunks of v2 or v1, which do not say their sizes."""
+    blocks.block_size = blocks.block_size or CHUNK_UNITS * BLOCK_UNIT
+    if items and len(items[0][0]) == _V1_DIGITS:
+        blocks.codec = Codec.V1
+    assert isinstance(blocks.ids, bytearray)
+    assert isinstance(blocks.keys, bytearray)
+    for chunk, key in items:
+        blocks.ids += _original_digest(chunk, blocks.codec, where)
+        blocks.keys += _original_digest(key, blocks.codec, where)
+    blocks.sizes = array("I", [blocks.block_size]) * len(items)
+    complete(blocks, size, where)
+
+
+def complete(blocks: Blocks, size: int, where: str) -> None:
+    """Enter chunks that the writer forgot as absent, and give the last chunk its size.
+
+    InvalidArgument: there are too many or too few for a file of this size.
+    """
+    known = len(blocks)
+    wanted = -(-size // blocks.block_size)
+    if wanted - known > ABSENT_MAX or wanted < known:
+        raise InvalidArgument(f"{where}: size {size} does not go with {known} chunks")
+    assert isinstance(blocks.ids, bytearray)
+    assert isinstance(blocks.keys, bytearray)
+    blocks.ids += ABSENT_ID * (wanted - known)
+    blocks.keys += ABSENT_ID * (wanted - known)
+    blocks.sizes.extend([blocks.block_size] * (wanted - known))
+    if wanted:
+        blocks.sizes[-1] = size - (wanted - 1) * blocks.block_size
+
+
+def _original_digest(value: bytes, codec: Codec, where: str) -> bytes:
+    """An id or key of the original's as 32 bytes."""
+    if codec == Codec.V1 and _V1_DIGEST.fullmatch(value):
+        return bytes.fromhex(value.decode())
+    if codec == Codec.V2 and len(value) == _DIGEST // 2:
+        return value + bytes(_DIGEST // 2)
+    raise InvalidArgument(f"{where}: chunk id or key of {len(value)} bytes, expected 16, or 64 hex digits")

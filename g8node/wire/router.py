@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from g8node.errors import InvalidArgument
 
@@ -107,7 +107,7 @@ def checked_url(url: str) -> str:
     """The URL itself when it is one with a scheme. What schemes there are is the stores' business."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = "," in parts.netloc or parts.port  # a cluster has several hosts
     except ValueError as error:
         raise InvalidArgument(f"store {url[:200]!r} is no URL: {error}") from None
     if not parts.scheme or not (parts.netloc or parts.path) or not url.isprintable() or len(url) > 4096:
@@ -139,6 +139,25 @@ def stripped(router: Router) -> Router:
 def of_stores(rules: Iterable[Rule], name: str = "stores") -> Router:
     """The router of one pool."""
     return Router({name: tuple(rules)}, (name,))
+
+
+def backend_router(backend: object) -> Router:
+    """The router that an flist's old `backend` setting stands for: host, port, namespace, password.
+
+    InvalidArgument: it is not of that form. A password is kept: it is the flist's own, and readers need it.
+    """
+    if not isinstance(backend, dict) or not isinstance(backend.get("host"), str) or not backend["host"]:
+        raise InvalidArgument("backend: expected a mapping with a host")
+    host, port, name = backend["host"], backend.get("port", 9900), backend.get("namespace") or ""
+    password = backend.get("password") or ""
+    if not (
+        isinstance(port, int) and 0 < port < 65536 and isinstance(name, str) and isinstance(password, str)
+    ):
+        raise InvalidArgument("backend: port, namespace or password is of the wrong kind")
+    user = f":{quote(password, safe='')}@" if password else ""
+    return of_stores(
+        [Rule(EVERY, checked_url(f"zdb://{user}{host}:{port}/{quote(name, safe='')}"))], "backend"
+    )
 
 
 def merged(routers: Sequence[Router]) -> Router:

@@ -1,12 +1,13 @@
 # Stage assemble: init, configuration and g8node on top of the layers, the checks, the two artefacts.
 # Sourced by build.sh. The initramfs is the layers' archives one after the other: the kernel unpacks each, so a
 # change of g8node compresses a few hundred kilobytes and not the whole image.
-# Variables of the other files: here, top, cache, entry, out and the *_raw, *_layer that the stages set.
+# Variables of the other files: here, top, cache, entry, out, kernels and the *_raw, *_layer that the stages set.
 # shellcheck shell=bash disable=SC2034,SC2154
 
 stage_assemble() {
     stage_root
     stage_python
+    stage_kernels
     stage_kernel
     work=$(mktemp -d "$cache/tmp.assemble.XXXXXX")
     fill_node_layer "$work/node"
@@ -34,8 +35,9 @@ fill_node_layer() {
         install -m 644 "$init"/startup/*.toml "$tree/etc/g8node/startup/"
     fi
     [ ! -e "$init/network.toml" ] || install -m 644 "$init/network.toml" "$tree/etc/g8node/network.toml"
-    (cd "$top" && find g8node -type f -not -path '*/__pycache__/*' -print0 | sort -z |
+    (cd "$top" && find g8node -type f -name '*.py' -print0 | sort -z |
         cpio --null --pass-through --make-directories --quiet "$site")
+    cp "$kernels" "$site/g8node/wire/"
     find "$site" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
     # Sources stay for readable tracebacks; their pyc files are made here, since the root is read by its first boot.
     merge "$work/compile" "$root_layer/tree" "$tree"
@@ -75,8 +77,9 @@ import importlib, pkgutil, sys
 import aiohttp, cramjam, cryptography.hazmat.primitives.ciphers.aead, msgspec, pyfuse3, pyfuse3.asyncio
 import pyroute2, redis.asyncio, sqlite3, ssl, structlog, tomllib, uvloop
 import g8node
+from g8node.wire import kernels
 pyfuse3.asyncio.enable()
-failed = []
+failed = [] if kernels.COMPILED else ["g8node.wire._kernels: not compiled"]
 for module in pkgutil.walk_packages(g8node.__path__, "g8node.", onerror=failed.append):
     if module.name.endswith(".__main__"):
         continue

@@ -77,6 +77,31 @@ fill_pyfuse3() {
     rm -rf "$source"
 }
 
+# g8node's own inner loops, for the image's Python; g8node/wire/kernels.py would do without, slowly.
+stage_kernels() {
+    fetch_tree python313
+    local key
+    key=$(content_key "$python313_raw/manifest" "$top/g8node/wire/_kernels.c" "$here/stages/python.sh")
+    cached kernels "$key" fill_kernels
+    kernels=$entry/_kernels.abi3.so
+}
+
+fill_kernels() {
+    say "python: compile g8node's inner loops"
+    local source=$python313_raw/tree/build/kernels
+    rm -rf "$source"
+    mkdir -p "$source"
+    cp "$top/g8node/wire/_kernels.c" "$source/"
+    # shellcheck disable=SC2016 # expands inside
+    in_root "$python313_raw/tree" /bin/sh -euc '
+        cd /build/kernels
+        gcc -shared -fPIC -O3 -DNDEBUG -Wall -ffile-prefix-map=/build/kernels=. -Wl,-z,now \
+            $(python3-config --includes) -o _kernels.abi3.so _kernels.c
+        strip --strip-unneeded _kernels.abi3.so' || die "g8node/wire/_kernels.c could not be compiled"
+    cp "$source/_kernels.abi3.so" "$entry/"
+    rm -rf "$source"
+}
+
 # pyfuse3 asks importlib.metadata for its version when it is imported, which imports email, zipfile and csv:
 # half a second of boot time under TCG. The image has the answer in the file.
 version_in_file() {

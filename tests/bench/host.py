@@ -1,11 +1,13 @@
 """What the benches need of this machine: programs, caches, versions (blocking)."""
 
+import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -64,3 +66,50 @@ def first_byte_s(argv: Sequence[str]) -> float:
     if process.wait() or not first:
         raise RuntimeError(f"{' '.join(argv)}: exit {process.returncode}, first byte {first!r}")
     return seconds
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size of a process, in 10^6 bytes."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
+
+
+def cached_venv(name: str, pins: Path) -> Path:
+    """The python of an environment that holds just `pins` (by hash); made once and kept in the cache."""
+    cache = Path(os.environ.get("G8NODE_CACHE") or Path.home() / ".cache/g8node")
+    key = hashlib.sha256(pins.read_bytes() + platform.python_version().encode()).hexdigest()[:16]
+    place = cache / f"bench-{name}-{key}"
+    if not place.exists():
+        fresh = place.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        run("/usr/bin/python3", "-m", "venv", fresh)
+        pip = [fresh / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        run(*pip, "--require-hashes", "-r", pins)
+        fresh.rename(place)
+    return place / "bin/python"
+
+
+@contextmanager
+def private_redis(folder: Path, *options: str) -> Iterator[str]:
+    """A redis-server that keeps nothing on disk; its socket. `options` are more words of its command line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    socket = f"{folder}/redis.sock"
+    argv = [
+        "redis-server",
+        "--port",
+        "0",
+        "--unixsocket",
+        socket,
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+        *options,
+    ]
+    server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: os.path.exists(socket), "redis-server")
+        yield socket
+    finally:
+        server.terminate()
+        server.wait(30)

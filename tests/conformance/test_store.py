@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -13,36 +15,109 @@ from g8node.store.base import Store
 from g8node.store.http import HttpStore
 from g8node.store.limited import LimitedStore
 from g8node.store.local import LocalStore
+from g8node.store.locate import open_store
 from g8node.store.memory import MemoryStore
 from g8node.store.retrying import RetryingStore
 from g8node.store.routed import RoutedStore
 from g8node.store.verified import VerifiedStore
-from tests.support.chunks import some_chunks
+from tests.support.chunks import old_chunks, some_chunks
 from tests.support.faults import ChunkServer
+from tests.support.hub import TOKEN, RunningHub, hub
+from tests.support.servers import RedisProcess, redis_cluster, redis_server
+from tests.support.zdb import ZdbModel
 
-KINDS = (
-    "memory", "local", "local-fsync", "http", "http-single", "verified", "retrying", "limited", "routed",
-)  # fmt: skip
+Opener = Callable[[pytest.FixtureRequest, Path, AsyncExitStack], Awaitable[Store]]
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    with hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+def of(make: Callable[[Path], Store]) -> Opener:
+    async def opened(_request: pytest.FixtureRequest, folder: Path, _ending: AsyncExitStack) -> Store:
+        return make(folder)
+
+    return opened
+
+
+def http(*, batches: bool) -> Opener:
+    async def opened(_request: pytest.FixtureRequest, _folder: Path, ending: AsyncExitStack) -> Store:
+        server = ChunkServer(batches=batches)
+        ending.push_async_callback(asyncio.to_thread, server.down)
+        return HttpStore(server.url, token="secret")
+
+    return opened
+
+
+def of_redis(options: str = "") -> Opener:
+    async def opened(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncExitStack) -> Store:
+        server: RedisProcess = request.getfixturevalue("redis")
+        with server.client() as client:
+            client.flushall()
+        return open_store(server.url + options)
+
+    return opened
+
+
+async def of_cluster(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncExitStack) -> Store:
+    servers: list[RedisProcess] = request.getfixturevalue("cluster")
+    for server in servers:
+        with server.client() as client:
+            if client.info("replication")["role"] == "master":
+                client.flushall()
+    return open_store(f"redis+cluster://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}")
+
+
+async def of_hub(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncExitStack) -> Store:
+    running: RunningHub = request.getfixturevalue("running")
+    for folder in (running.data / "chunks").iterdir():
+        shutil.rmtree(folder)
+    return open_store(running.url, token=TOKEN)
+
+
+async def of_zdb(_request: pytest.FixtureRequest, _folder: Path, ending: AsyncExitStack) -> Store:
+    model = await ending.enter_async_context(ZdbModel(token="t", namespaces={"chunks": "pass"}))
+    return open_store(f"zdb://t:pass@127.0.0.1:{model.port}/chunks")
+
+
+KINDS: dict[str, Opener] = {
+    "memory": of(lambda _: MemoryStore()),
+    "local": of(lambda folder: LocalStore(str(folder))),
+    "local-fsync": of(lambda folder: LocalStore(str(folder), fsync=True)),
+    "http": http(batches=True),
+    "http-single": http(batches=False),
+    "hub": of_hub,
+    "redis": of_redis(),
+    "redis-hash": of_redis("/3?hash=chunks"),
+    "cluster": of_cluster,
+    "zdb": of_zdb,
+    "verified": of(lambda _: VerifiedStore(MemoryStore())),
+    "retrying": of(lambda _: RetryingStore(MemoryStore())),
+    "limited": of(lambda _: LimitedStore(MemoryStore(), requests=2, size_bytes=1 << 20)),
+    "routed": of(lambda _: RoutedStore([MemoryStore(), MemoryStore()])),
+}
 
 
 @pytest.fixture(params=KINDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    kind: str = request.param
-    server = ChunkServer(batches=kind == "http") if kind.startswith("http") else None
-    made: dict[str, Store] = {
-        "memory": MemoryStore(),
-        "local": LocalStore(str(tmp_path)),
-        "local-fsync": LocalStore(str(tmp_path), fsync=True),
-        "verified": VerifiedStore(MemoryStore()),
-        "retrying": RetryingStore(MemoryStore()),
-        "limited": LimitedStore(MemoryStore(), requests=2, size_bytes=1 << 20),
-        "routed": RoutedStore([MemoryStore(), MemoryStore()]),
-    }
-    opened = HttpStore(server.url, token="secret") if server else made[kind]
-    yield opened
-    await opened.close()
-    if server:
-        await asyncio.to_thread(server.down)
+    async with AsyncExitStack() as ending:
+        opened = await KINDS[request.param](request, tmp_path, ending)
+        ending.push_async_callback(opened.close)
+        yield opened
 
 
 async def test_missing_chunk_is_final(store: Store) -> None:
@@ -104,3 +179,52 @@ async def test_concurrent_calls_do_not_mix_answers(store: Store) -> None:
     parts = [ids[at::8] for at in range(8)]
     for answers, part in zip(await asyncio.gather(*map(store.get_many, parts)), parts, strict=True):
         assert answers == {id: chunks[id] for id in part}
+
+
+@pytest.mark.parametrize("id_size", [16, 64])
+async def test_ids_of_old_flists_are_ids(store: Store, id_size: int) -> None:
+    chunks = old_chunks(5, id_size=id_size)
+    absent = ChunkId(bytes(id_size))
+    await store.put_many(chunks)
+    answers = await store.get_many([*chunks, absent])
+    assert isinstance(answers.pop(absent), NotFound)
+    assert answers == chunks
+    assert await store.missing([*chunks, absent]) == {absent}
+
+
+async def test_ids_of_several_lengths_in_one_batch(store: Store) -> None:
+    chunks = some_chunks(3) | old_chunks(3) | old_chunks(3, id_size=64)
+    await store.put_many(chunks)
+    assert await store.get_many(list(chunks)) == chunks
+    assert await store.missing(list(chunks)) == set()
+
+
+async def test_ten_thousand_ids_in_one_batch(request: pytest.FixtureRequest, store: Store) -> None:
+    count = 500 if "http-single" in request.node.name else 10_000
+    chunks = some_chunks(50, size=40)
+    await store.put_many(chunks)
+    absent = [ChunkId(number.to_bytes(32)) for number in range(count - len(chunks))]
+    ids = [*absent[:100], *chunks, *absent[100:]]
+    answers = await store.get_many(ids)
+    assert len(answers) == count
+    assert {id: got for id, got in answers.items() if isinstance(got, bytes)} == chunks
+    assert await store.missing(ids) == set(absent)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 20])
+async def test_cancelled_calls_leave_the_store_in_order(store: Store, turns: int) -> None:
+    chunks = some_chunks(64, size=20_000)
+    ids = list(chunks)
+    await store.put_many(dict(itertools.islice(chunks.items(), 32)))
+    calls = [
+        asyncio.ensure_future(store.get_many(ids[:32])),
+        asyncio.ensure_future(store.missing(ids)),
+        asyncio.ensure_future(store.put_many(chunks)),
+    ]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await store.put_many(chunks)
+    assert await store.get_many(ids) == chunks

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from g8node.errors import InvalidArgument
+from g8node.flist.container import read_flist, write_flist
 from g8node.flist.image import build
 from g8node.flist.records import read_tree, tree_records
-from g8node.flist.rocks import read_flist, write_flist
 from g8node.flist.tree import Flist, Node
 from g8node.wire.flist import Blocks, decode_acl, decode_directory
 from g8node.wire.sstable import Budget, read_table

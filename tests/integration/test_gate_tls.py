@@ -15,9 +15,7 @@ import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from g8node.jobs import gate as gates
-from g8tools.g8.client import Client
-from g8tools.g8.connection import TlsOptions
-from g8tools.g8.tls import context
+from g8tools.g8.aio import Client
 from tests.support.daemon import Daemon, daemon
 from tests.support.keys import TestAuthority, p384, private_pem
 from tests.support.redis import PASSWORD, Stack, eventually, running_stack
@@ -246,10 +244,9 @@ def ca_of(node: Daemon) -> str:
 
 
 async def test_client_library_speaks_tls(node: Daemon) -> None:
-    tls = context(TlsOptions(on=True, cacert=ca_of(node)))
-    async with Client("127.0.0.1", node.port, node.password, tls=tls) as client:
+    async with Client("127.0.0.1", node.port, node.password, cacert=ca_of(node)) as client:
         assert (await client.ping()).startswith("PONG")
-        assert (await client.sync("core.state")).state == "SUCCESS"
+        assert (await client.sync("core.state", {})).state == "SUCCESS"
 
 
 @pytest.mark.parametrize("by", ["option", "environment", "insecure"])
@@ -282,12 +279,12 @@ async def test_500_blocked_clients_over_tls_do_not_starve_each_other_nor_the_loo
             writer.close()
 
     waiting = [asyncio.create_task(wait(number)) for number in range(total)]
-    async with Client("127.0.0.1", node.port, node.password, tls=tls) as client:
+    async with Client("127.0.0.1", node.port, node.password, ssl=tls) as client:
         async with asyncio.timeout(60):
-            while (await client.json("core.state"))["gate"]["clients"] < total:
+            while (await client.json("core.state", {}))["gate"]["clients"] < total:
                 assert not any(task.done() for task in waiting)
         for number in reversed(range(total)):
-            await client.redis.rpush("core:default", f'{{"id":"w{number}","command":"core.ping"}}')
+            await client.raw("core.ping", {}, id=f"w{number}")
         answers = await asyncio.gather(*waiting)
     assert all(b"SUCCESS" in answer for answer in answers)
     log = node.log()

@@ -118,14 +118,17 @@ async def test_chunk_is_cacheable_for_ever(running: RunningHub) -> None:
     ("call", "body", "status", "message"),
     [
         ("chunks/get", bytes(33), 400, "multiple of 32"),
-        ("chunks/get", bytes(257 * 32), 413, "at most 8192 are taken"),
+        ("chunks/get", bytes(257 * 32), 400, "at most 256"),
         ("chunks/missing", bytes(31), 400, "multiple of 32"),
-        ("chunks/missing", bytes(65537 * 32), 413, ""),
+        ("chunks/missing", bytes(65537 * 32), 400, "at most 65536"),
+        ("chunks/get", bytes(257 * 64), 413, "at most 16384 are taken"),
+        ("chunks/get?id=16", bytes(33), 400, "multiple of 16"),
+        ("chunks/get?id=17", bytes(34), 400, "expected one of 16, 32, 64"),
         ("chunks", bytes(35), 400, "ends inside a chunk"),
         ("chunks", bytes(32) + b"\xff" * 4, 400, "4294967295 bytes announced"),
         ("chunks", bytes((64 << 20) + 1), 413, ""),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 async def test_wrong_bodies_are_refused(
     running: RunningHub, call: str, body: bytes, status: int, message: str

@@ -65,3 +65,35 @@ uvloop.run(main())
     )
     assert "Timeout (0:00:00.2" in done.stderr
     assert "in main" in done.stderr
+
+
+def test_hang_is_told_while_it_lasts_with_the_last_log_lines() -> None:
+    program = """
+import asyncio, time, uvloop
+from g8node.runtime import logs
+from g8node.runtime.watchdog import Watchdog
+
+kept = []
+logs.configure(keep=kept.append)
+logs.get("part").info("the last thing that was fine")
+
+async def main():
+    watchdog = Watchdog(interval_s=0.01, hang_s=0.2)
+    watchdog.start()
+    await asyncio.sleep(0.05)
+    end = time.monotonic() + 10
+    while not any("the last log lines" in text for text in kept) and time.monotonic() < end:
+        time.sleep(0.01)
+    print("told while it hung:", [text.splitlines()[0] for text in kept])
+    watchdog.stop()
+
+uvloop.run(main())
+print("the last thing that was fine" in kept[-1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the event loop hangs" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1] == "True"
+    assert "in main" in done.stderr

@@ -83,6 +83,7 @@ def test_drives_are_listed_with_their_serials(vm: NodeVm) -> None:
     rows = {row["name"]: row for row in vm.direct("disk.list")}
     assert {"sda", "vda", "vdb"} <= set(rows)
     assert (rows["sda"]["serial"], rows["sda"]["tran"]) == ("G8SATA", "sata")
+    assert (rows["vda"]["serial"], rows["vdb"]["serial"]) == ("v0", "v1")
     assert rows["sda"]["size"] == DISK_MIB << 20
 
 

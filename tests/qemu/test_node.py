@@ -188,11 +188,16 @@ def test_console_tells_the_phases_and_no_traceback(vm: NodeVm) -> None:
 
 @pytest.mark.parametrize("command", ["core.poweroff", "core.reboot"])
 def test_power_commands_end_the_machine(tmp_path: Path, command: str) -> None:
-    with node(tmp_path) as booted:
+    with node(tmp_path, append=["softdog"]) as booted:
+        deadline = time.monotonic() + 30
+        while booted.direct("core.state")["watchdog"]["device"] != "Software Watchdog":
+            assert time.monotonic() < deadline, booted.direct("core.state")["watchdog"]
+            time.sleep(0.2)
         booted.gate.rpush("core:default", json.dumps({"id": "end", "command": command}))
         booted.vm.wait_end(60)
         console = booted.vm.console()
         assert "shutting down" in console
+        assert "watchdog did not stop" not in console
         assert "panic" not in console.lower()
 
 

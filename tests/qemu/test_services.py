@@ -56,6 +56,23 @@ def shell(vm: NodeVm, script: str) -> str:
     return str(done["streams"][0])
 
 
+def test_status_lines_on_the_serial_console_tell_how_the_node_does(vm: NodeVm) -> None:
+    def told(line: str) -> None:
+        until(lambda: f"status: {line}" in vm.vm.console(), line, 60)
+
+    told("host name: box7")
+    told("version: 0.")
+    told("boot: done")
+    told("failed broken: exit code 7: the disk is gone")
+    told("last error: services: service broken: failed (exit code 7: the disk is gone)")
+    told("gate: 0.0.0.0:6379 (no TLS)")
+    told("gateway: 10.0.2.2 on eth0")
+    told("internet: not tested")
+    assert "link eth0: 10.0.2.15/24" in vm.vm.console()
+    assert vm.vm.console().count("status: ") < 40
+    assert "status: uptime" not in vm.vm.console()
+
+
 def test_shipped_services_do_well(vm: NodeVm) -> None:
     rows = {row["id"]: row["state"] for row in vm.direct("service.list")}
     assert rows == {

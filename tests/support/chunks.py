@@ -26,6 +26,18 @@ def some_chunks(count: int, size: int = 1000) -> dict[ChunkId, bytes]:
     return {one.id: one.stored for one in encoded}
 
 
+def old_chunks(count: int, size: int = 1000, *, id_size: int = 16) -> dict[ChunkId, bytes]:
+    """Stored chunks with ids as v2 flists (16 bytes) and v1 flists (64 hex digits) have them."""
+    made = {}
+    for seed in range(count):
+        stored = some_bytes(size, seed)
+        if id_size == 16:
+            made[ChunkId(hashlib.blake2b(stored, digest_size=16).digest())] = stored
+        else:
+            made[ChunkId(hashlib.sha256(stored[16:]).hexdigest().encode())] = stored
+    return made
+
+
 def some_refs(count: int, size: int = 1000, first: int = 0) -> list[tuple[ChunkRef, bytes, bytes]]:
     """(what an image plan says of it, stored, plain)."""
     made = []

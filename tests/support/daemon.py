@@ -98,10 +98,11 @@ def daemon(
     *,
     prefix: Sequence[str] = (),
     kind: type[Daemon] = Daemon,
+    module: str = "g8node",
 ) -> Iterator[Daemon]:
     """Start the agent, wait until it is ready, and end it however the test went.
 
-    `prefix` is a command that ends in an exec of the agent, e.g. inside a namespace.
+    `prefix` is a command that ends in an exec of the agent, e.g. inside a namespace; `module` runs the agent.
     """
     root, password, port = folder / "root", secrets.token_urlsafe(12), free_port()
     root.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def daemon(
         *prefix,
         sys.executable,
         "-m",
-        "g8node",
+        module,
         "--config",
         str(folder / "g8node.toml"),
         "--root",

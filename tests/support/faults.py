@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -75,9 +76,7 @@ class ChunkServer:
         class Handler(_Handler):
             hub = server
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", self._port), Handler)
         self.connections: set[socket.socket] = set()
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="chunk-server")
@@ -99,6 +98,16 @@ class ChunkServer:
         """Serve the chunks of a LocalStore's folder."""
         for path in folder.glob("??/*"):
             self.chunks[bytes.fromhex(path.name)] = path.read_bytes()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away in the middle is nothing to print."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -133,25 +142,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(self.path)
         if self._failed():
             return
-        ids = [body[at : at + 32] for at in range(0, len(body), 32)]
-        if not self.hub.batches and self.path == "/chunks/get":
+        call, _, query = self.path.partition("?id=")
+        size = int(query or 32)
+        ids = [body[at : at + size] for at in range(0, len(body), size)]
+        if not self.hub.batches and call == "/chunks/get":
             self._answer(b"", 404)
-        elif self.path == "/chunks/get":
+        elif call == "/chunks/get":
             found = [self.hub.chunks.get(id) for id in ids]
             self._answer(b"".join(_element(one) for one in found))
-        elif self.path == "/chunks/missing":
+        elif call == "/chunks/missing":
             self._answer(b"".join(id for id in ids if id not in self.hub.chunks))
         else:
-            self._store(body)
+            self._store(body, size)
 
-    def _store(self, body: bytes) -> None:
+    def _store(self, body: bytes, size: int) -> None:
         if self.headers.get("Authorization") != "Bearer secret":
             self._answer(b"", 401)
             return
         while body:
-            id, (length,) = body[:32], struct.unpack_from("<I", body, 32)
-            self.hub.chunks.setdefault(id, body[36 : 36 + length])
-            body = body[36 + length :]
+            id, (length,) = body[:size], struct.unpack_from("<I", body, size)
+            self.hub.chunks.setdefault(id, body[size + 4 : size + 4 + length])
+            body = body[size + 4 + length :]
         self._answer(b"{}", 201)
 
     def _failed(self) -> bool:

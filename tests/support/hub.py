@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from g8node.flist.rocks import write_flist
+from g8node.flist.container import write_flist
 from g8node.flist.tree import Flist, Node
 from g8node.ids import ChunkId
 from g8node.wire.chunk import encode

@@ -82,7 +82,7 @@ def node(
         memory_mb=memory_mb,
         forwards=ports,
         secrets={"password": password},
-        append=("quiet", *append),
+        append=("quiet", "g8.screen.probe=", *append),
         options=options,
     )
     vm = Vm(folder, machine)

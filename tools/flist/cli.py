@@ -20,7 +20,7 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List every name in an flist, as `ls -l` would."""
-    from g8node.flist.rocks import read_flist
+    from g8node.flist.container import read_flist
     from g8tools.flist.contents import lines, long_format
 
     found = list(lines(read_flist(str(flist))))

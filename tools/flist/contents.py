@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from g8node.flist.rocks import read_flist
+from g8node.flist.container import read_flist
 from g8node.flist.tree import Flist, Node, walk
 from g8node.ids import ChunkId
 from g8node.wire.chunk import ID_SIZE

@@ -5,15 +5,25 @@ Subcommands import what they need when they run, so that `g8 --help` is quick.
 
 import os
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
 from g8tools.flist.cli import app as flist_app
-from g8tools.g8 import connection, console
-from g8tools.g8.node_cli import container_app
-from g8tools.g8.node_cli import register as register_node_commands
+from g8tools.g8 import (
+    cli_config,
+    cli_container,
+    cli_context,
+    cli_files,
+    cli_jobs,
+    cli_node,
+    connection,
+    console,
+    frame,
+)
 from g8tools.hub.cli import app as hub_app
+from g8tools.vdisk.cli import app as vdisk_app
 
 app = typer.Typer(
     name="g8",
@@ -22,11 +32,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+for part in (cli_node, cli_jobs, cli_files, cli_container, cli_config, cli_context):
+    part.register(app)
 app.add_typer(flist_app, name="flist")
 app.add_typer(hub_app, name="hub")
-app.add_typer(container_app, name="container")
-register_node_commands(app)
+app.add_typer(vdisk_app, name="vdisk")
 
 
 @app.callback()
@@ -41,9 +53,9 @@ def options(
         bool, typer.Option("--insecure", help="TLS with whoever answers; else G8_TLS=insecure.")
     ] = False,
 ) -> None:
-    """How to reach a node; the options come before the command."""
+    """How to reach a node; these options come before the command, those of `g8 COMMAND --help` after it."""
     on = tls or insecure or bool(cacert or cert)
-    connection.set_tls_options(connection.TlsOptions(on, cacert, cert, key, insecure))
+    frame.set_tls(connection.TlsOptions(on, cacert, cert, key, insecure))
 
 
 @app.command()
@@ -56,13 +68,11 @@ def version() -> None:
 
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `console.exit_code`)."""
+    words = sys.argv[1:] if words is None else words
     try:
         result = app(words, prog_name="g8", standalone_mode=False)
     except typer.TyperException as error:
-        show = getattr(error, "show", None)
-        if show is not None:
-            show()
-        return console.WRONG_USE
+        return _wrong_use(error, words)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
@@ -70,14 +80,28 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost border: every failure becomes an exit code
-        code = console.exit_code(error)
+        code = console.fail(error)
         if code == console.OUR_BUG:
-            import traceback
-
             traceback.print_exc()
-        print(f"g8: {console.describe(error)}", file=sys.stderr)
         return code
     return result if isinstance(result, int) else 0
+
+
+def _wrong_use(error: typer.TyperException, words: list[str]) -> int:
+    """One line, and where to read on; help itself when that is all that was missing."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "g8"
+    if not message or context is None or message == context.get_help():
+        print(context.get_help() if context is not None else message, file=sys.stderr)
+        return console.WRONG_USE
+    text = " ".join(message.split()).rstrip(".")
+    if "--json" in words:
+        failure = {"message": f"{path}: {text}", "code": 400, "exit": console.WRONG_USE}
+        console.show({"error": failure}, json=True)
+    else:
+        print(f"{path}: {text} (see {path} --help)", file=sys.stderr)
+    return console.WRONG_USE
 
 
 def run() -> NoReturn:

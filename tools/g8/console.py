@@ -5,9 +5,10 @@ A terminal gets a progress bar, anything else one plain line per task. `--json` 
 
 import asyncio
 import contextlib
+import shutil
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -21,37 +22,118 @@ OUR_BUG: Final = 101
 SYSTEM_FAILED: Final = 111
 
 
+_NODE_FAILED: Final = frozenset({503, 504})  # of a job: what it needs is not there now
+
+_json = False
+
+
+def set_json(on: bool) -> None:
+    """Whether failures are to be JSON too."""
+    global _json
+    _json = _json or on
+
+
+def is_json() -> bool:
+    return _json
+
+
 def exit_code(error: BaseException) -> int:
     """100: the same call will never work. 111: a system call, a service or time failed. 101: a bug."""
     if isinstance(error, OSError | Unavailable | DeadlineExceeded | Exhausted):
         return SYSTEM_FAILED
+    if isinstance(error, RuntimeError) and isinstance(code := getattr(error, "code", None), int):
+        return SYSTEM_FAILED if code in _NODE_FAILED else WRONG_USE  # a ResultError
     return WRONG_USE if isinstance(error, NodeError) else OUR_BUG
 
 
 def describe(error: BaseException) -> str:
     """One line that says what is wrong."""
-    if isinstance(error, NodeError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, NodeError) or (text and exit_code(error) == WRONG_USE):
+        return text
+    if isinstance(error, OSError):
+        if error.strerror:
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def show(value: Any, *, json: bool, text: str = "") -> None:
-    """Print a result: JSON when asked, the text otherwise (JSON too when there is none)."""
-    if json or not text:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
-        sys.stdout.flush()
+def fail(error: BaseException) -> int:
+    """Say what went wrong: a line on stderr, or with --json an object on stdout. The exit code."""
+    code = exit_code(error)
+    if _json:
+        status = error.status if isinstance(error, NodeError) else getattr(error, "code", 0)
+        show({"error": {"message": describe(error), "code": status, "exit": code}}, json=True)
     else:
+        print(f"g8: {describe(error)}", file=sys.stderr)
+    return code
+
+
+def show(value: Any, *, json: bool, text: str | None = None) -> None:
+    """Print a result: JSON when asked, the text otherwise (JSON too when there is none)."""
+    if json or text is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+        sys.stdout.buffer.flush()
+    elif text:
         print(text)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Left-aligned columns; the first row is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def line(value: Any) -> None:
+    """One JSON document on one line."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Aligned columns (`right` are those of numbers); the first row is the header. A terminal gets the header
+    in bold, and lines that fit.
+    """
+    is_terminal = sys.stdout.isatty()
+    cells = [[_plain(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    width = shutil.get_terminal_size().columns if is_terminal else 0
+    lines = [
+        "  ".join(
+            cell.rjust(size) if column in right else cell.ljust(size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    if width:
+        lines = [each if len(each) <= width else f"{each[: width - 1]}…" for each in lines]
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Without what would move the cursor: much of it comes from containers and their users."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+
+
+def fields(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names and values below each other; what has no value is left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_plain(value)}" for name, value in shown)
+
+
+def amount(count: float) -> str:
+    """Bytes for people: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} PiB"
+
+
+def duration(seconds: float) -> str:
+    """For people: 3d 4h, 5m 3s, 12s."""
+    whole = int(max(seconds, 0))
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    first = next((place for place, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

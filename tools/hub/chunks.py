@@ -15,7 +15,7 @@ from litestar.response import Stream
 from g8node.errors import InvalidArgument, NotFound, Unavailable
 from g8node.ids import ChunkId
 from g8node.runtime import blocking
-from g8node.wire.chunk import ID_SIZE, chunk_id
+from g8node.wire.codecs import is_stored_as
 from g8tools.hub import framing, names
 from g8tools.hub.service import Body, HttpRequest, Hub
 
@@ -48,10 +48,10 @@ async def get_chunk(hub: HubPart, request: HttpRequest, id: str) -> Response[byt
     return Response(stored, headers=headers, media_type=_BINARY)
 
 
-@post("/chunks/get", status_code=200, request_max_body_size=GET_COUNT_MAX * ID_SIZE)
+@post("/chunks/get", status_code=200, request_max_body_size=GET_COUNT_MAX * framing.ID_SIZES[-1])
 async def get_chunks(hub: HubPart, request: HttpRequest) -> Stream:
     async with Body(request) as body:
-        ids = framing.split_ids(await body.whole(), GET_COUNT_MAX)
+        ids = framing.split_ids(await body.whole(), GET_COUNT_MAX, _id_size(request))
     # The first slice is read before the answer begins, so that a store that is down is a 503.
     first = await _read(hub, ids[:_READ_AT_ONCE])
 
@@ -61,6 +61,10 @@ async def get_chunks(hub: HubPart, request: HttpRequest) -> Stream:
             yield await _read(hub, ids[at : at + _READ_AT_ONCE])
 
     return Stream(answers(), media_type=_BINARY)
+
+
+def _id_size(request: HttpRequest) -> int:
+    return framing.id_size(request.query_params.get("id"))
 
 
 async def _read(hub: Hub, ids: Sequence[ChunkId]) -> bytes:
@@ -79,11 +83,11 @@ async def _read(hub: Hub, ids: Sequence[ChunkId]) -> bytes:
     "/chunks/missing",
     status_code=200,
     media_type=_BINARY,
-    request_max_body_size=MISSING_COUNT_MAX * ID_SIZE,
+    request_max_body_size=MISSING_COUNT_MAX * framing.ID_SIZES[-1],
 )
 async def missing_chunks(hub: HubPart, request: HttpRequest) -> bytes:
     async with Body(request) as body:
-        ids = framing.split_ids(await body.whole(), MISSING_COUNT_MAX)
+        ids = framing.split_ids(await body.whole(), MISSING_COUNT_MAX, _id_size(request))
     missing = await hub.chunks.missing(ids)
     return b"".join(id for id in dict.fromkeys(ids) if id in missing)
 
@@ -92,7 +96,7 @@ async def missing_chunks(hub: HubPart, request: HttpRequest) -> bytes:
 async def put_chunks(hub: HubPart, request: HttpRequest) -> Stored:
     async with Body(request) as body:
         hub.publisher(request)
-        parser = framing.Uploads()
+        parser = framing.Uploads(_id_size(request))
         stored = present = 0
         batch: list[tuple[ChunkId, bytes]] = []
         held = 0
@@ -129,7 +133,7 @@ async def _store(hub: Hub, batch: Sequence[tuple[ChunkId, bytes]]) -> tuple[int,
 
 def _check(batch: Sequence[tuple[ChunkId, bytes]]) -> None:
     for claimed, stored in batch:
-        if chunk_id(stored) != claimed:
+        if not is_stored_as(claimed, stored):
             raise InvalidArgument(f"chunk {claimed.hex()}: the {len(stored)} bytes sent have another hash")
 
 

@@ -12,7 +12,7 @@ RESERVED: Final = frozenset({"api", "chunks", "me", "search", "static", "tags", 
 
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _FLIST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@~-]{0,120}\.flist", re.ASCII)
-_CHUNK: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_CHUNK: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{128}", re.ASCII)
 
 
 def repository(name: str) -> str:
@@ -36,9 +36,9 @@ def flist(name: str) -> str:
 
 
 def chunk(name: str) -> ChunkId:
-    """The id that 64 lower-case hex digits stand for, or InvalidArgument."""
+    """The id that hex digits stand for, 64 of them or, for old flists, 32 or 128; or InvalidArgument."""
     if not _CHUNK.fullmatch(name):
-        raise InvalidArgument(f"chunk id {_shown(name)}: expected 64 lower-case hex digits")
+        raise InvalidArgument(f"chunk id {_shown(name)}: expected 64 (or 32, 128) lower-case hex digits")
     return ChunkId(bytes.fromhex(name))
 
 

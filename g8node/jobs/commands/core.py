@@ -1,17 +1,20 @@
 """core.*: the node itself (async)."""
 
+import asyncio
 import inspect
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from g8node.errors import Conflict, NotFound
 from g8node.jobs import arguments
-from g8node.jobs.job import Job
-from g8node.jobs.model import Level, Message
+from g8node.jobs.job import Job, Listener
+from g8node.jobs.model import Level, Message, Result
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Spec, command
+from g8node.jobs.runs import KILLED_CODE
+from g8node.runtime import logs
 from g8node.runtime.stdio import Process
 
 
@@ -63,6 +66,8 @@ async def state(ctx: Context) -> dict[str, Any]:
         "jobs": len(ctx.jobs.jobs),
         "subsystems": [asdict(status) for status in ctx.node.supervisor.status()],
         "stalls": len(ctx.node.watchdog.stalls),
+        "watchdog": ctx.node.watchdog.state(),
+        "last_error": trouble.text if (trouble := logs.trouble()) is not None else "",
         **{name: counters() for name, counters in ctx.jobs.counters.items()},
     }
 
@@ -91,6 +96,21 @@ def _described(spec: Spec) -> dict[str, Any]:
 
 class SubscribeArgs(Struct, frozen=True):
     id: str
+    follow: Annotated[bool, Meta(description="false: the backlog only")] = True
+
+
+class _Following:
+    """A subscription as what a job runs: a signal ends it."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def signal(self, number: int) -> bool:
+        if not self.ended.done():
+            self.ended.set_result(None)
+        return True
 
 
 @command("core.subscribe", base=True, role="operator")
@@ -107,15 +127,28 @@ async def subscribe(ctx: Context, args: SubscribeArgs) -> Outcome:
 
     for message in tuple(target.backlog):
         forward(message)
-    ctx.job.follows = target
-    target.listeners.append(forward)
-    try:
-        result = await target.result()
-    finally:
-        target.listeners.remove(forward)
-        ctx.job.follows = None
+    if not args.follow:
+        return Outcome("SUCCESS", level=Level.STDOUT)
+    result = await _followed(ctx.job, target, forward)
+    if result is None:
+        return Outcome("ERROR", KILLED_CODE, "the subscription was killed", Level.STDERR)
     level = result.level or (Level.STDOUT if result.ok else Level.STDERR)
     return Outcome(result.state, result.code, result.data, level)
+
+
+async def _followed(job: Job, target: Job, forward: Listener) -> Result | None:
+    """The result of the target, whose messages go on; None when a signal ends the subscription before."""
+    following = job.run = _Following()
+    job.follows = target
+    target.listeners.append(forward)
+    result = asyncio.ensure_future(target.result())
+    try:
+        await asyncio.wait((result, following.ended), return_when=asyncio.FIRST_COMPLETED)
+        return result.result() if result.done() else None
+    finally:
+        result.cancel()
+        target.listeners.remove(forward)
+        job.follows = job.run = None
 
 
 def _refuse_circle(job: Job, target: Job) -> None:

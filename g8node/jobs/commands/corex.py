@@ -10,6 +10,7 @@ from msgspec import Meta, Raw, Struct
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from g8node.jobs.commands import inside
 from g8node.jobs.job import Job
+from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
 from g8node.jobs.registry import Context, command
 from g8node.node import bundle
@@ -147,13 +148,17 @@ def dispatch(ctx: Context, args: DispatchArgs) -> str:
     container = _live(ctx, args.container)
     _may(ctx, container.spec)
     inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
-    job = ctx.jobs.submit(
+    return submit_inside(ctx.jobs, container, inner).id
+
+
+def submit_inside(jobs: Manager, container: Container, inner: Command) -> Job:
+    """A client's command as a job inside a container."""
+    return jobs.submit(
         inner,
         container=container.id,
         internal=False,
-        runner=lambda inner_ctx: inside.run(inner_ctx, container, _starter(inner_ctx, container)),
+        runner=lambda ctx: inside.run(ctx, container, _starter(ctx, container)),
     )
-    return job.id
 
 
 def _inner(raw: Raw) -> Command:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import InvalidArgument
+from g8node.flist.container import write_flist
 from g8node.flist.image import ImageRef, build, prepare
-from g8node.flist.rocks import write_flist
 from g8node.flist.tree import Flist, Node
 from g8node.wire.flist import Blocks, Codec
 
@@ -36,7 +36,7 @@ def test_equal_chunks_share_a_slot_and_hard_links_an_inode() -> None:
     shared = file(b"1", 5)
     plan, _ = build(Flist(folder(a=shared, b=shared, c=file(b"1", 5), d=file(b"2", 5000))))
     assert plan.chunk_count == 2
-    assert list(plan.slots.blocks) == [0, 1]
+    assert list(plan.slots.starts) == [0, 4096]
     assert plan.size == plan.metadata_size + 3 * 4096
     assert plan.chunk(0).file_name == b"a"
     assert plan.chunk(1).file_name == b"d"
@@ -44,7 +44,7 @@ def test_equal_chunks_share_a_slot_and_hard_links_an_inode() -> None:
 
 def test_keyed_files_say_so() -> None:
     plan, _ = build(Flist(folder(a=file(b"1", 5), b=file(b"2", 5, codec=Codec.G8_KEYED))))
-    assert [plan.chunk(n).keyed for n in range(2)] == [False, True]
+    assert [plan.chunk(n).codec for n in range(2)] == [Codec.G8, Codec.G8_KEYED]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import Conflict, InvalidArgument, Unavailable
+from g8node.flist.container import read_flist
 from g8node.flist.image import prepare
 from g8node.flist.pack import PackOptions, Progress, pack
-from g8node.flist.rocks import read_flist
 from g8node.flist.source_dir import DirectorySource
 from g8node.flist.tree import Flist, walk
 from g8node.flist.verify import verify

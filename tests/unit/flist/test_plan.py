@@ -11,20 +11,24 @@ from hypothesis import strategies as st
 from g8node.errors import InvalidArgument, Unavailable
 from g8node.flist.plan import BLOCK, ImagePlan, Kind, SlotTable, load, save
 from g8node.wire.chunk import encode
+from g8node.wire.flist import Codec
 
 sizes = st.lists(st.integers(1, 3 * BLOCK), max_size=6)
 
 
-def plan_of(chunk_sizes: list[int], metadata_blocks: int, path: str = "") -> ImagePlan:
-    blocks, at = array("I"), 0
-    for size in chunk_sizes:
-        blocks.append(at)
-        at += -(-size // BLOCK)
+def plan_of(
+    chunk_sizes: list[int], metadata_blocks: int, path: str = "", aligned: list[bool] | None = None
+) -> ImagePlan:
+    starts, at = array("Q"), 0
+    for size, whole in zip(chunk_sizes, aligned or [True] * len(chunk_sizes), strict=True):
+        at = -(-at // BLOCK) * BLOCK if whole else at
+        starts.append(at)
+        at += size
     count = len(chunk_sizes)
     ids = b"".join(bytes([n + 1]) * 32 for n in range(count))
     names = b"".join(b"file %d\0" % n for n in range(count))
     names_at = array("I", [7 * n for n in range(count)])
-    table = SlotTable(blocks, array("I", chunk_sizes), names_at, bytes(count), ids, ids, names)
+    table = SlotTable(starts, array("I", chunk_sizes), names_at, bytes([Codec.G8]) * count, ids, ids, names)
     return ImagePlan(path, metadata_blocks * BLOCK, table, {"entrypoint": '["/bin/sh"]'})
 
 
@@ -33,7 +37,8 @@ def model(plan: ImagePlan) -> list[tuple[Kind, int, int]]:
     cells = [(Kind.METADATA, -1, at) for at in range(plan.metadata_size)]
     for number, size in enumerate(plan.slots.sizes):
         cells += [(Kind.CHUNK, number, at) for at in range(size)]
-        cells += [(Kind.ZERO, -1, 0)] * (-size % BLOCK)
+        following = plan.slots.starts[number + 1] if number + 1 < len(plan.slots) else plan.slots.end()
+        cells += [(Kind.ZERO, -1, 0)] * (following - plan.slots.starts[number] - size)
     return cells
 
 
@@ -97,11 +102,11 @@ def test_load_refuses_the_plan_of_another_flist(tmp_path: Path) -> None:
 
 
 def reference_to(
-    plain: bytes, size: int, *, secret: bytes = b"", keyed: bool = False
+    plain: bytes, size: int, *, secret: bytes = b"", codec: Codec = Codec.G8
 ) -> tuple[ImagePlan, bytes]:
     encoded = encode(plain, secret)
     table = SlotTable(
-        array("I", [0]), array("I", [size]), array("I", [0]), bytes([keyed]), encoded.id, encoded.key, b"n\0"
+        array("Q", [0]), array("I", [size]), array("I", [0]), bytes([codec]), encoded.id, encoded.key, b"n\0"
     )
     return ImagePlan("", BLOCK, table, {}), encoded.stored
 
@@ -112,7 +117,7 @@ def test_chunk_decodes_itself() -> None:
 
 
 def test_keyed_chunk_decodes_without_the_secret() -> None:
-    plan, stored = reference_to(b"hello", 5, secret=b"s", keyed=True)
+    plan, stored = reference_to(b"hello", 5, secret=b"s", codec=Codec.G8_KEYED)
     assert plan.chunk(0).decode(stored) == b"hello"
 
 

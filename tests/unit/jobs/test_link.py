@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import Unavailable
-from g8node.jobs.link import Link, _Connection
+from g8node.jobs.link import Link
+from g8node.runtime.resp import Connection
 
 
 async def test_call_on_a_connection_that_was_lost_fails_at_once() -> None:
-    connection = _Connection()
+    connection = Connection()
     connection.connection_lost(None)
     with pytest.raises(Unavailable):
         await asyncio.wait_for(connection.send(("PING",)), 1)

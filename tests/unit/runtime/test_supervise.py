@@ -67,3 +67,24 @@ async def test_cancelling_a_subsystem_is_not_a_failure() -> None:
 
 async def test_stopping_an_unknown_subsystem_is_no_error() -> None:
     await Supervisor().stop("unknown")
+
+
+async def test_stray_cancellation_and_exit_of_a_subsystem_are_failures_too() -> None:
+    supervisor, runs, ended = Supervisor(), 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise asyncio.CancelledError
+        if runs == 2:
+            raise SystemExit(1)
+        ended.set()
+        await asyncio.Event().wait()
+
+    supervisor.start("work", work, first_s=0.0)
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert supervisor.status()[0].restarts == 2
+    assert supervisor.status()[0].running
+    await supervisor.close()

@@ -129,7 +129,7 @@ async def test_local_leaves_no_partial_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "hub", "ftp://x/", "dir://host/x", "dir:relative", "http://", "zdb://h", "http://[::1/"]
+    "url", ["", "hub", "ftp://x/", "dir://host/x", "dir:relative", "http://", "zdb:///h", "http://[::1/"]
 )
 def test_store_url_that_means_nothing_is_named(url: str) -> None:
     with pytest.raises(InvalidArgument, match="chunk store"):

@@ -18,8 +18,9 @@ from g8node.errors import (
     PermissionDenied,
     Unavailable,
 )
-from g8tools.g8 import cli, connection, console, node_cli
-from g8tools.g8.client import Result, ResultError
+from g8tools.g8 import cli, cli_container, cli_jobs, connection, console, following, frame
+from g8tools.g8.connection import Options, Target
+from g8tools.g8.results import ResultError, Return
 from g8tools.hub.cli import read_token
 from g8tools.hub.client import HubClient, split_url
 
@@ -60,7 +61,7 @@ def test_errors_are_one_line(error: Exception, text: str) -> None:
 
 def test_arguments_are_json_or_text() -> None:
     pairs = ["a=1", "b=true", 'c="x y"', "d=x y", "e=[1, 2]", "f=", 'g={"h": null}', "u=a=b"]
-    assert node_cli.arguments_of(pairs) == {
+    assert frame.arguments_of(pairs) == {
         "a": 1, "b": True, "c": "x y", "d": "x y", "e": [1, 2], "f": "", "g": {"h": None}, "u": "a=b",
     }  # fmt: skip
 
@@ -68,7 +69,7 @@ def test_arguments_are_json_or_text() -> None:
 @pytest.mark.parametrize("pair", ["novalue", "=x", ""])
 def test_argument_without_key_or_value_is_refused(pair: str) -> None:
     with pytest.raises(InvalidArgument, match="expected KEY=VALUE"):
-        node_cli.arguments_of([pair])
+        frame.arguments_of([pair])
 
 
 @pytest.mark.parametrize(
@@ -84,19 +85,28 @@ def test_argument_without_key_or_value_is_refused(pair: str) -> None:
     ],
 )
 def test_exit_status_is_the_remote_process_s(state: str, code: int, status: int) -> None:
-    assert node_cli.exit_status(Result(id="x", state=state, code=code)) == status
+    assert following.exit_status(Return({"id": "x", "state": state, "code": code})) == status
 
 
 def test_result_says_why_a_job_failed() -> None:
-    with pytest.raises(ResultError, match=r"core\.ping: ERROR \(500\): went wrong") as caught:
-        Result(id="x", command="core.ping", state="ERROR", code=500, level=20, data='"went wrong"').checked()
-    assert caught.value.result_code == 500
+    with pytest.raises(ResultError, match=r"^core\.ping: went wrong$") as caught:
+        Return(
+            {
+                "id": "x",
+                "command": "core.ping",
+                "state": "ERROR",
+                "code": 500,
+                "level": 20,
+                "data": '"went wrong"',
+            }
+        ).checked()
+    assert caught.value.code == 500
 
 
 def test_result_that_is_no_json_is_406() -> None:
     with pytest.raises(ResultError) as caught:
-        Result(id="x", state="SUCCESS").json()
-    assert caught.value.result_code == 406
+        Return({"id": "x", "state": "SUCCESS"}).json()
+    assert caught.value.code == 406
 
 
 @pytest.mark.parametrize(
@@ -125,40 +135,45 @@ def test_wrong_addresses_are_refused(text: str) -> None:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("G8_NODE", raising=False)
-    monkeypatch.delenv("G8_PASSWORD_FILE", raising=False)
+    for name in ("G8_PASSWORD_FILE", "G8_CONTEXT", "G8_TLS", "G8_CACERT", "G8_CERT", "G8_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
 
 
 def test_node_is_found_in_order(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidArgument, match="no node named"):
-        connection.find(None, None)
+        connection.find()
     (elsewhere / "build").mkdir()
     record = {"gate_host": "127.0.0.1", "gate_port": 7000, "password": "up", "pids": {}}
     (elsewhere / "build/up.json").write_text(json.dumps(record))
-    assert connection.find(None, None) == ("127.0.0.1", 7000, "up")
+    assert connection.find() == Target("127.0.0.1", 7000, "up")
     (elsewhere / "secret").write_text("from file\n")
     monkeypatch.setenv("G8_NODE", "other:1")
-    assert connection.find(None, None) == ("other", 1, "")
+    assert connection.find() == Target("other", 1, "")
     monkeypatch.setenv("G8_PASSWORD_FILE", "secret")
-    assert connection.find(None, None) == ("other", 1, "from file")
-    assert connection.find("third", None) == ("third", 6379, "from file")
+    assert connection.find() == Target("other", 1, "from file")
+    assert connection.find(Options(node="third")) == Target("third", 6379, "from file")
 
 
 def test_damaged_record_is_named(elsewhere: Path) -> None:
     (elsewhere / "build").mkdir()
     (elsewhere / "build/up.json").write_text('{"gate_host": 1}')
     with pytest.raises(InvalidArgument, match=r"build/up\.json: Expected `str`, got `int`"):
-        connection.find(None, None)
+        connection.find()
 
 
 def test_jobs_and_containers_are_tables() -> None:
     jobs = [{"cmd": {"id": "a", "command": "core.ping", "tags": ["x", "y"]}, "pid": 0}]
-    assert node_cli.jobs_table(jobs).splitlines() == ["ID  COMMAND    PID  TAGS", "a   core.ping       x,y"]
+    assert cli_jobs.jobs_table(jobs).splitlines() == [
+        "ID  COMMAND    PID  AGE  RSS  TAGS",
+        "a   core.ping                 x,y",
+    ]
     containers = {
         "10": {"container": {"arguments": {"name": "web", "root": "http://h/r/n.flist"}, "pid": 7}},
         "2": {"container": {"arguments": {"tags": ["t"]}}},
     }
-    lines = node_cli.containers_table(containers).splitlines()
+    lines = cli_container.containers_table(containers).splitlines()
     assert [line.split() for line in lines[1:]] == [["2", "t"], ["10", "web", "7", "http://h/r/n.flist"]]
 
 

@@ -61,5 +61,5 @@ def test_chunk_names_are_hex() -> None:
 
 @pytest.mark.parametrize("name", ["", "0f", "0F" * 32, "zz" * 32, "0f" * 33, "../" * 21 + "a"])
 def test_wrong_chunk_names_are_refused(name: str) -> None:
-    with pytest.raises(InvalidArgument, match="64 lower-case hex digits"):
+    with pytest.raises(InvalidArgument, match="lower-case hex digits"):
         names.chunk(name)

@@ -1,0 +1,146 @@
+"""`g8 container …` (blocking)."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import typer
+
+from g8node.errors import NotFound
+from g8tools.g8 import complete, console
+from g8tools.g8.cli_jobs import Follow, finish, job_logs
+from g8tools.g8.frame import (
+    PASS_THROUGH,
+    Node,
+    Pairs,
+    Words,
+    arguments_of,
+    command,
+    group,
+    texts_of,
+)
+
+_CREATE_S: Final = 120.0
+_TERMINATE_S: Final = 60.0
+
+ContainerArgument = Annotated[
+    str, typer.Argument(metavar="ID|NAME", help="The container.", autocompletion=complete.containers)
+]
+
+
+def list_(
+    node: Node,
+    tag: Annotated[list[str] | None, typer.Option(help="Only those with this tag; may be repeated.")] = None,
+) -> None:
+    """List running containers."""
+    found = node.client.container.find(*tag) if tag else node.client.container.list()
+    node.show(found, containers_table(found))
+
+
+def containers_table(containers: Mapping[str, Any]) -> str:
+    """The answer of corex.list as a table."""
+    rows = [("ID", "NAME", "PID", "RSS", "ROOT", "TAGS")]
+    for id, entry in sorted(containers.items(), key=lambda item: int(item[0])):
+        container = entry.get("container") or {}
+        arguments = container.get("arguments") or {}
+        rows.append(
+            (
+                id,
+                str(arguments.get("name") or ""),
+                str(container.get("pid") or ""),
+                console.amount(entry["rss"]) if entry.get("rss") else "",
+                str(arguments.get("root") or ""),
+                ",".join(arguments.get("tags") or ()),
+            )
+        )
+    return console.table(rows, right=frozenset({0, 2, 3}))
+
+
+def create(
+    node: Node,
+    root: Annotated[str, typer.Argument(metavar="FLIST", help="URL or path of the flist.")],
+    pairs: Pairs = None,
+    name: Annotated[str, typer.Option(help="Name of the container.")] = "",
+    hostname: Annotated[str, typer.Option(help="Its host name.")] = "",
+    host_network: Annotated[bool, typer.Option("--host-network", help="Use the node's network.")] = False,
+    privileged: Annotated[bool, typer.Option("--privileged", help="All capabilities.")] = False,
+    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
+    port: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=PORT", help="Forward a port of the node.")
+    ] = None,
+    mount: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="A folder of the node, or an flist.")
+    ] = None,
+    storage: Annotated[str, typer.Option(metavar="URL", help="Chunk store of the flist.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be repeated.")] = None,
+) -> None:
+    """Create a container and print its id; further arguments of corex.create as KEY=VALUE."""
+    arguments = arguments_of(pairs)
+    options = {
+        "name": name,
+        "hostname": hostname,
+        "host_network": host_network,
+        "privileged": privileged,
+        "storage": storage,
+        "env": texts_of("--env", env),
+        "mount": texts_of("--mount", mount),
+        "port": {source: int(target) for source, target in texts_of("--port", port).items()},
+    }
+    arguments |= {key: value for key, value in options.items() if value}
+    client = node.patient(_CREATE_S)
+    result = client.sync("corex.create", {"root": root, **arguments}, tags=tag)
+    node.show({"id": result.json()}, str(result.json()))
+
+
+def terminate(node: Node, container: ContainerArgument) -> None:
+    """Stop a container and wait until it is gone."""
+    id = node.container_id(container)
+    node.patient(_TERMINATE_S).container.terminate(id)
+    node.done(id=id)
+
+
+def exec_(
+    node: Node,
+    container: ContainerArgument,
+    words: Words,
+    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
+    dir: Annotated[str, typer.Option(metavar="DIR", help="Working directory.")] = "",
+) -> int:
+    """Run a program in a container, show its output, leave with its exit status."""
+    inside = node.inside(container)
+    words = words[words[0] == "--" :]  # the parser leaves it alone when it comes after the container
+    return finish(node, inside.system(words, dir, "", texts_of("--env", env), stream=not node.json))
+
+
+def logs(node: Node, container: ContainerArgument, follow: Follow = False) -> int:
+    """Show what a container's process 1 prints; with -f to its end."""
+    return job_logs(node, f"core-{node.container_id(container)}", follow=follow)
+
+
+def inspect(node: Node, container: ContainerArgument) -> None:
+    """Show a container: what it was made of, where its root is."""
+    found = node.client.container.get(int(container) if container.isdecimal() else container)
+    if found is None:
+        raise NotFound(f"no container {container!r}", hint="g8 container list")
+    inner = found["container"]
+    arguments = {key: value for key, value in inner["arguments"].items() if value not in (None, "", [], {})}
+    job = next(iter(node.client.job.list(f"core-{found['id']}")), None)
+    pairs = [
+        ("id", str(found["id"])),
+        ("pid", str(inner["pid"])),
+        ("root", inner["root"]),
+        ("age", console.duration(time.time() - job["starttime"] / 1000) if job else ""),
+        *((f"arguments.{key}", str(value)) for key, value in arguments.items()),
+    ]
+    node.show(found, console.fields(pairs))
+
+
+def register(app: typer.Typer) -> None:
+    """Put these commands into the tool."""
+    containers = group(app, "container", "Containers of a node.")
+    command(containers, "list")(list_)
+    command(containers, "create")(create)
+    command(containers, "exec", context_settings=PASS_THROUGH)(exec_)
+    command(containers, "logs")(logs)
+    command(containers, "inspect")(inspect)
+    command(containers, "terminate")(terminate)

@@ -118,6 +118,9 @@ class Fuse(Struct, frozen=True):
     flist_bytes: Annotated[int, Meta(ge=1 << 20, description="Largest flist that is downloaded.")] = 1 << 30
 
 
+Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a program; see docs/services.md.")]
+
+
 class Config(Struct, frozen=True):
     main: Main = Main()
     containers: Containers = Containers()
@@ -126,6 +129,7 @@ class Config(Struct, frozen=True):
     watchdog: Watchdog = Watchdog()
     screen: Screen = Screen()
     cache: Cache = Cache()
+    extension: Extensions = {}
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()

@@ -174,6 +174,7 @@ class Core0:
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
         )
+        self.node.profile = modules.profile.Profile()
         self._start_screen()
 
     async def _open_cache_disk(self) -> None:
@@ -226,7 +227,12 @@ class Core0:
         texts, problems = await blocking.run(
             "disk", modules.textfiles.read_folders, self._settings.main.include, ".toml", **_INCLUDE
         )
-        plan = modules.services.load(texts, parameters=cmdline.last(self._words), environ=os.environ)
+        plan = modules.services.load(
+            texts,
+            parameters=cmdline.last(self._words),
+            environ=os.environ,
+            extensions=self._settings.extension,
+        )
         problems += modules.extensions.add_extensions(self.registry, plan.extensions)
         plan.problems[:0] = problems
         sequencer = modules.sequencer.Sequencer(self.jobs, plan, online=self._online_or_late)
@@ -303,6 +309,7 @@ class _Late:
     disks: ModuleType
     btrfs: ModuleType
     cachedisk: ModuleType
+    profile: ModuleType
     commands: tuple[ModuleType, ...]
     textfiles: ModuleType
     services: ModuleType
@@ -320,7 +327,7 @@ def _late_modules() -> _Late:
     from g8node.jobs import local
     from g8node.jobs.commands import corex
     from g8node.linux import textfiles
-    from g8node.node import btrfs, cachedisk, containers, disks, files, links
+    from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
 
     return _Late(
         mounts,
@@ -330,6 +337,7 @@ def _late_modules() -> _Late:
         disks,
         btrfs,
         cachedisk,
+        profile,
         late_commands(),
         textfiles,
         services,
@@ -343,9 +351,22 @@ def _late_modules() -> _Late:
 
 def late_commands() -> tuple[ModuleType, ...]:
     """The command modules beside `EARLY` and those of the statistics, in the order of their names."""
-    from g8node.jobs.commands import btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
+    from g8node.jobs.commands import (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        web,
+    )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, service, web
+    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
 
 
 def _statistics_module() -> ModuleType:

@@ -105,10 +105,19 @@ class Plan:
 
 
 def load(
-    files: Iterable[tuple[str, str]], *, parameters: Mapping[str, str], environ: Mapping[str, str]
+    files: Iterable[tuple[str, str]],
+    *,
+    parameters: Mapping[str, str],
+    environ: Mapping[str, str],
+    extensions: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan that (path, text) of the include folders make; of two services with one id the last counts."""
+    """The plan that (path, text) of the include folders make; of two services with one id the last counts.
+
+    `extensions` are those of the main file, which come first.
+    """
     plan = Plan()
+    for name, entry in (extensions or {}).items():
+        _add_extension(plan, "settings", name, entry)
     startups: dict[str, tuple[str, Any]] = {}
     for file, text in files:
         for id, entry in _sections(plan, file, text).items():

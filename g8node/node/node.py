@@ -1,5 +1,6 @@
 """The bundle of the node's owners that commands work on (pure)."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
+    from g8node.node.profile import Profile
     from g8node.node.services import Services
     from g8node.node.stats import Stats
     from g8node.runtime.process import Reaper
@@ -38,6 +40,7 @@ class Node:
     links: "Links" = field(init=False)
     disks: "Disks" = field(init=False)
     btrfs: "Btrfs" = field(init=False)
+    profile: "Profile" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
     _files: "Files | None" = field(default=None, init=False)
@@ -58,6 +61,13 @@ class Node:
     def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
         """Called once, by main, before the commands that need them are registered."""
         self.links, self.disks, self.btrfs = links, disks, btrfs
+
+    def inside(self, files: "Files", links: "Links") -> "Node":
+        """The node as commands of a container are to see it: its files and links instead of the node's."""
+        view = copy.copy(self)
+        view.complete(self.flists, self.containers, files)
+        view.links = links
+        return view
 
     def measure(self, stats: "Stats", groups: "Groups") -> None:
         """Called once, by main."""

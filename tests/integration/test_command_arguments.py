@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from g8node.jobs.commands import config, filesystem, hardware, web
+from g8node.jobs.commands import config, filesystem, hardware, pprof, rtinfo, web
 from g8node.jobs.registry import Registry
 from tests.support.badargs import bad
 from tests.support.daemon import Daemon, daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
-REGISTRY = Registry((config, filesystem, hardware, web))
+REGISTRY = Registry((config, filesystem, hardware, pprof, rtinfo, web))
 TAKING = [name for name in REGISTRY.names() if REGISTRY.get(name).arguments is not None]
 
 

@@ -81,6 +81,7 @@ def test_shipped_services_do_well(vm: NodeVm) -> None:
         "crash": "done",
         "hostname": "done",
         "time": "running",
+        "protect": "skipped",
         "broken": "failed",
         "behind": "skipped",
     }

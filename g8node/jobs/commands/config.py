@@ -16,4 +16,10 @@ def get(ctx: Context) -> dict[str, Any]:
     shown["containers"] |= {"max_count": settings.containers.max_count or 1000}
     # The odd nesting is the original's.
     logger = {"file": logging["file"], "Ledis": {"ledis": {"levels": []}, "size": logging["ledis"]["size"]}}
-    return shown | {"extension": {}, "logger": logger}
+    # The environment of an extension may hold what is not for everybody.
+    extension = {
+        name: {key: value for key, value in entry.items() if key.lower() != "env"}
+        for name, entry in shown["extension"].items()
+        if isinstance(entry, dict)
+    }
+    return shown | {"extension": extension, "logger": logger}

@@ -197,6 +197,7 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
         )
+        self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         await containers.open()
         flists.on_lost = containers.lost
@@ -358,6 +359,7 @@ def late_commands() -> tuple[ModuleType, ...]:
         corex,
         disk,
         filesystem,
+        g8ufs,
         hardware,
         ip,
         pprof,
@@ -366,7 +368,7 @@ def late_commands() -> tuple[ModuleType, ...]:
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return btrfs, clock, config, corex, disk, filesystem, g8ufs, hardware, ip, pprof, rtinfo, service, web
 
 
 def _statistics_module() -> ModuleType:

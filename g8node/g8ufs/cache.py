@@ -112,6 +112,11 @@ class ChunkCache:
             await blocking.run("disk", self._segments.resize, budget_bytes)
 
     @property
+    def pins(self) -> list[str]:
+        """Digests of the pinned flists."""
+        return self._segments.pins.names()
+
+    @property
     def budget_bytes(self) -> int:
         return self._segments.budget_bytes
 

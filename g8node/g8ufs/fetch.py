@@ -195,6 +195,11 @@ class Fetcher:
         self._flights.pop(key, None)
         flight.plain.set_exception(error)
 
+    async def settled(self) -> None:
+        """Returns when what has been fetched until now is in the cache, or cannot be kept."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
     async def close(self) -> None:
         """End what is under way; its readers, and all that come later, get Unavailable."""
         self._closed = True

@@ -54,6 +54,7 @@ async def fetch_all(fetcher: Fetcher, cache: ChunkCache, store: Store, refs: Ite
             await asyncio.sleep(0)  # a plan of a million chunks, all cached, must not hold the loop
         if pending:
             await asyncio.wait(pending)
+        await fetcher.settled()
     finally:
         for task in pending:
             task.cancel()

@@ -28,6 +28,8 @@ log = logs.get("watchdog")
 _KEPT: Final = 100
 _FEEDS: Final = 6
 """Feeds in one timeout of the device."""
+_REARMS: Final = 8
+"""Times in `hang_s` that the timer of faulthandler is set again."""
 _SEARCH_S: Final = 120.0
 """How long after the start the device may appear: its module is loaded in the background."""
 
@@ -62,6 +64,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._hardware: HardwareWatchdog | None = None
         self._started = self._fed = self._looked = 0.0
+        self._armed = float("-inf")
         self.stalls: deque[Stall] = deque(maxlen=_KEPT)
 
     def start(self) -> None:
@@ -96,7 +99,10 @@ class Watchdog:
         }
 
     def _rearm(self) -> None:
-        if self._hang_s:
+        """Not at every sign of life: it ends a thread and makes another."""
+        now = time.monotonic()
+        if self._hang_s and now - self._armed >= self._hang_s / _REARMS:
+            self._armed = now
             faulthandler.dump_traceback_later(self._hang_s, repeat=True)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, loop_thread: int) -> None:

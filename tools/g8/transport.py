@@ -7,6 +7,7 @@ run twice by that, since it has an id.
 """
 
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -61,7 +62,9 @@ class Address:
         elif isinstance(error, ssl.SSLError):
             text = f"TLS: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else text}"
         elif isinstance(error, OSError) and error.strerror:
-            text = error.strerror
+            # asyncio has words of its own for errno; what has none is of the name service.
+            number = error.errno or 0
+            text = os.strerror(number) if number > 0 else error.strerror
         return Unreachable(f"node {self}: {text}")
 
 

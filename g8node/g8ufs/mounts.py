@@ -36,6 +36,7 @@ from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.imagefile import ImageFile
 from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
+from g8node.g8ufs.trust import Trust
 from g8node.linux import blockdev
 from g8node.linux import mount as linux
 from g8node.linux.mount import Mount
@@ -93,6 +94,7 @@ class Mounts:
         self._prepared_at = f"{cache}/images"
         self._chunks_at = f"{cache}/chunks"
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
+        self._trust = Trust(self._config, self._downloads)
         self._cache: ChunkCache | None = None
         self._fetcher: Fetcher | None = None
         self._preparing = asyncio.Semaphore(_PREPARING)
@@ -239,14 +241,17 @@ class Mounts:
                 del self._flights[flist]
 
     async def _prepare(self, flist: str) -> ImageRef:
+        signature = await self._trust.signature(flist)
         path = await self._downloads.fetch(flist)
         async with self._preparing:
             try:
-                return await blocking.run("cpu", prepare, path, self._prepared_at)
+                ref = await blocking.run("cpu", prepare, path, self._prepared_at)
             except FileNotFoundError as error:
                 raise NotFound(f"flist {flist} is not there") from error
             except OSError as error:
                 raise Unavailable(f"flist {flist}: {error}") from error
+        self._trust.check(flist, signature, ref)
+        return ref
 
     def _store_urls(self, flist: str, storage: str, ref: ImageRef) -> tuple[str, ...]:
         """See the module's header."""

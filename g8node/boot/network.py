@@ -96,7 +96,7 @@ class Network:
         for path in (_FIRMWARE, self._file):
             if path and (path == self._file or os.path.exists(path)):
                 try:
-                    return load(textfiles.read(path, _SIZE_MAX), path)
+                    return load(textfiles.read_text(path, _SIZE_MAX), path)
                 except (OSError, ValueError) as error:
                     reason = getattr(error, "strerror", None) or error
                     return Plan(problems=[f"{path}: {reason}; DHCP on every wired link"])

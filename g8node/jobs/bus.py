@@ -14,12 +14,13 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.jobs.job import Job
+from g8node.jobs.known import FINGERPRINT_BYTES, Known
 from g8node.jobs.link import RETRY_S, Link, ReplyError, Script
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Caller, Command, Flag, Message, Record, Result, decode_command
@@ -57,14 +58,6 @@ return seen
 """
 
 
-class _Known(NamedTuple):
-    """A finished job, for as long as redis keeps its result."""
-
-    until: float
-    fingerprint: bytes
-    owner: Caller
-
-
 _encode = msgspec.json.Encoder().encode
 
 
@@ -82,7 +75,7 @@ class Bus:
         self._blocking = Link(socket)
         self._take = Script(self.link, _TAKE)
         self._seen = Script(self.link, _SEEN)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known = Known(_KNOWN_MAX, RESULT_TTL_S)
         self._claims: OrderedDict[str, Caller] = OrderedDict()
         manager.sinks.append(self)
         manager.counters["bus"] = self.state
@@ -103,23 +96,14 @@ class Bus:
     def finished(self, job: Job, result: Result) -> None:
         """Sink of the manager: every job's result is published."""
         if not job.internal:
-            self._remember(job.request)
+            request = job.request
+            self._known.add(request.id, fingerprint(request), _owner(request), time.monotonic())
         self.outbox.result(result.id, _encode(result))
-
-    def _remember(self, command: Command) -> None:
-        """Finished ids, for as long as redis keeps their results; the oldest give way."""
-        now = time.monotonic()
-        self._known[command.id] = _Known(now + RESULT_TTL_S, fingerprint(command), _owner(command))
-        self._known.move_to_end(command.id)
-        oldest = next(iter(self._known))
-        if len(self._known) > _KNOWN_MAX or self._known[oldest].until < now:
-            del self._known[oldest]
 
     def _is_known(self, id: str) -> bool:
         if self._manager.find(id) is not None:
             return True
-        known = self._known.get(id)
-        return known is not None and known.until > time.monotonic()
+        return self._known.owner(id, time.monotonic()) is not None
 
     def claim(self, id: str, caller: Caller) -> None:
         """A command of that id is about to be pushed; the first claim of an unknown id stands."""
@@ -132,8 +116,7 @@ class Bus:
         """Who sent that job, queued, live or finished; None when nobody knows."""
         if (job := self._manager.find(id)) is not None:
             return _owner(job.request)
-        known = self._known.get(id)
-        return known.owner if known is not None else self._claims.get(id)
+        return self._known.owner(id, time.monotonic()) or self._claims.get(id)
 
     # What clients send
 
@@ -249,10 +232,8 @@ class Bus:
         if data is None:
             raise NotFound(f"the result of job {command.id!r} was taken")
         result = msgspec.json.decode(data, type=Result)
-        known = self._known.get(command.id)
-        if result.command != command.command or (
-            known is not None and known.fingerprint != fingerprint(command)
-        ):
+        known = self._known.fingerprint(command.id, time.monotonic())
+        if result.command != command.command or known not in (None, fingerprint(command)):
             raise AlreadyExists(f"job {command.id!r} was another command")
         return result
 
@@ -276,4 +257,6 @@ def fingerprint(command: Command) -> bytes:
     if len(arguments) <= _SORTED_BYTES:  # sorting a million keys would hold up the loop
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             arguments = msgspec.json.encode(msgspec.json.decode(arguments), order="deterministic")
-    return hashlib.blake2b(command.command.encode() + b"\0" + arguments, digest_size=16).digest()
+    return hashlib.blake2b(
+        command.command.encode() + b"\0" + arguments, digest_size=FINGERPRINT_BYTES
+    ).digest()

@@ -27,7 +27,7 @@ from g8node.jobs.link import Arg, Link, ReplyError
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Caller, Command, decode_command
 from g8node.jobs.registry import Spec
-from g8node.jobs.session import Session
+from g8node.jobs.session import Session, Slot
 from g8node.jobs.tls import Tls, certificate_caller
 from g8node.jobs.waiters import Waiters
 from g8node.runtime import blocking, logs
@@ -40,6 +40,8 @@ _BACKLOG: Final = 1024
 _HANDSHAKE_S: Final = 10.0
 _SHUTDOWN_S: Final = 5.0
 _STRANGERS_LEAST: Final = 16
+
+_QUICK: Final = {name.encode(): rule for name, rule in RULES.items() if not rule.blocking}
 
 Answer = Callable[[Session, list[bytes]], Awaitable[Reply]]
 
@@ -68,6 +70,7 @@ class Gate:
         self._servers: list[asyncio.Server] = []
         self._sessions: set[Session] = set()
         self._strangers: OrderedDict[Session, None] = OrderedDict()  # not authenticated yet, oldest first
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
         self._own: dict[str, Answer] = {
             "PING": self._ping,
@@ -144,7 +147,7 @@ class Gate:
     def _session(self) -> Session:
         """One for each connection, before its handshake."""
         self._tls.heed_clock(time.time())
-        return Session(self._handle, self._take, self._forget)
+        return Session(self._quick, self._again, self._handle, self._take, self._forget)
 
     def _has_room(self) -> bool:
         return len(self._sessions) < self._settings.max_clients
@@ -193,6 +196,36 @@ class Gate:
             return _error(error)
         except ReplyError as error:
             return Error(str(error))
+
+    def _quick(self, session: Session, request: list[bytes]) -> bool:
+        """What one exchange with redis answers; everything else, refusals too, goes the long way."""
+        rule = _QUICK.get(request[0].upper())
+        if rule is None or session.caller is None:
+            return False
+        args = request[1:]
+        try:
+            check(rule, args, session.caller, self._bus.owner)
+        except NodeError:
+            return False
+        if not self._link.is_open:
+            return False
+        question: tuple[str | bytes, ...] = (rule.name, *args)
+        self._link.send_for(session.slot(question), question)
+        return True
+
+    def _again(self, slot: Slot) -> None:
+        """Redis went away with the question."""
+        task = asyncio.create_task(self._ask_again(slot))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask_again(self, slot: Slot) -> None:
+        try:
+            slot.set_result(await self._link.call_patiently(*slot.question, limit_s=_PATIENCE_S))
+        except NodeError as error:
+            slot.set_result(_error(error))
+        except ReplyError as error:
+            slot.set_result(Error(str(error)))
 
     async def _direct(self, session: Session, spec: Spec, args: list[bytes]) -> Reply:
         caller = _caller(session)

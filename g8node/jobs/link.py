@@ -10,7 +10,7 @@ import contextlib
 from typing import Any, Final
 
 from g8node.errors import Unavailable
-from g8node.runtime.resp import Arg, Connection, ReplyError
+from g8node.runtime.resp import Arg, Connection, ReplyError, Waiter
 
 __all__ = ["Arg", "Link", "ReplyError", "Script"]
 
@@ -29,6 +29,18 @@ class Link:
     @property
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.is_open
+
+    @property
+    def under_way(self) -> int:
+        """Calls without an answer yet."""
+        return self._connection.under_way if self._connection is not None else 0
+
+    def send_for(self, waiter: Waiter, args: tuple[Arg, ...]) -> None:
+        """A call without a task, on an open connection: `waiter` gets the reply or the error."""
+        if self._connection is None:
+            waiter.set_exception(Unavailable("the connection to redis is closed"))
+        else:
+            self._connection.send_for(waiter, args)
 
     async def call(self, *args: Arg) -> Any:
         """The reply; ReplyError when redis refuses, Unavailable without a connection or while redis loads.

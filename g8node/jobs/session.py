@@ -1,11 +1,18 @@
-"""One client of the gate: its socket, its protocol version, who it is (async)."""
+"""One client of the gate: its socket, its protocol version, who it is (async).
+
+Theory of operation. Requests are served in order, and so are their answers sent. What one exchange with redis
+answers needs no task: such requests of a pipeline travel together, each with a Slot in a queue that keeps the
+order. A request that has to wait for something else gets a task, which begins when all slots before it are
+filled; until it has ended, no further request is taken.
+"""
 
 import asyncio
 import contextlib
-import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
+from g8node.jobs.link import ReplyError
 from g8node.jobs.model import Caller
 from g8node.runtime import logs
 from g8node.wire.resp import Error, Limits, ProtocolError, Reply, RequestParser, encode
@@ -18,18 +25,58 @@ AUTH_S: Final = 30.0
 """How long a client may stay without AUTH."""
 
 _BUSY_BYTES = 1 << 20  # more than this behind a request that is being served stays in the socket
-
-_TURN_S = 0.005
+_TURN: Final = 64
 """A client with more requests at hand lets the others have their turn."""
 
+_SLOTS: Final = 256
+
 Handle = Callable[["Session", list[bytes]], Awaitable[Reply]]
+Quick = Callable[["Session", list[bytes]], bool]
+"""Takes a request that one exchange with redis answers (`Session.slot`); False for any other."""
+
+Again = Callable[["Slot"], None]
+
+
+class Slot:
+    """The place of an answer in the order of requests. Redis's link fills it as it fills a future."""
+
+    __slots__ = ("_session", "data", "question")
+
+    def __init__(self, session: "Session", question: tuple[str | bytes, ...]) -> None:
+        self.question = question
+        self.data: bytes | None = None
+        self._session = session
+
+    def done(self) -> bool:
+        return self.data is not None
+
+    def set_result(self, reply: Any) -> None:
+        self.data = encode(reply, self._session.protocol)
+        self._session.filled()
+
+    def set_exception(self, error: BaseException) -> None:
+        """An error of redis is an answer; without an answer, the exchange is tried again."""
+        if isinstance(error, ReplyError):
+            self.set_result(Error(str(error)))
+        else:
+            self._session.again(self)
+
+
+_NOT_SERVED, _OVER, _TASK, _UNREAD, _TURN_OVER, _FULL = (1 << bit for bit in range(6))
+"""What holds the next request: not taken by the gate yet; hung up; an earlier request; a client that does not
+read; the turn of the others; too many answers under way."""
 
 
 class Session(asyncio.Protocol):
-    """Requests are served one after another, in order. `handle` is the gate's."""
+    """`quick`, `again` and `handle` are the gate's: what is not quick is handled in a task."""
 
     def __init__(
-        self, handle: Handle, opened: Callable[["Session"], None], closed: Callable[["Session"], None]
+        self,
+        quick: Quick,
+        again: Again,
+        handle: Handle,
+        opened: Callable[["Session"], None],
+        closed: Callable[["Session"], None],
     ) -> None:
         self.caller: Caller | None = None
         self.protocol = 2
@@ -38,19 +85,21 @@ class Session(asyncio.Protocol):
         self.address = ""
         self.closing = False
         self.certificate: object = None
-        self._is_lost = False
+        self.again = again
+        self._quick = quick
         self._handle = handle
         self._opened = opened
         self._closed = closed
         self._parser = RequestParser(BEFORE_AUTH)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
-        self._more = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._slots: deque[Slot | bytes] = deque()
+        self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._reading = True
-        self._idle = True
+        self._held = _NOT_SERVED
+        self._is_lost = False
+        self._is_reading = True
+        self._will_flush = False
 
     def admit(self, caller: Caller) -> None:
         """The client has proved who it is."""
@@ -58,6 +107,8 @@ class Session(asyncio.Protocol):
         self._parser.limits = AFTER_AUTH
         if self._timer is not None:
             self._timer.cancel()
+
+    # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._is_lost:  # a TLS client that left while its handshake was being finished
@@ -71,22 +122,28 @@ class Session(asyncio.Protocol):
 
     def start(self) -> None:
         """Begin to serve (the gate has taken the client)."""
-        self._task = asyncio.create_task(self._serve(), name=f"gate client {self.id}")
+        self._held &= ~_NOT_SERVED
+        self._pump()
 
     def refuse(self, text: str) -> None:
         """Say why and hang up."""
+        self._write(encode(Error(text)))
+        self._hang_up()
+
+    def abort(self) -> None:
         if self._transport is not None:
-            self._write(encode(Error(text)))
-            self._transport.close()
+            self._transport.abort()
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
             with contextlib.suppress(RuntimeError):  # uvloop: closed, and connection_lost is about to say so
                 self._transport.write(data)
 
-    def abort(self) -> None:
+    def _hang_up(self) -> None:
+        self._held |= _OVER
         if self._transport is not None:
-            self._transport.abort()
+            with contextlib.suppress(RuntimeError):  # the loop may be closing
+                self._transport.close()
 
     def _expire(self) -> None:
         if self.caller is None:
@@ -94,56 +151,121 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed(data)
-        self._more.set()
-        if not self._idle and self._parser.buffered > _BUSY_BYTES and self._transport is not None:
+        self._pump()
+        if self._held and self._parser.buffered > _BUSY_BYTES and self._transport is not None:
             self._transport.pause_reading()
-            self._reading = False
+            self._is_reading = False
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._held |= _UNREAD
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._held &= ~_UNREAD
+        self._pump()
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
+        self._held |= _OVER
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
         self._closed(self)
 
-    async def _serve(self) -> None:
-        assert self._transport is not None  # start() comes after connection_made
-        turn_ends = 0.0
+    # Requests
+
+    def _pump(self) -> None:
+        """Take requests for as long as nothing holds them."""
         try:
-            while not self.closing:
-                # What a request waits for may be there already, and then nothing below lets the loop go on.
-                if time.monotonic() > turn_ends:
-                    await asyncio.sleep(0)
-                    turn_ends = time.monotonic() + _TURN_S
-                request = self._parser.next()
-                if request is None:
-                    await self._wait_for_more()
-                    continue
-                self._idle = False
-                self._write(encode(await self._handle(self, request), self.protocol))
-                await self._writable.wait()
+            for _ in range(_TURN):
+                if self._held:
+                    return
+                if (request := self._parser.next()) is None:
+                    self._read_on()
+                    return
+                if not self._quick(self, request):
+                    self._held |= _TASK
+                    self._task = asyncio.create_task(self._serve(request), name=f"gate client {self.id}")
+                    return
         except ProtocolError as error:
-            self._write(encode(Error(f"ERR Protocol error: {error}")))
+            self._held |= _OVER
+            self.closing = True
+            self._slots.append(encode(Error(f"ERR Protocol error: {error}")))
+            self.filled()
+            return
+        self._held |= _TURN_OVER
+        asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._held &= ~_TURN_OVER
+        self._pump()
+
+    def _read_on(self) -> None:
+        if not self._is_reading and self._transport is not None:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def slot(self, question: tuple[str | bytes, ...]) -> Slot:
+        """A place for redis's answer to the request that is being taken."""
+        slot = Slot(self, question)
+        self._slots.append(slot)
+        if len(self._slots) >= _SLOTS:
+            self._held |= _FULL
+        return slot
+
+    def filled(self) -> None:
+        """Some slot has its answer: one alone goes out at once, those of a pipeline together."""
+        if len(self._slots) == 1:
+            self._flush()
+        elif not self._will_flush:
+            self._will_flush = True
+            asyncio.get_running_loop().call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._will_flush = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what is ready, up to the first slot that is not."""
+        out: list[bytes] = []
+        slots = self._slots
+        while slots:
+            first = slots[0]
+            data = first if isinstance(first, bytes) else first.data
+            if data is None:
+                break
+            out.append(data)
+            slots.popleft()
+        if out and not self._is_lost:
+            self._write(out[0] if len(out) == 1 else b"".join(out))
+        if not slots:
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
+            if self.closing and self._task is None:
+                self._hang_up()
+            elif not self._is_reading:
+                self._pump()
+        if self._held & _FULL and len(slots) < _SLOTS // 2:
+            self._held &= ~_FULL
+            self._pump()
+
+    async def _serve(self, request: list[bytes]) -> None:
+        """One request that takes its time."""
+        try:
+            if self._slots:
+                self._emptied = asyncio.get_running_loop().create_future()
+                await self._emptied
+            self._write(encode(await self._handle(self, request), self.protocol))
         except Exception as error:  # the border of the client: its connection ends, not the gate
             log.error("bug while serving a client", exc_info=error)
             self._write(encode(Error("ERR 500 internal error")))
-        with contextlib.suppress(RuntimeError):  # the loop may be closing
-            self._transport.close()
-
-    async def _wait_for_more(self) -> None:
-        self._idle = True
-        if not self._reading and self._transport is not None:
-            self._reading = True
-            self._transport.resume_reading()
-        self._more.clear()
-        await self._more.wait()
+            self.closing = True
+        self._task = self._emptied = None
+        if self.closing:
+            self._hang_up()
+        else:
+            self._held &= ~_TASK
+            self._pump()

@@ -6,7 +6,9 @@ container, say) cannot lead a walk out of it by swapping a directory for a link.
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
@@ -146,6 +148,19 @@ def change_owner(path: str, uid: int, gid: int, *, recursive: bool) -> None:
     os.chown(path, uid, gid)
     if recursive:
         _below(path, lambda thing: os.chown(thing, uid, gid))
+
+
+@off_loop
+def ids(user: str, group: str) -> tuple[int, int]:
+    """The numbers of both names; KeyError whose argument is the word `user` or `group`."""
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise KeyError("user") from None
+    try:
+        return uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise KeyError("group") from None
 
 
 def _below(path: str, change: Callable[[str], None]) -> None:

@@ -69,6 +69,32 @@ def bind(source: str, target: str, *, readonly: bool = False, recursive: bool = 
         mount("none", target, "", flags | Mount.REMOUNT | Mount.RDONLY)
 
 
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every architecture
+_CLOEXEC, _CMD_CREATE = 1, 6
+
+
+@off_loop
+def detached(fstype: str) -> int:
+    """A descriptor of a new mount that is in no mount namespace (fsopen(2), fsmount(2)); it ends with it.
+
+    Of `sysfs`, the one of the calling thread's network namespace.
+    """
+    context = _libc.syscall(ctypes.c_long(_FSOPEN), fstype.encode(), ctypes.c_uint(_CLOEXEC))
+    _check(context, "fsopen", fstype)
+    try:
+        made = _libc.syscall(
+            ctypes.c_long(_FSCONFIG), ctypes.c_int(context), ctypes.c_uint(_CMD_CREATE), None, None, 0
+        )
+        _check(made, "fsconfig", fstype)
+        fd: int = _libc.syscall(
+            ctypes.c_long(_FSMOUNT), ctypes.c_int(context), ctypes.c_uint(_CLOEXEC), ctypes.c_uint(0)
+        )
+        _check(fd, "fsmount", fstype)
+    finally:
+        os.close(context)
+    return fd
+
+
 @off_loop
 def unmount(target: str, flags: int = Umount.NOFOLLOW) -> None:
     """umount2(2)."""
@@ -130,10 +156,10 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
 
 
 @off_loop
-def mounts() -> list[MountEntry]:
-    """What is mounted in this mount namespace, oldest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return parse_mountinfo(table.read())
+def mounts(table: str = "/proc/self/mountinfo") -> list[MountEntry]:
+    """What is mounted in this mount namespace, or in that of another process's table, oldest first."""
+    with open(table, encoding="utf-8", errors="surrogateescape") as file:
+        return parse_mountinfo(file.read())
 
 
 @off_loop

@@ -2,13 +2,18 @@
 
 import ctypes
 import os
-from typing import Final
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, ParamSpec, TypeVar
 
 from g8node.linux import cgroup
 from g8node.linux.guard import off_loop
 from g8node.linux.mount import Mount, mount
 
 _CLONE_NEWNS: Final = 0x00020000
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -20,12 +25,50 @@ def prepare_agent_namespace() -> None:
     The host's mounts still arrive (slave), ours never leave. Where the host keeps version 1 control groups
     beside version 2, crun wants to see version 2 alone, so that it is mounted over them here.
     """
-    if _libc.unshare(_CLONE_NEWNS) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"unshare(CLONE_NEWNS): {os.strerror(code)}")
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     mount("none", "/", "", Mount.REC | Mount.SLAVE)
     if not os.path.exists(f"{cgroup.MOUNT}/cgroup.controllers"):
         mount("cgroup2", cgroup.MOUNT, "cgroup2", Mount.NOSUID | Mount.NODEV | Mount.NOEXEC)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+@off_loop
+def call_in(namespaces: Sequence[int], fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """fn's value, called in these namespaces (descriptors) by a thread that is made for it and ends with it.
+
+    For namespaces that a thread may enter alone: net, uts, ipc.
+    """
+
+    def enter() -> T:
+        for fd in namespaces:
+            _check(_libc.setns(fd, 0), "setns")
+        return fn(*args, **kwargs)
+
+    return _in_thread(enter)
+
+
+def _in_thread(fn: Callable[[], T]) -> T:
+    """A thread of a pool must keep its namespaces, so that none is borrowed."""
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            values.append(fn())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the call was made
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="g8-namespace")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return values[0]
 
 
 @off_loop

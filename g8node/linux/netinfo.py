@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from g8node.linux.guard import off_loop
@@ -135,8 +135,13 @@ def _address(payload: bytes) -> tuple[int, str] | None:
 
 
 @off_loop
-def ports(proc: str = "/proc") -> list[dict[str, Any]]:
-    """info.port: sockets that wait for peers, pid 0 when the owner is unknown."""
+def ports(proc: str = "/proc", net: str = "", pids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+    """info.port: sockets that wait for peers, pid 0 when the owner is unknown.
+
+    `net` is the folder of the tables, that of another network namespace perhaps; `pids` are the processes
+    that may be owners, each with the number that is shown (none: all, as they are).
+    """
+    net = net or f"{proc}/net"
     rows: list[tuple[dict[str, Any], str]] = []
     for network, state in (
         ("tcp", _TCP_LISTEN),
@@ -144,9 +149,9 @@ def ports(proc: str = "/proc") -> list[dict[str, Any]]:
         ("udp", _UDP_UNCONNECTED),
         ("udp6", _UDP_UNCONNECTED),
     ):
-        rows += inet_listeners(network, state, _read(f"{proc}/net/{network}"))
-    rows += unix_listeners(_read(f"{proc}/net/unix"))
-    owners = _owners(proc) if rows else {}
+        rows += inet_listeners(network, state, _read(f"{net}/{network}"))
+    rows += unix_listeners(_read(f"{net}/unix"))
+    owners = _owners(proc, pids) if rows else {}
     return [row | {"pid": owners.get(inode, 0)} for row, inode in rows]
 
 
@@ -181,14 +186,15 @@ def unix_listeners(table: str) -> list[tuple[dict[str, Any], str]]:
     return rows
 
 
-def _owners(proc: str) -> dict[str, int]:
-    """Socket inode -> the lowest pid that has it open."""
+def _owners(proc: str, pids: Mapping[int, int] | None) -> dict[str, int]:
+    """Socket inode -> the lowest pid that has it open, as `pids` shows it."""
     found: dict[str, int] = {}
-    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
+    known = pids if pids is not None else {int(pid): int(pid) for pid in os.listdir(proc) if pid.isdigit()}
+    for pid in sorted(known):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for fd in os.listdir(f"{proc}/{pid}/fd"):
                 with contextlib.suppress(FileNotFoundError):
                     target = os.readlink(f"{proc}/{pid}/fd/{fd}")
                     if target.startswith("socket:["):
-                        found.setdefault(target[8:-1], pid)
+                        found.setdefault(target[8:-1], known[pid])
     return found

@@ -17,8 +17,9 @@ from g8node.linux.guard import off_loop
 
 _MAIN_TABLE: Final = 254
 _UP: Final = 1  # IFF_UP
+_SCOPE_HOST: Final = 254  # rtnetlink(7), RT_SCOPE_HOST
 _BALANCE_RR: Final = 0
-_BONDING: Final = "/proc/net/bonding"
+_BONDING: Final = "/proc/thread-self/net/bonding"
 _BOND_FILE_MAX: Final = 1 << 20
 
 
@@ -148,9 +149,11 @@ def bridge_detach(bridge: str, name: str) -> None:
 @off_loop
 def address(verb: str, name: str, ip: str, prefix: int) -> None:
     """`verb` is add or del."""
+    # As ip(8): the kernel refuses loopback addresses of one network that differ in scope.
+    scope = {"scope": _SCOPE_HOST} if ip.startswith("127.") else {}
     with _rtnl() as rtnl:
         index = _find(rtnl, name)["index"]
-        rtnl.addr(verb, index=index, address=ip, prefixlen=prefix)
+        rtnl.addr(verb, index=index, address=ip, prefixlen=prefix, **scope)
 
 
 @off_loop

@@ -12,6 +12,7 @@ from g8node.linux.guard import off_loop
 
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_RELEASES: Final = ("/etc/os-release", "/usr/lib/os-release")
 
 
 def _read(path: str) -> str:
@@ -215,7 +216,7 @@ def memory() -> dict[str, Any]:
 def system() -> dict[str, Any]:
     """info.os."""
     name = os.uname()
-    release = _os_release()
+    release = os_release(next(filter(None, map(_text, _RELEASES)), ""))
     virtualization = _virtualization()
     booted = boot_time()
     return {
@@ -224,9 +225,7 @@ def system() -> dict[str, Any]:
         "bootTime": booted,
         "procs": len(pids()),
         "os": name.sysname.lower(),
-        "platform": release.get("ID", ""),
-        "platformFamily": release.get("ID_LIKE", release.get("ID", "")),
-        "platformVersion": release.get("VERSION_ID", ""),
+        **release,
         "kernelVersion": name.release,
         "virtualizationSystem": virtualization,
         "virtualizationRole": "guest" if virtualization else "host",
@@ -234,14 +233,22 @@ def system() -> dict[str, Any]:
     }
 
 
-def _os_release() -> dict[str, str]:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            pairs = (line.partition("=") for line in _read(path).splitlines())
-        except OSError:
-            continue
-        return {key: value.strip("\"'") for key, _, value in pairs}
-    return {}
+def os_release(text: str) -> dict[str, str]:
+    """The three `platform` fields of info.os from the text of an os-release file (os-release(5))."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    seen = {key: value.strip("\"'") for key, _, value in pairs}
+    return {
+        "platform": seen.get("ID", ""),
+        "platformFamily": seen.get("ID_LIKE", seen.get("ID", "")),
+        "platformVersion": seen.get("VERSION_ID", ""),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return _read(path)
+    except OSError:
+        return ""
 
 
 def _virtualization() -> str:
@@ -253,7 +260,4 @@ def _virtualization() -> str:
 
 
 def _first_line(path: str) -> str:
-    try:
-        return _read(path).partition("\n")[0].strip()
-    except OSError:
-        return ""
+    return _text(path).partition("\n")[0].strip()

@@ -32,9 +32,12 @@ def normal(path: str) -> str:
 
 
 @off_loop
-def open_in_root(root: int, path: str, flags: int) -> int:
-    """A descriptor of an existing thing below the root directory `root`. Raises OSError."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """A descriptor of a thing below the root directory `root`; `mode` of one that O_CREAT makes.
+
+    Raises OSError.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     fd: int = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
         ctypes.c_int(root),
@@ -52,6 +55,19 @@ def open_in_root(root: int, path: str, flags: int) -> int:
 def open_root(path: str) -> int:
     """A descriptor of the root directory; the caller closes it."""
     return os.open(path, _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+@off_loop
+def open_process_root(pid: int) -> int:
+    """A descriptor of the root directory that the process sees, with all its mounts; the caller closes it."""
+    return os.open(f"/proc/{pid}/root", _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@off_loop
+def make_folders(root: int, path: str) -> None:
+    """mkdir -p below root, mode 0755. Raises OSError when something else is in the way."""
+    with _directory(root, path.strip("/"), 0o755):
+        pass
 
 
 @contextlib.contextmanager

@@ -3,12 +3,15 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from g8node.ids import ContainerId
 from g8node.node import rootfs
 from g8node.node.bundle import Spec
 from g8node.runtime.process import Child
+
+if TYPE_CHECKING:
+    from g8node.node.inner import Inner
 
 
 class Mounts(Protocol):
@@ -36,6 +39,7 @@ class Container:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
     step: "asyncio.Task[Any] | None" = None
+    inner: "asyncio.Task[Inner] | None" = None
     cleaning: bool = False
 
     @property

@@ -24,6 +24,7 @@ from g8node.node import bundle, host, rootfs
 from g8node.node.bundle import Spec
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
+from g8node.node.inner import Inner
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -209,7 +210,19 @@ class Containers:
         """Its processes, host pid -> inner pid."""
         return await blocking.run("disk", namespace.inner_pids, container.pid)
 
-    # --- inside
+    async def inner(self, container: Container) -> Inner:
+        """What dispatched commands work on; Conflict when the container has ended or ends meanwhile."""
+        await self.started(container.id)
+        if container.inner is None:
+            container.inner = self._background(Inner.open(self._reaper, container))
+        task = container.inner
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done() and (task.cancelled() or task.exception() is not None):
+                container.inner = None
+
+    # --- the work itself
 
     def _opened(self) -> tuple[bundle.Host, Crun]:
         assert self._host is not None, "Containers.open was not called"
@@ -357,6 +370,7 @@ class Containers:
         container.cleaning = True
         facts, crun = self._opened()
         try:
+            await _close_inner(container)
             await crun.delete(container.name)
             if facts.cgroups:
                 await blocking.run("disk", cgroup.remove, container.cgroup)
@@ -376,6 +390,13 @@ class Containers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _close_inner(container: Container) -> None:
+    if (opening := container.inner) is not None:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
 
 
 def _is_flist(source: str) -> bool:

@@ -5,13 +5,11 @@ Every call that touches a path, a close included, runs in the "path" pool: it ma
 
 import asyncio
 import errno
-import grp
 import os
-import pwd
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from g8node.errors import (
     AlreadyExists,
@@ -85,6 +83,24 @@ async def on_path(name: str, path: str, fn: Callable[P, T], /, *args: P.args, **
         raise InvalidArgument(f"{name}: expected text that can be a file name") from error
 
 
+class Tree(Protocol):
+    """The file tree that paths are in; every function blocks, and raises OSError or NodeError.
+
+    The module `linux.files` is the node's own, `node.innertree.InnerTree` a container's.
+    """
+
+    def open_file(self, path: str, mode: str, perm: int, /) -> int: ...
+    def make_folders(self, path: str, /) -> None: ...
+    def remove(self, path: str, /) -> None: ...
+    def exists(self, path: str, /) -> bool: ...
+    def listing(self, path: str, entries_max: int, /) -> list[dict[str, Any]]: ...
+    def move(self, path: str, destination: str, /) -> None: ...
+    def change_mode(self, path: str, mode: int, /, *, recursive: bool) -> None: ...
+    def change_owner(self, path: str, uid: int, gid: int, /, *, recursive: bool) -> None: ...
+    def ids(self, user: str, group: str, /) -> tuple[int, int]:
+        """KeyError whose argument is the word `user` or `group`."""
+
+
 @dataclass(slots=True)
 class _Handle:
     fd: int
@@ -100,8 +116,16 @@ class Files:
     `downloads` is held by each transfer into a file; more of them wait.
     """
 
-    def __init__(self, *, handles_max: int = 256, idle_s: float = 300.0, downloads_max: int = 32) -> None:
+    def __init__(
+        self,
+        tree: Tree | None = None,
+        *,
+        handles_max: int = 256,
+        idle_s: float = 300.0,
+        downloads_max: int = 32,
+    ) -> None:
         self.downloads = asyncio.Semaphore(downloads_max)
+        self._tree: Tree = tree or files
         self._handles_max = handles_max
         self._idle_s = idle_s
         self._handles: dict[str, _Handle] = {}
@@ -125,7 +149,7 @@ class Files:
 
     async def _open(self, path: str, mode: str, perm: int) -> str:
         try:
-            fd = await on_path("file", path, files.open_file, absolute(path), mode, perm)
+            fd = await on_path("file", path, self._tree.open_file, absolute(path), mode, perm)
             name = str(uuid.uuid4())
             self._handles[name] = _Handle(fd, path)
             self._renew(name)
@@ -188,27 +212,34 @@ class Files:
             handle.expiry = asyncio.get_running_loop().call_later(self._idle_s, self.close, name)
 
     async def make_folders(self, path: str) -> None:
-        await on_path("path", path, files.make_folders, absolute(path))
+        await on_path("path", path, self._tree.make_folders, absolute(path))
 
     async def remove(self, path: str) -> None:
         """rm -rf; the root itself is refused."""
-        await on_path("path", path, files.remove, absolute(path))
+        await on_path("path", path, self._tree.remove, absolute(path))
 
     async def exists(self, path: str) -> bool:
-        return await on_path("path", path, files.exists, absolute(path))
+        return await on_path("path", path, self._tree.exists, absolute(path))
 
     async def list(self, path: str) -> list[dict[str, Any]]:
-        return await on_path("path", path, files.listing, absolute(path), ENTRIES_MAX)
+        return await on_path("path", path, self._tree.listing, absolute(path), ENTRIES_MAX)
 
     async def move(self, path: str, destination: str) -> None:
-        await on_path("path", f"{path} to {destination}", files.move, absolute(path), absolute(destination))
+        await on_path(
+            "path", f"{path} to {destination}", self._tree.move, absolute(path), absolute(destination)
+        )
 
     async def change_mode(self, path: str, mode: int, *, recursive: bool) -> None:
-        await on_path("path", path, files.change_mode, absolute(path), mode, recursive=recursive)
+        await on_path("path", path, self._tree.change_mode, absolute(path), mode, recursive=recursive)
 
     async def change_owner(self, path: str, user: str, group: str, *, recursive: bool) -> None:
-        uid, gid = await blocking.run("disk", _ids, user, group)
-        await on_path("path", path, files.change_owner, absolute(path), uid, gid, recursive=recursive)
+        try:
+            uid, gid = await blocking.run("path", self._tree.ids, user, group)
+        except KeyError as error:
+            field = error.args[0]
+            name = user if field == "user" else group
+            raise NotFound(f"{field}: {name!r} does not exist") from None
+        await on_path("path", path, self._tree.change_owner, absolute(path), uid, gid, recursive=recursive)
 
 
 async def _close(handle: _Handle) -> None:
@@ -218,14 +249,3 @@ async def _close(handle: _Handle) -> None:
             await blocking.run("path", os.close, handle.fd)
         except OSError as error:
             log.warning("a file could not be closed", path=handle.path, error=str(error))
-
-
-def _ids(user: str, group: str) -> tuple[int, int]:
-    try:
-        uid = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise NotFound(f"user: {user!r} does not exist") from None
-    try:
-        return uid, grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise NotFound(f"group: {group!r} does not exist") from None

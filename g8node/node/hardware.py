@@ -22,10 +22,11 @@ async def ports() -> list[dict[str, Any]]:
 
 async def disks() -> list[dict[str, Any]]:
     """What is mounted from a block device: `{device, mountpoint, fstype, opts}`."""
-    return await blocking.run("disk", _disks)
+    return await blocking.run("disk", mounted_disks)
 
 
-def _disks() -> list[dict[str, Any]]:
+def mounted_disks(table: str = "/proc/self/mountinfo") -> list[dict[str, Any]]:
+    """The same from a table of mounts; blocks."""
     real = mount.disk_types()
     return [
         {
@@ -34,7 +35,7 @@ def _disks() -> list[dict[str, Any]]:
             "fstype": entry.fstype,
             "opts": ",".join(dict.fromkeys([*entry.options.split(","), *entry.super_options.split(",")])),
         }
-        for entry in mount.mounts()
+        for entry in mount.mounts(table)
         if entry.fstype in real
     ]
 

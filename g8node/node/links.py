@@ -6,6 +6,7 @@ Works on the node's own network namespace; the kernel's errors become the node's
 import asyncio
 import builtins
 import errno
+import functools
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -43,14 +44,19 @@ _MEANING: Final[dict[int, type[NodeError]]] = {
     errno.EOPNOTSUPP: Unavailable,
 }
 _RENAMED_WHILE_UP: Final = "a link is renamed only while it is down"
+Enter = Callable[[Callable[[], Any]], Any]
+"""Calls a function elsewhere; blocks."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Links:
     """Every change is one or a few netlink messages in a thread of the pool "disk"; changes come in turn."""
 
-    def __init__(self, reaper: Reaper) -> None:
+    def __init__(self, reaper: Reaper, enter: Enter | None = None) -> None:
+        """`enter` calls a function in another network namespace (a container's); none: the node's own."""
         self._reaper = reaper
+        self._enter = enter
         self._changing = asyncio.Lock()
 
     async def list(self) -> list[dict[str, Any]]:
@@ -63,7 +69,7 @@ class Links:
                 "up": link.up,
                 "mtu": link.mtu,
             }
-            for link in await _ask("links", netlink.links)
+            for link in await self._ask("links", netlink.links)
         ]
 
     async def up(self, name: str) -> None:
@@ -74,7 +80,7 @@ class Links:
 
     async def rename(self, name: str, new: str) -> None:
         """Conflict while the link is up (newer kernels would allow it; the original promised a failure)."""
-        link = next((link for link in await _ask(name, netlink.links) if link.name == name), None)
+        link = next((link for link in await self._ask(name, netlink.links) if link.name == name), None)
         if link is None:
             raise NotFound(f"{name}: no such link")
         if link.up:
@@ -97,7 +103,7 @@ class Links:
         await self._change(bridge, netlink.bridge_detach, bridge, name)
 
     async def addresses(self, name: str) -> builtins.list[str]:
-        return await _ask(name, netlink.addresses, name)
+        return await self._ask(name, netlink.addresses, name)
 
     async def add_address(self, name: str, ip: str) -> None:
         interface = _interface(ip)
@@ -114,7 +120,7 @@ class Links:
     async def routes(self) -> builtins.list[dict[str, str]]:
         return [
             {"dev": route.dev, "dst": route.dst, "gw": route.gw}
-            for route in await _ask("routes", netlink.routes)
+            for route in await self._ask("routes", netlink.routes)
         ]
 
     async def add_route(self, dev: str, dst: str, gw: str) -> None:
@@ -134,7 +140,7 @@ class Links:
             raise InvalidArgument("dev: expected at least one of dev, dst and gw")
         matching = [
             route
-            for route in await _ask("routes", netlink.routes)
+            for route in await self._ask("routes", netlink.routes)
             if (not dev or route.dev == dev)
             and (not dst or _same(route.dst, network))
             and (gateway is None or (route.gw and ipaddress.ip_address(route.gw) == gateway))
@@ -148,7 +154,7 @@ class Links:
     async def add_bond(self, name: str, slaves: builtins.list[str], mtu: int) -> None:
         if len(set(slaves)) != len(slaves):
             raise InvalidArgument("interfaces: a link is named twice")
-        known = {link.name for link in await _ask("links", netlink.links)}
+        known = {link.name for link in await self._ask("links", netlink.links)}
         for slave in slaves:
             if slave not in known:
                 raise NotFound(f"interfaces: {slave}: no such link")
@@ -168,12 +174,22 @@ class Links:
 
     async def bonds(self) -> dict[str, builtins.list[dict[str, str]]]:
         """Bond -> the sections of its file in /proc/net/bonding, the bond's own first."""
-        files = await blocking.run("disk", netlink.bond_files)
+        files = await self._ask("bonds", netlink.bond_files)
         return {name: sections(text) for name, text in files.items()}
 
     async def _change(self, what: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._changing:
-            return await _ask(what, fn, *args, **kwargs)
+            return await self._ask(what, fn, *args, **kwargs)
+
+    async def _ask(self, what: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(fn, *args, **kwargs)
+        try:
+            if self._enter is None:
+                return await blocking.run("disk", call)
+            found: T = await blocking.run("disk", self._enter, call)
+            return found
+        except OSError as error:
+            raise node_error(what, error) from error
 
 
 def sections(text: str) -> list[dict[str, str]]:
@@ -187,12 +203,10 @@ def sections(text: str) -> list[dict[str, str]]:
     return found
 
 
-async def _ask(what: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    try:
-        return await blocking.run("disk", fn, *args, **kwargs)
-    except OSError as error:
-        kind = _MEANING.get(error.errno or 0, NodeError)
-        raise kind(f"{error.filename or what}: {(error.strerror or str(error)).lower()}") from error
+def node_error(what: str, error: OSError) -> NodeError:
+    """The kernel's refusal in the node's words."""
+    kind = _MEANING.get(error.errno or 0, NodeError)
+    return kind(f"{error.filename or what}: {(error.strerror or str(error)).lower()}")
 
 
 def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:

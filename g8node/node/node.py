@@ -1,5 +1,6 @@
 """The bundle of the node's owners that commands work on (pure)."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,13 @@ class Node:
     def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
         """Called once, by main, before the commands that need them are registered."""
         self.links, self.disks, self.btrfs = links, disks, btrfs
+
+    def inside(self, files: "Files", links: "Links") -> "Node":
+        """The node as commands of a container are to see it: its files and links instead of the node's."""
+        view = copy.copy(self)
+        view.complete(self.flists, self.containers, files)
+        view.links = links
+        return view
 
     def measure(self, stats: "Stats", groups: "Groups") -> None:
         """Called once, by main."""

@@ -12,7 +12,7 @@ from typing import Final, Literal, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Pool = Literal["path", "exec", "cpu", "disk", "pipes", "auth"]
+Pool = Literal["path", "exec", "cpu", "disk", "pipes", "auth", "vdisk", "fsync"]
 
 SIZES: Final[dict[Pool, int]] = {
     "path": 16,  # mounts and paths that our own FUSE session may serve; may hang for as long as a store does
@@ -20,6 +20,8 @@ SIZES: Final[dict[Pool, int]] = {
     "cpu": 2,  # hashing, compression, building images
     "disk": 8,  # files on the root file system and the local cache
     "pipes": 32,  # a child's stdin, stdout, stderr; each may wait for a file that our own FUSE session serves
+    "vdisk": 8,  # blocks of vdisks that are not in memory, and all writes of blocks
+    "fsync": 4,  # flushes of vdisks, which take as long as a disk likes, and must not delay reads
     "auth": 1,  # signatures and certificates at the gate, which must not wait behind images being built
 }
 

@@ -9,7 +9,7 @@ under way raises Unavailable. A caller that is cancelled leaves its answer to be
 import asyncio
 import contextlib
 from collections import deque
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
@@ -24,6 +24,16 @@ class ReplyError(Exception):
     @property
     def kind(self) -> str:
         return str(self).partition(" ")[0]
+
+
+class Waiter(Protocol):
+    """What gets an answer: a future, or something cheaper."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, reply: Any, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
 
 
 class ReplyTooLarge(Unavailable):
@@ -41,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._silence_s = silence_s
         self._reply_bytes_max = reply_bytes_max
         self._reader = hiredis.Reader(replyError=ReplyError)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Waiter] = deque()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,19 +106,23 @@ class Connection(asyncio.Protocol):
 
     def send(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         """The reply to come: ReplyError when the server refuses, Unavailable when the connection breaks."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send_for(future, args)
+        return future
+
+    def send_for(self, waiter: Waiter, args: tuple[Any, ...]) -> None:
+        """The same for who waits otherwise; errors may come before this returns."""
+        if not self.is_open:  # lost between the connecting and the call: nobody would answer
+            waiter.set_exception(Unavailable(f"{self._name} closed the connection"))
+            return
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        if not self.is_open:  # lost between the connecting and the call: nobody would answer this future
-            future.set_exception(Unavailable(f"{self._name} closed the connection"))
-            return future
         if not self._out:
             loop.call_soon(self._flush)
         if not self._waiting:
             self._heard = loop.time()
             self._watch()
         self._out.append(hiredis.pack_command(args))
-        self._waiting.append(future)
-        return future
+        self._waiting.append(waiter)
 
     def _flush(self) -> None:
         out, self._out = self._out, []

@@ -4,6 +4,7 @@ Requests are arrays of bulk strings or inline commands (https://redis.io/docs/re
 size is checked against the limits before anything is kept.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from typing import Final
 
 MAX_INLINE_BYTES: Final = 64 << 10
 _MAX_HEADER_BYTES: Final = 32
+
+_WHOLE: Final = {
+    ord(str(count)): re.compile(rb"\*%d\r\n" % count + rb"\$(\d{1,4})\r\n([^\r\n]*)\r\n" * count)
+    for count in range(1, 10)
+}
+"""By the digit of their count: arrays of a few short arguments without line ends."""
 
 
 class ProtocolError(Exception):
@@ -60,12 +67,33 @@ class RequestParser:
                 return args
             if self._pos >= len(self._buffer):
                 return None
+            if (whole := self._whole()) is not None:
+                return whole
             if self._buffer[self._pos] != ord("*"):
                 words = self._inline()
                 if words is None or words:
                     return words
             elif not self._array():
                 return None
+
+    def _whole(self) -> list[bytes] | None:
+        """A short array that has arrived as a whole, which most have; None is for the others to judge."""
+        buffer, pos = self._buffer, self._pos
+        if pos + 1 >= len(buffer):
+            return None
+        pattern = _WHOLE.get(buffer[pos + 1])
+        if pattern is None or (match := pattern.match(buffer, pos)) is None:
+            return None
+        groups = match.groups()
+        args = list(groups[1::2])
+        end = match.end()
+        limits, size = self.limits, end - pos
+        if size > limits.arg_bytes or size > limits.total_bytes or len(args) > limits.args:
+            return None
+        if [*map(len, args)] != [*map(int, groups[::2])]:
+            return None
+        self._pos = end
+        return args
 
     def _line(self, max_bytes: int, what: str) -> bytes | None:
         end = self._buffer.find(b"\n", self._pos, self._pos + max_bytes)
@@ -153,29 +181,29 @@ Reply = None | int | bytes | str | Simple | Error | NullArray | Sequence["Reply"
 
 def encode(reply: Reply, protocol: int = 2) -> bytes:
     """The reply in RESP2 or RESP3; plain str becomes a bulk string."""
-    if reply is None:
-        return b"_\r\n" if protocol == 3 else b"$-1\r\n"
-    if isinstance(reply, NullArray):
-        return b"_\r\n" if protocol == 3 else b"*-1\r\n"
+    if isinstance(reply, bytes):
+        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+    if isinstance(reply, list):
+        return b"*%d\r\n%b" % (len(reply), b"".join([encode(item, protocol) for item in reply]))
     if isinstance(reply, int):
         return b":%d\r\n" % reply
-    if isinstance(reply, Simple | Error):
-        marker = b"+" if isinstance(reply, Simple) else b"-"
-        return marker + _one_line(reply) + b"\r\n"
-    if isinstance(reply, bytes | str):
-        data = reply.encode("utf-8", "surrogateescape") if isinstance(reply, str) else reply
-        return b"$%d\r\n%b\r\n" % (len(data), data)
-    return _encode_aggregate(reply, protocol)
-
-
-def _encode_aggregate(reply: "Sequence[Reply] | Mapping[str, Reply]", protocol: int) -> bytes:
+    if reply is None:
+        return b"_\r\n" if protocol == 3 else b"$-1\r\n"
+    if isinstance(reply, str):
+        return _encode_text(reply)
+    if isinstance(reply, NullArray):
+        return b"_\r\n" if protocol == 3 else b"*-1\r\n"
     if isinstance(reply, Mapping):
         items: list[Reply] = [item for pair in reply.items() for item in pair]
         header = b"%%%d\r\n" % len(reply) if protocol == 3 else b"*%d\r\n" % len(items)
-    else:
-        items = list(reply)
-        header = b"*%d\r\n" % len(items)
-    return header + b"".join(encode(item, protocol) for item in items)
+        return header + b"".join([encode(item, protocol) for item in items])
+    return encode(list(reply), protocol)
+
+
+def _encode_text(reply: str) -> bytes:
+    if isinstance(reply, Simple | Error):
+        return (b"+" if isinstance(reply, Simple) else b"-") + _one_line(reply) + b"\r\n"
+    return encode(reply.encode("utf-8", "surrogateescape"))
 
 
 def _one_line(text: str) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
@@ -382,3 +383,59 @@ async def test_gate_many_requests_at_once_leave_the_others_their_turn(stack: Sta
 async def test_gate_direct_option_of_no_number_is_refused(stack: Stack, number: str) -> None:
     with pytest.raises(ResponseError, match="--max_time: expected a number"):
         await stack.client().execute_command("core.ping", f"--max_time={number}")
+
+
+async def replies(stack: Stack, count: int, data: bytes) -> list[Any]:
+    """AUTH, then data in one write: the answers to data, decoded; errors as their texts."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port(stack))
+    decoder, found = hiredis.Reader(replyError=str), list[Any]()
+    try:
+        writer.write(resp("AUTH", PASSWORD) + data)
+        async with asyncio.timeout(30):
+            while len(found) <= count:
+                decoder.feed(await reader.read(65536))
+                while (reply := decoder.gets()) is not False:
+                    found.append(reply)
+        return found[1:]
+    finally:
+        writer.close()
+
+
+def resp(*words: str) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in words)
+
+
+async def test_gate_pipeline_of_every_kind_of_request_keeps_its_order(stack: Stack) -> None:
+    """Reads that travel together, answers of the gate itself, refusals, jobs and waits, in one write."""
+    await stack.redis.rpush("result:a", "one", "two")
+    requests: list[tuple[str, object]] = [
+        ("LRANGE result:a 0 -1", [b"one", b"two"]),
+        ("LLEN result:a", 2),
+        ("GET result:a", "NOPERM no permission to run 'GET'"),
+        ("LRANGE result:a x y", "ERR value is not an integer or out of range"),
+        ("PING between", b"between"),
+        ("EXISTS result:a result:none", 1),
+        ("RPOPLPUSH result:a result:a", b"two"),
+        ("BRPOPLPUSH result:a result:a 1", b"one"),
+        ("TTL result:a", -1),
+        ("LLEN core:default", "NOPERM no permission to access key 'core:default'"),
+        ("LKEYEXISTS result:a", 1),
+    ]
+    data = b"".join(resp(*words.split()) for words, _ in requests) * 100
+    assert await replies(stack, 1100, data) == [answer for _, answer in requests] * 100
+
+
+async def test_gate_long_pipelines_of_reads_are_answered_whole_and_in_order(stack: Stack) -> None:
+    await stack.redis.rpush("result:a", *range(1000))
+    data = b"".join(resp("LRANGE", "result:a", str(n % 1000), str(n % 1000)) for n in range(20_000))
+    assert await replies(stack, 20_000, data) == [[b"%d" % (n % 1000)] for n in range(20_000)]
+
+
+async def test_gate_pipeline_under_way_survives_the_death_of_redis(stack: Stack) -> None:
+    await stack.redis.rpush("result:a", "one")
+    os.kill(stack.server.pid, signal.SIGSTOP)  # so that the questions are with it when it dies
+    asking = asyncio.create_task(replies(stack, 500, resp("LRANGE", "result:a", "0", "0") * 500))
+    gate = stack.gate
+    await eventually(lambda: gate is not None and gate._link.is_open and gate._link.under_way)
+    os.kill(stack.server.pid, signal.SIGKILL)
+    assert await asking == [[b"one"]] * 500

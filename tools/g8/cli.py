@@ -23,6 +23,7 @@ from g8tools.g8 import (
     frame,
 )
 from g8tools.hub.cli import app as hub_app
+from g8tools.vdisk.cli import app as vdisk_app
 
 app = typer.Typer(
     name="g8",
@@ -37,6 +38,7 @@ for part in (cli_node, cli_jobs, cli_files, cli_container, cli_config, cli_conte
     part.register(app)
 app.add_typer(flist_app, name="flist")
 app.add_typer(hub_app, name="hub")
+app.add_typer(vdisk_app, name="vdisk")
 
 
 @app.callback()

@@ -5,15 +5,16 @@ commands are answered by the host, limited to the jobs and processes of that con
 UNKNOWN_CMD.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from g8node.errors import InvalidArgument, NodeError, NotFound
-from g8node.jobs.commands import core, job, process
+from g8node.errors import InvalidArgument, NodeError, NotFound, PermissionDenied
+from g8node.jobs.commands import core, filesystem, ip, job, process
 from g8node.jobs.job import Job
 from g8node.jobs.outcome import Outcome
-from g8node.jobs.registry import Context, decode_arguments
+from g8node.jobs.registry import Context, Registry, decode_arguments
 from g8node.node.container import Container
 from g8node.runtime.stdio import Process, Start
 
@@ -28,10 +29,23 @@ def run(ctx: Context, container: Container, starter: Starter) -> Any:
         started: Process = ctx.jobs.registry.get(name).call(ctx, ctx.job.request.arguments)
         _check(started)
         return replace(started, start=starter(started))
+    if name in _ON_ITS_OWN:
+        return _on_its_own(ctx, container)
     if name in _AS_ON_HOST:
         return ctx.jobs.registry.get(name).call(ctx, ctx.job.request.arguments)
     answer = _ANSWERS.get(name)
     return Outcome("UNKNOWN_CMD") if answer is None else answer(ctx, container)
+
+
+async def _on_its_own(ctx: Context, container: Container) -> Any:
+    """Files and links: the host's handler, with the container's in place of the node's."""
+    name = ctx.job.request.command
+    if name in _CHANGES_NETWORK and not container.spec.privileged:
+        raise PermissionDenied(f"{name}: container {container.id} is not privileged")
+    inner = await ctx.node.containers.inner(container)
+    view = replace(ctx, node=ctx.node.inside(inner.files, inner.links))
+    answer = ctx.jobs.registry.get(name).call(view, ctx.job.request.arguments)
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _check(started: Process) -> None:
@@ -112,8 +126,44 @@ async def _process_kill(ctx: Context, container: Container) -> None:
     raise NodeError(f"process {args.pid}: no such process")
 
 
+async def _os(ctx: Context, container: Container) -> dict[str, Any]:
+    inner = await ctx.node.containers.inner(container)
+    return await inner.system(len(await ctx.node.containers.processes(container)))
+
+
+async def _nic(ctx: Context, container: Container) -> list[dict[str, Any]]:
+    return await (await ctx.node.containers.inner(container)).nics()
+
+
+async def _port(ctx: Context, container: Container) -> list[dict[str, Any]]:
+    inner = await ctx.node.containers.inner(container)
+    return await inner.ports(await ctx.node.containers.processes(container))
+
+
+async def _disk(ctx: Context, container: Container) -> list[dict[str, Any]]:
+    return await (await ctx.node.containers.inner(container)).disks()
+
+
+async def _state(ctx: Context, container: Container) -> dict[str, Any]:
+    """What the whole container uses, `{cpu, rss, vms, swap}`."""
+    (used,) = await ctx.node.containers.usage([container])
+    return used
+
+
+def _help(ctx: Context, container: Container) -> list[dict[str, Any]]:
+    args = decode_arguments(ctx.job.request.arguments, core.HelpArgs)
+    assert isinstance(args, core.HelpArgs)
+    if args.command and args.command not in DISPATCHED:
+        raise NotFound(f"unknown command {args.command!r}")
+    return [row for row in core.help_(ctx, args) if row["command"] in DISPATCHED]
+
+
 _PROGRAMS: Final = frozenset({"core.system", "bash"})
-_AS_ON_HOST: Final = frozenset({"core.ping", "info.version"})
+_AS_ON_HOST: Final = frozenset({"core.ping", "info.version", "info.cpu", "info.mem"})
+_ON_ITS_OWN: Final = frozenset(Registry((filesystem, ip)).names())
+_CHANGES_NETWORK: Final = frozenset(
+    name for name in _ON_ITS_OWN if name.startswith("ip.") and not name.endswith(".list")
+)
 _ANSWERS: Final[dict[str, Answer]] = {
     "job.list": _job_list,
     "job.kill": _job_kill,
@@ -122,7 +172,13 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "core.subscribe": _subscribe,
     "process.list": _process_list,
     "process.kill": _process_kill,
+    "core.state": _state,
+    "core.help": _help,
+    "info.os": _os,
+    "info.nic": _nic,
+    "info.port": _port,
+    "info.disk": _disk,
 }
 
-DISPATCHED: Final = _PROGRAMS | _AS_ON_HOST | _ANSWERS.keys()
+DISPATCHED: Final = _PROGRAMS | _AS_ON_HOST | _ON_ITS_OWN | _ANSWERS.keys()
 """What containers answer."""

@@ -36,13 +36,13 @@ class BridgeAddArgs(Struct, frozen=True):
     hwaddr: OptionalMac = ""
 
 
-@command("ip.bridge.add")
+@command("ip.bridge.add", base=True)
 async def bridge_add(ctx: Context, args: BridgeAddArgs) -> None:
     """Create a bridge; it is not brought up."""
     await ctx.node.links.add_bridge(args.name, args.hwaddr)
 
 
-@command("ip.bridge.del")
+@command("ip.bridge.del", base=True)
 async def bridge_del(ctx: Context, args: NameArgs) -> None:
     """Delete a bridge; a link that is none is refused."""
     await ctx.node.links.delete_bridge(args.name)
@@ -53,25 +53,25 @@ class PortArgs(Struct, frozen=True):
     inf: LinkName
 
 
-@command("ip.bridge.addif")
+@command("ip.bridge.addif", base=True)
 async def bridge_addif(ctx: Context, args: PortArgs) -> None:
     """Make link `inf` a port of bridge `name`."""
     await ctx.node.links.attach(args.name, args.inf)
 
 
-@command("ip.bridge.delif")
+@command("ip.bridge.delif", base=True)
 async def bridge_delif(ctx: Context, args: PortArgs) -> None:
     """Take link `inf` out of bridge `name`; it must be a port of it."""
     await ctx.node.links.detach(args.name, args.inf)
 
 
-@command("ip.link.up")
+@command("ip.link.up", base=True)
 async def link_up(ctx: Context, args: NameArgs) -> None:
     """Bring a link up."""
     await ctx.node.links.up(args.name)
 
 
-@command("ip.link.down")
+@command("ip.link.down", base=True)
 async def link_down(ctx: Context, args: NameArgs) -> None:
     """Take a link down."""
     await ctx.node.links.down(args.name)
@@ -82,7 +82,7 @@ class RenameArgs(Struct, frozen=True):
     new: LinkName
 
 
-@command("ip.link.name")
+@command("ip.link.name", base=True)
 async def link_name(ctx: Context, args: RenameArgs) -> None:
     """Rename a link that is down."""
     await ctx.node.links.rename(args.name, args.new)
@@ -93,13 +93,13 @@ class MtuArgs(Struct, frozen=True):
     mtu: Mtu
 
 
-@command("ip.link.mtu")
+@command("ip.link.mtu", base=True)
 async def link_mtu(ctx: Context, args: MtuArgs) -> None:
     """Set a link's largest packet."""
     await ctx.node.links.set_mtu(args.name, args.mtu)
 
 
-@command("ip.link.list", role="reader")
+@command("ip.link.list", base=True, role="reader")
 async def link_list(ctx: Context) -> list[Link]:
     """All links."""
     return [Link(**row) for row in await ctx.node.links.list()]
@@ -107,22 +107,25 @@ async def link_list(ctx: Context) -> list[Link]:
 
 class AddressArgs(Struct, frozen=True):
     name: LinkName
-    ip: Annotated[str, Meta(min_length=1, max_length=64, description="address/prefix")]
+    ip: Annotated[
+        str,
+        Meta(extra={"kind": "interface address"}, min_length=1, max_length=64, description="address/prefix"),
+    ]
 
 
-@command("ip.addr.add")
+@command("ip.addr.add", base=True)
 async def addr_add(ctx: Context, args: AddressArgs) -> None:
     """Add an address to a link."""
     await ctx.node.links.add_address(args.name, args.ip)
 
 
-@command("ip.addr.del")
+@command("ip.addr.del", base=True)
 async def addr_del(ctx: Context, args: AddressArgs) -> None:
     """Remove an address from a link."""
     await ctx.node.links.delete_address(args.name, args.ip)
 
 
-@command("ip.addr.list", role="reader")
+@command("ip.addr.list", base=True, role="reader")
 async def addr_list(ctx: Context, args: NameArgs) -> list[str]:
     """A link's addresses as address/prefix, IPv4 and IPv6."""
     return await ctx.node.links.addresses(args.name)
@@ -130,29 +133,57 @@ async def addr_list(ctx: Context, args: NameArgs) -> list[str]:
 
 class RouteAddArgs(Struct, frozen=True):
     dev: LinkName
-    dst: Annotated[str, Meta(max_length=64, description="network/prefix; empty: the default route")] = ""
-    gw: Annotated[str, Meta(max_length=64, description="address of the gateway; empty: none")] = ""
+    dst: Annotated[
+        str,
+        Meta(
+            extra={"kind": "network or empty"},
+            max_length=64,
+            description="network/prefix; empty: the default route",
+        ),
+    ] = ""
+    gw: Annotated[
+        str,
+        Meta(
+            extra={"kind": "address or empty"},
+            max_length=64,
+            description="address of the gateway; empty: none",
+        ),
+    ] = ""
 
 
 class RouteDelArgs(Struct, frozen=True):
     dev: OptionalLinkName = ""
-    dst: Annotated[str, Meta(max_length=64, description="network/prefix, default, or empty: any")] = ""
-    gw: Annotated[str, Meta(max_length=64, description="address of the gateway; empty: any")] = ""
+    dst: Annotated[
+        str,
+        Meta(
+            extra={"kind": "network or empty"},
+            max_length=64,
+            description="network/prefix, default, or empty: any",
+        ),
+    ] = ""
+    gw: Annotated[
+        str,
+        Meta(
+            extra={"kind": "address or empty"},
+            max_length=64,
+            description="address of the gateway; empty: any",
+        ),
+    ] = ""
 
 
-@command("ip.route.add")
+@command("ip.route.add", base=True)
 async def route_add(ctx: Context, args: RouteAddArgs) -> None:
     """Add a route; an empty dst is the default route."""
     await ctx.node.links.add_route(args.dev, args.dst, args.gw)
 
 
-@command("ip.route.del")
+@command("ip.route.del", base=True)
 async def route_del(ctx: Context, args: RouteDelArgs) -> None:
     """Delete the one route that matches; what is empty matches all."""
     await ctx.node.links.delete_route(args.dev, args.dst, args.gw)
 
 
-@command("ip.route.list", role="reader")
+@command("ip.route.list", base=True, role="reader")
 async def route_list(ctx: Context) -> list[Route]:
     """The routes of the main table."""
     return [Route(**row) for row in await ctx.node.links.routes()]
@@ -164,7 +195,7 @@ class BondAddArgs(Struct, frozen=True):
     mtu: Mtu = 1500
 
 
-@command("ip.bond.add")
+@command("ip.bond.add", base=True)
 async def bond_add(ctx: Context, args: BondAddArgs) -> None:
     """Bond links (mode balance-rr) and bring the bond up."""
     await ctx.node.links.add_bond(args.bond, args.interfaces, args.mtu)
@@ -174,13 +205,13 @@ class BondArgs(Struct, frozen=True):
     bond: LinkName
 
 
-@command("ip.bond.del")
+@command("ip.bond.del", base=True)
 async def bond_del(ctx: Context, args: BondArgs) -> None:
     """Delete a bond; its links stay."""
     await ctx.node.links.delete_bond(args.bond)
 
 
-@command("ip.bond.list", role="reader")
+@command("ip.bond.list", base=True, role="reader")
 async def bond_list(ctx: Context) -> dict[str, list[dict[str, str]]]:
     """Every bond with the sections of its file in /proc/net/bonding."""
     return await ctx.node.links.bonds()

@@ -105,7 +105,7 @@ class Core0:
             folder=paths.gate,
             organizations=cmdline.every(words, "organization"),
         )
-        self.network = Network(reaper, self.jobs)
+        self.network = Network(reaper, self.jobs, file=settings.main.network)
         self._faults = Faults()
         self.jobs.counters["faults"] = self._faults.state
         self.local: Any = None  # jobs.local.LocalSocket, imported late
@@ -197,6 +197,7 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
         )
+        self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         await containers.open()
         flists.on_lost = containers.lost

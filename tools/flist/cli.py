@@ -7,7 +7,6 @@ import typer
 
 from g8node.errors import InvalidArgument
 from g8tools.flist import change, look, stores, trust
-from g8tools.flist.common import store_url
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -29,7 +28,10 @@ def pack(
         Path, typer.Argument(help="A folder, a tar archive (gz, bz2, xz too) or an OCI image layout.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.flist", help="The flist to write.")],
-    store: Annotated[str, typer.Option(metavar="DIR|URL", help="Where the chunks go: a folder or a Hub.")],
+    store: Annotated[
+        list[str],
+        typer.Option(metavar="DIR|URL", help="Where the chunks go: every store given gets them."),
+    ],
     token_file: Annotated[Path | None, typer.Option(help="Token for a Hub.")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Publisher's secret: keeps equal files of strangers apart.")
@@ -56,7 +58,7 @@ def pack(
     """Pack a tree into an flist file and its chunks."""
     from g8node.flist.pack import PackOptions
     from g8node.wire.ignore import Ignore
-    from g8tools.hub.cli import read_token
+    from g8tools.hub.cli import read_token, store_address
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")
@@ -74,7 +76,8 @@ def pack(
         ignore=Ignore([*patterns, *(ignore or [])]),
         router=_router(router_file, route or [], keep_credentials),
     )
-    done = console.run_async(_pack(source, out, store_url(store), read_token(token_file), options))
+    where = " ".join(map(store_address, store))
+    done = console.run_async(_pack(source, out, where, read_token(token_file), options))
     moved = done.progress
     console.show(
         {
@@ -104,14 +107,14 @@ def _router(file: Path | None, routes: list[str], keep_credentials: bool) -> "Ro
     return router if keep_credentials else stripped(router)
 
 
-async def _pack(source: Path, out: Path, url: str, token: str, options: "PackOptions") -> "PackResult":
+async def _pack(source: Path, out: Path, where: str, token: str, options: "PackOptions") -> "PackResult":
     from dataclasses import replace
 
     from g8node.flist.pack import Progress
     from g8node.flist.pack import pack as packed
-    from g8node.store.locate import open_store
+    from g8node.store.stores import Stores
 
-    target = open_store(url, token=token)
+    target = Stores().open(where, token=token)
     try:
         with console.progress(f"pack {source}", count_bytes=True) as bar:
             before = 0

@@ -1,11 +1,10 @@
 """What the commands of `g8 flist` share: opening flists, choosing stores, paths (async)."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,38 +45,25 @@ def read(flist: str) -> "Flist":
         return read_flist(path)
 
 
-def store_url(store: str) -> str:
-    """A store as the command line has it: a URL, or a folder."""
-    return store if "://" in store else f"dir://{os.path.abspath(store)}"
-
-
 @contextlib.asynccontextmanager
 async def opened(
     store: str, router: "Router | None", token_file: Path | None = None
 ) -> "AsyncIterator[Store | None]":
-    """The store that was given, else those of the flist's router in their order; None when there are none."""
-    from g8node.store.locate import open_store
-    from g8node.store.routed import RoutedStore
-    from g8node.store.verified import VerifiedStore
-    from g8tools.hub.cli import read_token
+    """The store that was given, else those of the flist's router, as a node would ask them; None without."""
+    from g8node.store.stores import Stores
+    from g8tools.hub.cli import read_token, store_address
 
-    urls = [store_url(store)] if store else _urls(router)
-    token = read_token(token_file) if store else ""
-    stores: list[Any] = [open_store(url, token=token) for url in urls]
+    if store:
+        chosen = Stores().open(store_address(store), token=read_token(token_file))
+    elif router is not None:
+        chosen = Stores().open(router)
+    else:
+        yield None
+        return
     try:
-        if len(stores) > 1:
-            yield RoutedStore([VerifiedStore(one) for one in stores])
-        else:
-            yield stores[0] if stores else None
+        yield chosen
     finally:
-        for one in stores:
-            await one.close()
-
-
-def _urls(router: "Router | None") -> list[str]:
-    if router is None:
-        return []
-    return list(dict.fromkeys(rule.url for pool in router.lookup for rule in router.pools[pool]))
+        await chosen.close()
 
 
 def router_lines(router: "Router | None") -> list[dict[str, str]]:

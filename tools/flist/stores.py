@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from g8node.errors import InvalidArgument
-from g8tools.flist.common import FlistArgument, JsonOption, StoreOption, TokenOption, opened, read, store_url
+from g8tools.flist.common import FlistArgument, JsonOption, StoreOption, TokenOption, opened, read
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def prefetch(
                 return await _copy(plan, _needed(source, plan), target, bar)
 
     copied = console.run_async(run())
-    value = {"chunks": plan.chunk_count, "copied": copied, "into": store_url(into)}
+    value = {"chunks": plan.chunk_count, "copied": copied, "into": into}
     console.show(value, json=json, text=f"{into}: {copied} of {plan.chunk_count} chunks were new")
 
 
@@ -133,10 +133,14 @@ def mount(
     cache: Annotated[Path | None, typer.Option(help="Chunk cache that outlives the mount.")] = None,
 ) -> None:
     """Mount an flist read-only, without a node, until Ctrl-C or SIGTERM. Needs root."""
+    from g8tools.hub.cli import store_address
+
     place = flist if "://" in flist else str(Path(flist).absolute())
     with tempfile.TemporaryDirectory(prefix="g8-mount-") as folder:
         kept = str(cache.absolute()) if cache else f"{folder}/cache"
-        console.run_async(_mount(place, target.absolute(), store_url(store) if store else "", folder, kept))
+        console.run_async(
+            _mount(place, target.absolute(), store_address(store) if store else "", folder, kept)
+        )
 
 
 async def _mount(flist: str, target: Path, store: str, run: str, cache: str) -> None:

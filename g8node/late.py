@@ -41,6 +41,7 @@ def commands() -> tuple[ModuleType, ...]:
         corex,
         disk,
         filesystem,
+        g8ufs,
         hardware,
         ip,
         pprof,
@@ -49,4 +50,4 @@ def commands() -> tuple[ModuleType, ...]:
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return btrfs, clock, config, corex, disk, filesystem, g8ufs, hardware, ip, pprof, rtinfo, service, web

@@ -116,6 +116,12 @@ class Fuse(Struct, frozen=True):
     fetch_bytes: Annotated[int, Meta(ge=1 << 20, description="Chunk data in flight at once.")] = 64 << 20
     read_timeout_s: Annotated[float, Meta(gt=0, description="A read that takes longer answers EIO.")] = 30.0
     flist_bytes: Annotated[int, Meta(ge=1 << 20, description="Largest flist that is downloaded.")] = 1 << 30
+    require_signature: Annotated[bool, Meta(description="Mount only flists that an allowed key signed.")] = (
+        False
+    )
+    allowed_keys: Annotated[
+        tuple[str, ...], Meta(description="Ed25519 public keys, 64 hex digits each, that may sign flists.")
+    ] = ()
 
 
 Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a program; see docs/services.md.")]

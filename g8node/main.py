@@ -197,6 +197,7 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
         )
+        self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         await containers.open()
         flists.on_lost = containers.lost

@@ -1,4 +1,4 @@
-"""The packer (async): a directory or a tar archive in, chunks into a store, an flist file out.
+"""The packer (async): a directory, a tar archive or an OCI layout in, chunks in a store and an flist out.
 
 A bounded pipeline: one thread reads batches of chunks, the cpu pool encodes them, and what the store lacks is
 stored, several batches at once. Data in flight is bounded by `_BATCHES` times `_BATCH_BYTES`; the tree itself
@@ -15,8 +15,10 @@ from typing import Final
 
 from g8node.flist.container import read_flist, write_flist
 from g8node.flist.image import build
-from g8node.flist.source import Part, Source
+from g8node.flist.merkle import sealed
+from g8node.flist.source import How, Part, Source
 from g8node.flist.source_dir import DirectorySource
+from g8node.flist.source_oci import OciSource, is_layout
 from g8node.flist.source_tar import TarSource
 from g8node.flist.tree import Flist, walk
 from g8node.ids import ChunkId
@@ -24,6 +26,8 @@ from g8node.runtime import blocking
 from g8node.store.base import Store
 from g8node.wire.chunk import CHUNK_SIZE, Encoded, encode
 from g8node.wire.flist import Codec
+from g8node.wire.ignore import Ignore
+from g8node.wire.router import Router
 
 _BATCHES: Final = 4
 _BATCH_BYTES: Final = 4 << 20
@@ -52,7 +56,12 @@ class PackOptions:
     level: int = 3
     """zstd level; 0 stores raw."""
     info: Mapping[str, str] = field(default_factory=dict)
-    """Free metadata: entrypoint, environ, readme, ..."""
+    """Free metadata: entrypoint, environ, readme, ... What the source itself says gives way to it."""
+    by_content: bool = False
+    """Cut files by their content instead of every 512 KiB."""
+    ignore: Ignore = field(default_factory=lambda: Ignore(()))
+    router: Router | None = None
+    """Where readers find the chunks, to be written into the flist as it is."""
     progress: Callable[[Progress], None] | None = None
     """Called on the loop after every batch."""
 
@@ -76,25 +85,27 @@ async def pack(source: str, output: str, store: Store, options: PackOptions | No
     for a file that changed meanwhile, Unavailable from the store, OSError from the file system.
     """
     options = options or PackOptions()
-    codec = Codec.G8_KEYED if options.secret else Codec.G8
-    opened = await blocking.run("disk", _open, source, codec)
+    how = How(Codec.G8_KEYED if options.secret else Codec.G8, options.by_content, options.ignore)
+    opened = await blocking.run("disk", _open, source, how)
     packer = _Packer(store, options, opened.total_bytes)
     await packer.run(opened.parts())
     entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(opened.root)))
-    flist = Flist(opened.root, options.info)
+    flist = Flist(opened.root, {**opened.info, **options.info}, options.router)
     digest = await blocking.run("cpu", _write, flist, output)
     return PackResult(output, digest, entries, packer.progress)
 
 
-def _open(path: str, codec: Codec) -> Source:
-    return DirectorySource(path, codec) if os.path.isdir(path) else TarSource(path, codec)
+def _open(path: str, how: How) -> Source:
+    if is_layout(path):
+        return OciSource(path, how)
+    return DirectorySource(path, how) if os.path.isdir(path) else TarSource(path, how)
 
 
 def _write(flist: Flist, output: str) -> str:
     """Write the flist and read it as a node will, before it gets its name: what is packed can be mounted."""
     unchecked = f"{output}.{os.getpid()}.unchecked"
     try:
-        write_flist(flist, unchecked)
+        write_flist(sealed(flist), unchecked)
         build(read_flist(unchecked))
         with open(unchecked, "rb") as source:
             digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
@@ -148,10 +159,10 @@ class _Packer:
         return [self._encode_part(part) for part in batch]
 
     def _encode_part(self, part: Part) -> Encoded | None:
-        if part.data == _ZEROS[: len(part.data)]:
+        blocks, at = part.node.blocks, 32 * part.chunk
+        if blocks.block_size and part.data == _ZEROS[: len(part.data)]:
             return None
         chunk = encode(part.data, self._options.secret, self._options.level)
-        blocks, at = part.node.blocks, 32 * part.chunk
         assert isinstance(blocks.ids, bytearray)
         assert isinstance(blocks.keys, bytearray)
         blocks.ids[at : at + 32] = chunk.id

@@ -6,10 +6,7 @@
 The EROFS is mounted once and bound to every target, so that all containers of one flist share its page
 cache. The only module that touches paths of the session, always in the "path" pool (R5).
 
-Which chunk store: `storage` of the call; else the node's default; else all that is known of the flist, in
-this order, the first that has a chunk answering: its own metadata key `backend` if that is an http(s) URL,
-then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<name>.flist` and
-`http://hub/chunks/`). A local flist without any is an InvalidArgument.
+Which chunk stores are asked: `sources`.
 
 When the session dies (aborted, a bug), `run` raises, and its next call mounts a new one, and every image and
 target again. What stands on a mount of before (an overlay, an open file) fails for good: `on_lost` tells.
@@ -25,26 +22,26 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from g8node.config import Fuse
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.flist.image import ImageRef, prepare
 from g8node.g8ufs.cache import ChunkCache
-from g8node.g8ufs.downloads import Downloads, local_path
+from g8node.g8ufs.downloads import Downloads
 from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.imagefile import ImageFile
 from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
+from g8node.g8ufs.sources import shown, sources
+from g8node.g8ufs.trust import Trust
 from g8node.linux import blockdev
 from g8node.linux import mount as linux
 from g8node.linux.mount import Mount
 from g8node.runtime import blocking, logs
 from g8node.store.base import Store
-from g8node.store.locate import open_store
 from g8node.store.memory import MemoryStore
-from g8node.store.routed import RoutedStore
-from g8node.store.verified import VerifiedStore
+from g8node.store.stores import Stores
+from g8node.wire.router import Router, format_router
 
 log = logs.get("g8ufs.mounts")
 
@@ -62,7 +59,7 @@ class Mounted:
     flist: str
     digest: str
     storage: str
-    """Store URLs, space-separated, in the order in which they are asked."""
+    """Addresses of the stores, in the order in which they are asked, without passwords."""
     info: dict[str, str]
     """The flist's free metadata (`entrypoint`, `environ`, ...)."""
     nosuid: bool = False
@@ -75,6 +72,7 @@ class _Image:
     ref: ImageRef
     key: tuple[str, str]
     place: str
+    router: Router | None
     store: Store
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
     users: int = 0
@@ -88,11 +86,13 @@ class Mounts:
         """`run`: the session (`g8ufs`) and the images lie below it; `cache`: survives a restart."""
         self._config = config or Fuse()
         self._storage = storage
+        self.stores = Stores()
         self._session = Session(f"{run}/g8ufs")
         self._images_at = f"{os.path.abspath(run)}/g8ufs-images"
         self._prepared_at = f"{cache}/images"
         self._chunks_at = f"{cache}/chunks"
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
+        self._trust = Trust(self._config, self._downloads)
         self._cache: ChunkCache | None = None
         self._fetcher: Fetcher | None = None
         self._preparing = asyncio.Semaphore(_PREPARING)
@@ -133,14 +133,14 @@ class Mounts:
         try:
             async with AsyncExitStack() as undo:
                 ref = await self._prepared(flist)
-                urls = self._store_urls(flist, storage, ref)
-                image = await self._acquire(ref, urls)
+                router = await sources(flist, storage or self._storage, ref)
+                image = await self._acquire(ref, router)
                 undo.push_async_callback(self._release, image)
                 await _bound(image.place, target, nosuid)
                 undo.push_async_callback(blocking.run, "path", _unmount, target)
                 if self._images.get(image.key) is not image:
                     raise Unavailable(f"flist {flist}: the FUSE session died meanwhile")
-                mounted = Mounted(target, flist, ref.digest, " ".join(urls), dict(ref.plan.info), nosuid)
+                mounted = Mounted(target, flist, ref.digest, shown(router), dict(ref.plan.info), nosuid)
                 self._targets[target] = (mounted, image)
                 undo.pop_all()
                 return mounted
@@ -193,7 +193,7 @@ class Mounts:
     async def _remount(self, mounted: Mounted, dead: _Image) -> None:
         """Put a target on a fresh image; when that fails it stays as it is, for its owner to detach."""
         try:
-            image = await self._acquire(dead.ref, tuple(mounted.storage.split()))
+            image = await self._acquire(dead.ref, dead.router)
         except (NodeError, OSError) as error:
             log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
             return
@@ -239,38 +239,27 @@ class Mounts:
                 del self._flights[flist]
 
     async def _prepare(self, flist: str) -> ImageRef:
+        signature = await self._trust.signature(flist)
         path = await self._downloads.fetch(flist)
         async with self._preparing:
             try:
-                return await blocking.run("cpu", prepare, path, self._prepared_at)
+                ref = await blocking.run("cpu", prepare, path, self._prepared_at)
             except FileNotFoundError as error:
                 raise NotFound(f"flist {flist} is not there") from error
             except OSError as error:
                 raise Unavailable(f"flist {flist}: {error}") from error
+        self._trust.check(flist, signature, ref)
+        return ref
 
-    def _store_urls(self, flist: str, storage: str, ref: ImageRef) -> tuple[str, ...]:
-        """See the module's header."""
-        if storage or self._storage:
-            return (storage or self._storage,)
-        urls = [ref.plan.info.get("backend", "")]
-        if local_path(flist) is None:
-            parts = urlsplit(flist)
-            urls.append(f"{parts.scheme}://{parts.netloc}")
-        urls = [url for url in dict.fromkeys(urls) if url.startswith(("http://", "https://"))]
-        if not urls and ref.plan.chunk_count:
-            raise InvalidArgument(
-                f"flist {flist}: no chunk store is known", hint="give storage, as dir:///path or http://hub"
-            )
-        return tuple(urls)
-
-    async def _acquire(self, ref: ImageRef, urls: tuple[str, ...]) -> _Image:
+    async def _acquire(self, ref: ImageRef, router: Router | None) -> _Image:
         """The mounted image, with one more user. The first caller mounts, the others wait for it."""
-        key = (ref.digest, " ".join(urls))
+        key = (ref.digest, format_router(router) if router else "")
         image = self._images.get(key)
         if image is None:
             self._serial += 1
             place = f"{self._images_at}/{self._serial}-{ref.digest[:16]}"
-            image = self._images[key] = _Image(ref, key, place, _open(urls))
+            store = self.stores.open(router) if router else MemoryStore()
+            image = self._images[key] = _Image(ref, key, place, router, store)
             image.ready = asyncio.create_task(self._mount(image), name="g8ufs-mount")
         image.users += 1
         try:
@@ -328,13 +317,6 @@ class Mounts:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _open(urls: tuple[str, ...]) -> Store:
-    stores = [open_store(url) for url in urls]
-    if len(stores) == 1:
-        return stores[0]
-    return RoutedStore([VerifiedStore(store) for store in stores]) if stores else MemoryStore()
 
 
 def _absolute(target: str) -> str:

@@ -34,6 +34,7 @@ PORTS: Final = {
     "redis+cluster": 6379,
     "zdb": 9900,
 }
+_OWN: Final = {"dir", "redis+unix"}
 _SERVER_OPTIONS: Final = ("connect_timeout", "timeout", "connections", "ca")
 _CONNECTIONS_MAX: Final = 64
 _TIMEOUT_MAX_S: Final = 3600.0
@@ -45,11 +46,20 @@ def open_store(url: str, *, token: str = "", retries: int = 3) -> Store:
     `token` is for a Hub. InvalidArgument names the address, without its password. Ids are checked by whoever
     decodes the chunk (`ChunkRef.decode`); wrap in VerifiedStore otherwise.
     """
+    store = connect(url, token=token)
+    return store if isinstance(store, LocalStore) else RetryingStore(LimitedStore(store), attempts=retries)
+
+
+def connect(url: str, *, token: str = "") -> Store:
+    """The bare store of one address."""
     place = parse_url(url, ports=PORTS)
-    store = _OPENERS[place.scheme](place, token)
-    if place.scheme == "dir":
-        return store
-    return RetryingStore(LimitedStore(store), attempts=retries)
+    return _OPENERS[place.scheme](place, token)
+
+
+def is_remote(url: str) -> bool:
+    """Whether it is an address that a stranger's flist may name: nothing of this machine's own files."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme.removesuffix("+tls") in PORTS.keys() - _OWN
 
 
 def _directory(place: StoreUrl, _token: str) -> Store:

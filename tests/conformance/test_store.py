@@ -12,13 +12,16 @@ import pytest
 from g8node.errors import NotFound
 from g8node.ids import ChunkId
 from g8node.store.base import Store
+from g8node.store.cached import CachedStore
+from g8node.store.health import WatchedStore
 from g8node.store.http import HttpStore
 from g8node.store.limited import LimitedStore
 from g8node.store.local import LocalStore
 from g8node.store.locate import open_store
 from g8node.store.memory import MemoryStore
 from g8node.store.retrying import RetryingStore
-from g8node.store.routed import RoutedStore
+from g8node.store.routed import in_order
+from g8node.store.stores import Stores
 from g8node.store.verified import VerifiedStore
 from tests.support.chunks import old_chunks, some_chunks
 from tests.support.faults import ChunkServer
@@ -94,6 +97,12 @@ async def of_zdb(_request: pytest.FixtureRequest, _folder: Path, ending: AsyncEx
     return open_store(f"zdb://t:pass@127.0.0.1:{model.port}/chunks")
 
 
+async def of_shards(_request: pytest.FixtureRequest, folder: Path, _ending: AsyncExitStack) -> Store:
+    for name in "abc":
+        (folder / name).mkdir()
+    return Stores().open(f"00-7f=dir://{folder}/a 80-ff=dir://{folder}/b 00-ff=dir://{folder}/c")
+
+
 KINDS: dict[str, Opener] = {
     "memory": of(lambda _: MemoryStore()),
     "local": of(lambda folder: LocalStore(str(folder))),
@@ -108,7 +117,10 @@ KINDS: dict[str, Opener] = {
     "verified": of(lambda _: VerifiedStore(MemoryStore())),
     "retrying": of(lambda _: RetryingStore(MemoryStore())),
     "limited": of(lambda _: LimitedStore(MemoryStore(), requests=2, size_bytes=1 << 20)),
-    "routed": of(lambda _: RoutedStore([MemoryStore(), MemoryStore()])),
+    "cached": of(lambda _: CachedStore(MemoryStore(), MemoryStore())),
+    "watched": of(lambda _: WatchedStore(MemoryStore(), "store")),
+    "sharded": of_shards,
+    "routed": of(lambda _: in_order([MemoryStore(), MemoryStore()])),
 }
 
 

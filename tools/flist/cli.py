@@ -31,7 +31,10 @@ def list_(
 def pack(
     source: Annotated[Path, typer.Argument(help="A folder or a tar archive (gz, xz, zst too).")],
     out: Annotated[Path, typer.Argument(metavar="OUT.flist", help="The flist to write.")],
-    store: Annotated[str, typer.Option(metavar="DIR|URL", help="Where the chunks go: a folder or a Hub.")],
+    store: Annotated[
+        list[str],
+        typer.Option(metavar="DIR|URL", help="Where the chunks go: every store given gets them."),
+    ],
     token_file: Annotated[Path | None, typer.Option(help="Token for a Hub.")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Publisher's secret: keeps equal files of strangers apart.")
@@ -44,7 +47,7 @@ def pack(
 ) -> None:
     """Pack a tree into an flist file and its chunks."""
     from g8node.flist.pack import PackOptions
-    from g8tools.hub.cli import read_token
+    from g8tools.hub.cli import read_token, store_address
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")
@@ -56,8 +59,8 @@ def pack(
         level=level,
         info=dict(pair.split("=", 1) for pair in info or []),
     )
-    url = store if "://" in store else f"dir://{Path(store).absolute()}"
-    done = console.run_async(_pack(source, out, url, read_token(token_file), options))
+    where = " ".join(map(store_address, store))
+    done = console.run_async(_pack(source, out, where, read_token(token_file), options))
     moved = done.progress
     console.show(
         {
@@ -74,14 +77,14 @@ def pack(
     )
 
 
-async def _pack(source: Path, out: Path, url: str, token: str, options: "PackOptions") -> "PackResult":
+async def _pack(source: Path, out: Path, where: str, token: str, options: "PackOptions") -> "PackResult":
     from dataclasses import replace
 
     from g8node.flist.pack import Progress
     from g8node.flist.pack import pack as packed
-    from g8node.store.locate import open_store
+    from g8node.store.stores import Stores
 
-    target = open_store(url, token=token)
+    target = Stores().open(where, token=token)
     try:
         with console.progress(f"pack {source}", count_bytes=True) as bar:
             before = 0

@@ -203,8 +203,16 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
+        await self._start_blocks()
         for commands in modules.commands:
             self.registry.add_module(commands)
+
+    async def _start_blocks(self) -> None:
+        paths = self.node.paths
+        blocks = self._late.blocks.Blocks(self._settings.vdisk, folder=paths.vdisks, socket=paths.nbd_socket)
+        self.jobs.counters["vdisks"] = blocks.state
+        await blocks.start()
+        self.node.blocks = blocks
 
     def _start_screen(self) -> None:
         if self._console is not None:
@@ -275,6 +283,7 @@ class Core0:
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
+            await shutdown.step("vdisks", node.blocks.close(), 60)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         if self.local is not None:
@@ -309,6 +318,7 @@ class _Late:
     links: ModuleType
     disks: ModuleType
     btrfs: ModuleType
+    blocks: ModuleType
     cachedisk: ModuleType
     profile: ModuleType
     commands: tuple[ModuleType, ...]
@@ -328,7 +338,7 @@ def _late_modules() -> _Late:
     from g8node.jobs import local
     from g8node.jobs.commands import corex
     from g8node.linux import textfiles
-    from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
+    from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, links, profile
 
     return _Late(
         mounts,
@@ -337,6 +347,7 @@ def _late_modules() -> _Late:
         links,
         disks,
         btrfs,
+        blocks,
         cachedisk,
         profile,
         late_commands(),
@@ -364,10 +375,11 @@ def late_commands() -> tuple[ModuleType, ...]:
         pprof,
         rtinfo,
         service,
+        vdisk,
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, vdisk, web
 
 
 def _statistics_module() -> ModuleType:

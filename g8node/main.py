@@ -105,7 +105,7 @@ class Core0:
             folder=paths.gate,
             organizations=cmdline.every(words, "organization"),
         )
-        self.network = Network(reaper, self.jobs)
+        self.network = Network(reaper, self.jobs, file=settings.main.network)
         self._faults = Faults()
         self.jobs.counters["faults"] = self._faults.state
         self.local: Any = None  # jobs.local.LocalSocket, imported late

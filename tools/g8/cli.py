@@ -43,6 +43,10 @@ app.add_typer(vdisk_app, name="vdisk")
 
 @app.callback()
 def options(
+    node: frame.NodeOption = "",
+    context: frame.ContextOption = "",
+    password_file: frame.PasswordFileOption = "",
+    json: frame.JsonOption = False,
     tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; else G8_TLS=1.")] = False,
     cacert: Annotated[
         str, typer.Option(metavar="FILE", help="The only CA to trust, implies --tls; else G8_CACERT.")
@@ -53,9 +57,11 @@ def options(
         bool, typer.Option("--insecure", help="TLS with whoever answers; else G8_TLS=insecure.")
     ] = False,
 ) -> None:
-    """How to reach a node; these options come before the command, those of `g8 COMMAND --help` after it."""
+    """How to reach a node; the same and more may come after the command, but not those of TLS."""
+    console.set_json(json)
     on = tls or insecure or bool(cacert or cert)
-    frame.set_tls(connection.TlsOptions(on, cacert, cert, key, insecure))
+    secure = connection.TlsOptions(on, cacert, cert, key, insecure)
+    frame.set_options(connection.Options(node, context, password_file, None, secure))
 
 
 @app.command()
@@ -69,8 +75,14 @@ def version() -> None:
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `console.exit_code`)."""
     words = sys.argv[1:] if words is None else words
+    console.set_json(False, afresh=True)
+    if "_G8_COMPLETE" in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
     try:
         result = app(words, prog_name="g8", standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         return _wrong_use(error, words)
     except (KeyboardInterrupt, typer.Abort):

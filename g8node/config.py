@@ -72,7 +72,9 @@ class Cache(Struct, frozen=True):
 
 class Globals(Struct, frozen=True):
     storage: Annotated[str, Meta(description="Default chunk store URL of flists; empty: the flist's.")] = ""
-    cache: Annotated[str, Meta(description="Chunk cache folder; empty: below the state folder.")] = ""
+    cache: Annotated[
+        str, Meta(description="Folder of chunks, flists and images; empty: var/cache/g8node.")
+    ] = ""
 
 
 RoleName = Literal["reader", "operator", "admin"]

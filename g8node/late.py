@@ -42,6 +42,7 @@ def commands() -> tuple[ModuleType, ...]:
         corex,
         disk,
         filesystem,
+        g8ufs,
         hardware,
         ip,
         pprof,
@@ -51,4 +52,19 @@ def commands() -> tuple[ModuleType, ...]:
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, vdisk, web
+    return (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        g8ufs,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        vdisk,
+        web,
+    )

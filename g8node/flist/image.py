@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 from g8node.errors import InvalidArgument, NodeError, Unavailable
 from g8node.flist import plan as plans
 from g8node.flist.container import read_flist
+from g8node.flist.merkle import MERKLE_KEY
+from g8node.flist.merkle import check as check_root
 from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece, SlotTable
 from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits, Node, walk
 from g8node.linux.guard import off_loop
@@ -81,6 +83,9 @@ def _publish(partial: str, directory: str, digest: bytes) -> ImagePlan:
     """Rename into place; another caller's good copy wins over ours, a damaged one gives way."""
     os.chmod(partial, 0o755)
     for _ in range(16):
+        # Fails when somebody was faster; his is as good as ours unless it turns out to be damaged.
+        with contextlib.suppress(OSError):
+            os.rename(partial, directory)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, Unavailable):
             return plans.load(directory, flist_digest=digest)
         # Moved aside first and removed second: whoever has its files open can go on reading them.
@@ -88,8 +93,6 @@ def _publish(partial: str, directory: str, digest: bytes) -> ImagePlan:
         with contextlib.suppress(FileNotFoundError):
             os.rename(directory, os.path.join(old, "image"))
         shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rename(partial, directory)
     raise Unavailable(f"cannot replace {directory}", hint="something else writes there")
 
 
@@ -104,7 +107,7 @@ def build(flist: Flist, *, uuid: bytes = bytes(16)) -> tuple[ImagePlan, bytearra
         if node.children is not None:
             inodes[id(node)].children = {name: inodes[id(child)] for name, child in node.children.items()}
     metadata = erofs.build(inodes[id(flist.root)], data_blocks=slots.next_block, uuid=uuid)
-    info = dict(flist.info)
+    info = dict(flist.info) | {MERKLE_KEY: check_root(flist).hex()}
     info.pop(plans.ROUTER_KEY, None)
     if flist.router is not None:
         info[plans.ROUTER_KEY] = format_router(flist.router)

@@ -1,4 +1,4 @@
-"""The packer (async): a directory or a tar archive in, chunks into a store, an flist file out.
+"""The packer (async): a directory, a tar archive or an OCI layout in, chunks in a store and an flist out.
 
 A bounded pipeline: one thread reads batches of chunks, the cpu pool encodes them, and what the store lacks is
 stored, several batches at once. Data in flight is bounded by `_BATCHES` times `_BATCH_BYTES`; the tree itself
@@ -15,15 +15,19 @@ from typing import Final
 
 from g8node.flist.container import read_flist, write_flist
 from g8node.flist.image import build
-from g8node.flist.source import Part, Source
+from g8node.flist.merkle import sealed
+from g8node.flist.source import How, Part, Source
 from g8node.flist.source_dir import DirectorySource
+from g8node.flist.source_oci import OciSource, is_layout
 from g8node.flist.source_tar import TarSource
-from g8node.flist.tree import Flist, walk
+from g8node.flist.tree import Flist, Node, walk
 from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.store.base import Store
 from g8node.wire.chunk import CHUNK_SIZE, Encoded, encode
 from g8node.wire.flist import Codec
+from g8node.wire.ignore import Ignore
+from g8node.wire.router import Router
 
 _BATCHES: Final = 4
 _BATCH_BYTES: Final = 4 << 20
@@ -52,7 +56,12 @@ class PackOptions:
     level: int = 3
     """zstd level; 0 stores raw."""
     info: Mapping[str, str] = field(default_factory=dict)
-    """Free metadata: entrypoint, environ, readme, ..."""
+    """Free metadata: entrypoint, environ, readme, ... What the source itself says gives way to it."""
+    by_content: bool = False
+    """Cut files by their content instead of every 512 KiB."""
+    ignore: Ignore = field(default_factory=lambda: Ignore(()))
+    router: Router | None = None
+    """Where readers find the chunks, to be written into the flist as it is."""
     progress: Callable[[Progress], None] | None = None
     """Called on the loop after every batch."""
 
@@ -69,32 +78,54 @@ class PackResult:
     progress: Progress
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree whose chunks are stored; what `pack` makes before it writes."""
+
+    root: Node
+    info: Mapping[str, str]
+    progress: Progress
+
+
 async def pack(source: str, output: str, store: Store, options: PackOptions | None = None) -> PackResult:
-    """Pack the directory or tar archive at `source` into the flist file `output`.
+    """Pack a directory, tar archive or OCI layout at `source` into the flist file `output`.
 
     The flist is written only when every chunk is stored. InvalidArgument for what cannot be packed, Conflict
     for a file that changed meanwhile, Unavailable from the store, OSError from the file system.
     """
     options = options or PackOptions()
-    codec = Codec.G8_KEYED if options.secret else Codec.G8
-    opened = await blocking.run("disk", _open, source, codec)
+    tree = await pack_tree(source, store, options)
+    entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(tree.root)))
+    flist = Flist(tree.root, {**tree.info, **options.info}, options.router)
+    digest = await blocking.run("cpu", _write, flist, output)
+    return PackResult(output, digest, entries, tree.progress)
+
+
+async def pack_tree(
+    source: str, store: Store, options: PackOptions | None = None, *, single: bool = False
+) -> Tree:
+    """As `pack`, without the flist file. `single`: a tree of this one file, whatever it is."""
+    options = options or PackOptions()
+    how = How(Codec.G8_KEYED if options.secret else Codec.G8, options.by_content, options.ignore)
+    opened = await blocking.run("disk", _open, source, how, single)
     packer = _Packer(store, options, opened.total_bytes)
     await packer.run(opened.parts())
-    entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(opened.root)))
-    flist = Flist(opened.root, options.info)
-    digest = await blocking.run("cpu", _write, flist, output)
-    return PackResult(output, digest, entries, packer.progress)
+    return Tree(opened.root, opened.info, packer.progress)
 
 
-def _open(path: str, codec: Codec) -> Source:
-    return DirectorySource(path, codec) if os.path.isdir(path) else TarSource(path, codec)
+def _open(path: str, how: How, single: bool) -> Source:
+    if single:
+        return DirectorySource(path, how, single=True)
+    if is_layout(path):
+        return OciSource(path, how)
+    return DirectorySource(path, how) if os.path.isdir(path) else TarSource(path, how)
 
 
 def _write(flist: Flist, output: str) -> str:
     """Write the flist and read it as a node will, before it gets its name: what is packed can be mounted."""
     unchecked = f"{output}.{os.getpid()}.unchecked"
     try:
-        write_flist(flist, unchecked)
+        write_flist(sealed(flist), unchecked)
         build(read_flist(unchecked))
         with open(unchecked, "rb") as source:
             digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
@@ -148,10 +179,10 @@ class _Packer:
         return [self._encode_part(part) for part in batch]
 
     def _encode_part(self, part: Part) -> Encoded | None:
-        if part.data == _ZEROS[: len(part.data)]:
+        blocks, at = part.node.blocks, 32 * part.chunk
+        if blocks.block_size and part.data == _ZEROS[: len(part.data)]:
             return None
         chunk = encode(part.data, self._options.secret, self._options.level)
-        blocks, at = part.node.blocks, 32 * part.chunk
         assert isinstance(blocks.ids, bytearray)
         assert isinstance(blocks.keys, bytearray)
         blocks.ids[at : at + 32] = chunk.id

@@ -7,34 +7,40 @@ the first pass saw. Nothing is followed. Paths are limited by the kernel's PATH_
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from g8node.errors import Conflict
-from g8node.flist.source import Part, begin_file, check_xattrs
+from g8node.flist.source import How, Part, begin_file, check_xattrs, cut_file
 from g8node.flist.tree import Node
 from g8node.wire.chunk import CHUNK_SIZE
-from g8node.wire.flist import NANOSECONDS, Codec
+from g8node.wire.flist import NANOSECONDS
 
 
 class DirectorySource:
     """See `source.Source`."""
 
-    def __init__(self, path: str, codec: Codec) -> None:
-        self._codec = codec
+    def __init__(self, path: str, how: How | None = None, *, single: bool = False) -> None:
+        """`single`: a tree of this one file, whatever it is."""
+        self._how = how or How()
+        self.info: Mapping[str, str] = {}
         self._links: dict[tuple[int, int], Node] = {}
         self._files: list[tuple[bytes, Node, os.stat_result]] = []
         top = os.fsencode(path)
-        status = os.stat(top)
-        if not stat.S_ISDIR(status.st_mode):
+        status = os.lstat(top) if single else os.stat(top)
+        if single:
+            name = os.path.basename(os.path.abspath(top))
+            self.root = Node(stat.S_IFDIR | 0o755, children={name: self._child(top, status)})
+        elif stat.S_ISDIR(status.st_mode):
+            self.root = self._node(os.path.realpath(top), status)
+            self._scan(os.path.realpath(top), self.root)
+        else:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self.root = self._node(os.path.realpath(top), status)
-        self._scan(os.path.realpath(top), self.root)
         self.total_bytes: int | None = sum(node.size for _, node, _ in self._files)
 
     def _scan(self, top: bytes, root: Node) -> None:
-        stack = [(top, root)]
+        stack = [(top, b"", root)]
         while stack:
-            folder, parent = stack.pop()
+            folder, below, parent = stack.pop()
             children: dict[bytes, Node] = {}
             parent.children = children
             with os.scandir(folder) as entries:
@@ -42,9 +48,12 @@ class DirectorySource:
             for name in names:
                 path = os.path.join(folder, name)
                 status = os.lstat(path)
+                is_directory = stat.S_ISDIR(status.st_mode)
+                if self._how.ignore and self._how.ignore.leaves_out(below + name, directory=is_directory):
+                    continue
                 node = children[name] = self._child(path, status)
-                if stat.S_ISDIR(status.st_mode):
-                    stack.append((path, node))
+                if is_directory:
+                    stack.append((path, below + name + b"/", node))
 
     def _child(self, path: bytes, status: os.stat_result) -> Node:
         linked = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
@@ -54,7 +63,7 @@ class DirectorySource:
         if linked:
             self._links[status.st_dev, status.st_ino] = node
         if stat.S_ISREG(status.st_mode):
-            begin_file(node, status.st_size, self._codec)
+            begin_file(node, status.st_size, self._how)
             self._files.append((path, node, status))
         elif stat.S_ISLNK(status.st_mode):
             node.target = os.readlink(path)
@@ -108,6 +117,9 @@ def _check_same(path: bytes, seen: os.stat_result, now: os.stat_result) -> None:
 
 
 def _read(descriptor: int, path: bytes, node: Node, *, sparse: bool) -> Iterator[Part]:
+    if not node.blocks.block_size:
+        yield from cut_file(node, _reader(descriptor, path, node.size))
+        return
     index, count = 0, len(node.blocks)
     while index < count:
         if sparse:
@@ -123,3 +135,17 @@ def _read(descriptor: int, path: bytes, node: Node, *, sparse: bool) -> Iterator
             raise Conflict(f"{os.fsdecode(path)!r} shrank while it was packed")
         yield Part(node, index, data)
         index += 1
+
+
+def _reader(descriptor: int, path: bytes, size: int) -> Callable[[int], bytes]:
+    at = 0
+
+    def read(most: int) -> bytes:
+        nonlocal at
+        data = os.pread(descriptor, min(most, size - at), at)
+        if not data and at < size:
+            raise Conflict(f"{os.fsdecode(path)!r} shrank while it was packed")
+        at += len(data)
+        return data
+
+    return read

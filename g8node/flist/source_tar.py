@@ -7,16 +7,18 @@ As tar itself does, a later member of a name replaces an earlier one.
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from g8node.errors import InvalidArgument
-from g8node.flist.source import Part, begin_file, check_xattrs
+from g8node.flist.source import How, Part, begin_file, check_xattrs, cut_file
 from g8node.flist.tree import Node
-from g8node.wire.flist import NANOSECONDS, Codec, check_name
+from g8node.wire.flist import NANOSECONDS, check_name
 
 _HEADER_DATA_MAX: Final = 1 << 20
 _DEPTH_MAX: Final = 1024
+_WHITEOUT: Final = b".wh."
+_OPAQUE: Final = b".wh..wh..opq"
 _XATTR: Final = "SCHILY.xattr."
 _MODES: Final = {
     tarfile.REGTYPE: stat.S_IFREG,
@@ -52,10 +54,14 @@ class _Member(tarfile.TarInfo):
 class TarSource:
     """See `source.Source`."""
 
-    def __init__(self, path: str, codec: Codec) -> None:
+    def __init__(self, path: str, how: How | None = None, root: Node | None = None) -> None:
+        """`root`: a tree to which this archive is a later layer, with whiteouts as OCI images have them."""
         self._path = path
-        self._codec = codec
-        self.root = _implied_directory()
+        self._how = how or How()
+        self.info: Mapping[str, str] = {}
+        self._layered = root is not None
+        self._fresh: set[int] = set()
+        self.root = root or _implied_directory()
         self.total_bytes: int | None = None
 
     def parts(self) -> Iterator[Part]:
@@ -75,6 +81,11 @@ class TarSource:
     def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Part]:
         path = _bytes(member.name)
         names = _split(path)
+        if self._left_out(names, directory=member.isdir()):
+            return
+        if self._layered and names and names[-1].startswith(_WHITEOUT):
+            self._white_out(names)
+            return
         if member.type == tarfile.LNKTYPE:
             self._link(names, path, _split(_bytes(member.linkname)))
             return
@@ -87,7 +98,7 @@ class TarSource:
             return
         self._put(names, path, node)
         if node.is_file:
-            begin_file(node, member.size, self._codec)
+            begin_file(node, member.size, self._how)
             yield from _read(archive, member, node, path)
 
     def _node(self, member: tarfile.TarInfo, path: bytes) -> Node:
@@ -119,6 +130,28 @@ class TarSource:
             node.rdev = (member.devmajor, member.devminor)
         return node
 
+    def _left_out(self, names: list[bytes], *, directory: bool) -> bool:
+        ignore = self._how.ignore
+        return bool(ignore) and any(
+            ignore.leaves_out(b"/".join(names[:count]), directory=directory or count < len(names))
+            for count in range(1, len(names) + 1)
+        )
+
+    def _white_out(self, names: list[bytes]) -> None:
+        """Take away what layers below had: one name, or all in a directory that is not of this layer."""
+        node: Node | None = self.root
+        for name in names[:-1]:
+            node = (node.children or {}).get(name) if node is not None else None
+        if node is None or node.children is None:
+            return
+        if names[-1] != _OPAQUE:
+            hidden = node.children.get(names[-1].removeprefix(_WHITEOUT))
+            if hidden is not None and id(hidden) not in self._fresh:
+                del node.children[names[-1].removeprefix(_WHITEOUT)]
+            return
+        for name in [name for name, child in node.children.items() if id(child) not in self._fresh]:
+            del node.children[name]
+
     def _parent(self, names: list[bytes], path: bytes) -> dict[bytes, Node]:
         """The directory that holds the last name; missing ones on the way are made, as tar does."""
         if len(names) > _DEPTH_MAX:
@@ -141,6 +174,7 @@ class TarSource:
                 raise InvalidArgument(f"member {path!r} replaces a directory")
             node.children = before.children
         folder[names[-1]] = node
+        self._fresh.add(id(node))
 
     def _link(self, names: list[bytes], path: bytes, target: list[bytes]) -> None:
         node: Node | None = self.root
@@ -191,6 +225,11 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, node: Node, path: b
     content = archive.extractfile(member)
     assert content is not None
     with content:
+        if not node.blocks.block_size and node.size:
+            yield from cut_file(node, content.read)
+            if sum(node.blocks.sizes) != node.size:
+                raise InvalidArgument(f"member {path!r} ends too early")
+            return
         for index, size in enumerate(node.blocks.sizes):
             data = content.read(size)
             if len(data) != size:

@@ -6,48 +6,49 @@
 The EROFS is mounted once and bound to every target, so that all containers of one flist share its page
 cache. The only module that touches paths of the session, always in the "path" pool (R5).
 
-Which chunk store: `storage` of the call; else the node's default; else all that is known of the flist, in
-this order, the first that has a chunk answering: its own metadata key `backend` if that is an http(s) URL,
-then scheme, host and port of the flist's URL (a Hub serves `http://hub/<repo>/<name>.flist` and
-`http://hub/chunks/`). A local flist without any is an InvalidArgument.
+Which chunk stores are asked: `sources`.
 
 When the session dies (aborted, a bug), `run` raises, and its next call mounts a new one, and every image and
 target again. What stands on a mount of before (an overlay, an open file) fails for good: `on_lost` tells.
 """
 
 import asyncio
-import contextlib
-import errno
+import builtins
 import functools
 import os
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from g8node.config import Fuse
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.flist.image import ImageRef, prepare
+from g8node.flist.plan import ImagePlan
+from g8node.g8ufs import kept, kernelmount, prefetch
+from g8node.g8ufs.ahead import Ahead
 from g8node.g8ufs.cache import ChunkCache
-from g8node.g8ufs.downloads import Downloads, local_path
+from g8node.g8ufs.counters import Reads
+from g8node.g8ufs.downloads import Downloads
 from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.imagefile import ImageFile
 from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
-from g8node.linux import blockdev
-from g8node.linux import mount as linux
-from g8node.linux.mount import Mount
+from g8node.g8ufs.sources import shown, sources
+from g8node.g8ufs.trust import Trust
 from g8node.runtime import blocking, logs
 from g8node.store.base import Store
-from g8node.store.locate import open_store
 from g8node.store.memory import MemoryStore
-from g8node.store.routed import RoutedStore
-from g8node.store.verified import VerifiedStore
+from g8node.store.stores import Stores
+from g8node.wire.router import Router, format_router
 
 log = logs.get("g8ufs.mounts")
 
+_PRUNE_EVERY_S: Final = 60.0
+_KEPT_SHARE: Final = 4
+"""Images, flists and profiles may take this part of the cache's budget; the rest is for chunks."""
 _PREPARING: Final = 1
 """Images built at once: the cpu pool must keep a thread for decoding chunks that readers wait for."""
 
@@ -62,7 +63,7 @@ class Mounted:
     flist: str
     digest: str
     storage: str
-    """Store URLs, space-separated, in the order in which they are asked."""
+    """Addresses of the stores, in the order in which they are asked, without passwords."""
     info: dict[str, str]
     """The flist's free metadata (`entrypoint`, `environ`, ...)."""
     nosuid: bool = False
@@ -75,8 +76,10 @@ class _Image:
     ref: ImageRef
     key: tuple[str, str]
     place: str
+    router: Router | None
     store: Store
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    counters: Reads = field(default_factory=Reads)
     users: int = 0
     ready: "asyncio.Task[None] | None" = None
 
@@ -88,11 +91,17 @@ class Mounts:
         """`run`: the session (`g8ufs`) and the images lie below it; `cache`: survives a restart."""
         self._config = config or Fuse()
         self._storage = storage
+        self.stores = Stores()
         self._session = Session(f"{run}/g8ufs")
         self._images_at = f"{os.path.abspath(run)}/g8ufs-images"
         self._prepared_at = f"{cache}/images"
         self._chunks_at = f"{cache}/chunks"
+        self._profiles_at = f"{cache}/profiles"
+        self._kept_at = (self._prepared_at, f"{cache}/flists", self._profiles_at)
+        self._pruned_s = float("-inf")
+        self._past = Reads()
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
+        self._trust = Trust(self._config, self._downloads)
         self._cache: ChunkCache | None = None
         self._fetcher: Fetcher | None = None
         self._preparing = asyncio.Semaphore(_PREPARING)
@@ -113,7 +122,7 @@ class Mounts:
         self._fetcher = Fetcher(self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=limit_s)
         try:
             # The cache's lock says that no other process is alive here: what is mounted is a dead one's.
-            await blocking.run("path", _sweep, self._session.mountpoint, self._images_at)
+            await blocking.run("path", kernelmount.sweep, self._session.mountpoint, self._images_at)
             await self._session.start()
         except BaseException:
             await self._cache.close()
@@ -133,14 +142,14 @@ class Mounts:
         try:
             async with AsyncExitStack() as undo:
                 ref = await self._prepared(flist)
-                urls = self._store_urls(flist, storage, ref)
-                image = await self._acquire(ref, urls)
+                router = await sources(flist, storage or self._storage, ref)
+                image = await self._acquire(ref, router)
                 undo.push_async_callback(self._release, image)
                 await _bound(image.place, target, nosuid)
-                undo.push_async_callback(blocking.run, "path", _unmount, target)
+                undo.push_async_callback(blocking.run, "path", kernelmount.unmount, target)
                 if self._images.get(image.key) is not image:
                     raise Unavailable(f"flist {flist}: the FUSE session died meanwhile")
-                mounted = Mounted(target, flist, ref.digest, " ".join(urls), dict(ref.plan.info), nosuid)
+                mounted = Mounted(target, flist, ref.digest, shown(router), dict(ref.plan.info), nosuid)
                 self._targets[target] = (mounted, image)
                 undo.pop_all()
                 return mounted
@@ -166,7 +175,7 @@ class Mounts:
             self._targets.pop(target, None)
 
     async def _detach(self, target: str, image: _Image) -> None:
-        await blocking.run("path", _unmount, target)
+        await blocking.run("path", kernelmount.unmount, target)
         await self._release(image)
 
     async def run(self) -> None:
@@ -193,13 +202,13 @@ class Mounts:
     async def _remount(self, mounted: Mounted, dead: _Image) -> None:
         """Put a target on a fresh image; when that fails it stays as it is, for its owner to detach."""
         try:
-            image = await self._acquire(dead.ref, tuple(mounted.storage.split()))
+            image = await self._acquire(dead.ref, dead.router)
         except (NodeError, OSError) as error:
             log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
             return
         self._targets[mounted.target] = (mounted, image)
         try:
-            await blocking.run("path", _unmount, mounted.target)
+            await blocking.run("path", kernelmount.unmount, mounted.target)
             await _bound(image.place, mounted.target, mounted.nosuid)
         except OSError as error:
             log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
@@ -208,6 +217,74 @@ class Mounts:
     async def list(self) -> list[Mounted]:
         """What is attached, oldest first."""
         return [found[0] for found in self._targets.values() if found]
+
+    async def shown(self) -> builtins.list[dict[str, Any]]:
+        """`g8ufs.list`: one row for each target; targets of one image share its counters."""
+        return [
+            {
+                "target": mounted.target,
+                "flist": mounted.flist,
+                "digest": mounted.digest,
+                "storage": mounted.storage,
+                "chunks": image.ref.plan.chunk_count,
+                "reads": image.counters.shown(),
+            }
+            for mounted, image in (found for found in self._targets.values() if found)
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """`g8ufs.stats`: since the start, all mounts together."""
+        cache, fetcher = self._opened()
+        total = Reads()
+        for counters in (self._past, *(image.counters for image in self._images.values())):
+            total.add(counters)
+        return {
+            "mounts": len(self._targets),
+            "images": len(self._images),
+            "reads": total.shown(),
+            "fetches": fetcher.counters.shown(),
+            "cache": cache.shown(),
+            "stores": self.stores.state(),
+        }
+
+    async def prefetch(self, flist: str, *, storage: str = "", paths: Sequence[str] = ()) -> dict[str, Any]:
+        """Bring the flist and its chunks (of these paths; none: all) into the cache; see prefetch.Fetched."""
+        cache, fetcher = self._opened()
+        ref = await self._prepared(flist)
+        router = await sources(flist, storage or self._storage, ref)
+        folders = [os.fsencode(posixpath.normpath(f"/{path}").lstrip("/")) for path in paths]
+        if router is None:
+            return asdict(prefetch.Fetched())
+        store = self.stores.open(router)
+        try:
+            refs = prefetch.wanted(ref.plan, folders)
+            return asdict(await prefetch.fetch_all(fetcher, cache, store, refs))
+        finally:
+            await store.close()
+
+    async def pin(self, flist: str) -> dict[str, Any]:
+        """Never evict the flist's chunks: `{digest, chunks, size_bytes}`. Exhausted: they are too many."""
+        cache, _ = self._opened()
+        ref = await self._prepared(flist)
+        chunks = await blocking.run("cpu", _ids, ref.plan)
+        await cache.pin(ref.digest, chunks)
+        return {"digest": ref.digest, "chunks": len(chunks), "size_bytes": sum(size for _, size in chunks)}
+
+    async def unpin(self, flist: str) -> bool:
+        """By the flist's name or digest; False when it was not pinned."""
+        cache, _ = self._opened()
+        digest = flist if re.fullmatch(r"[0-9a-f]{64}", flist) else (await self._prepared(flist)).digest
+        return await cache.unpin(digest)
+
+    async def drop(self) -> int:
+        """Forget all chunks but the pinned; the bytes that became free."""
+        cache, _ = self._opened()
+        return await cache.clear()
+
+    def _opened(self) -> tuple[ChunkCache, Fetcher]:
+        if self._cache is None or self._fetcher is None:
+            raise Unavailable("g8ufs is not running")
+        return self._cache, self._fetcher
 
     async def close(self) -> None:
         """Detach everything and end the session; never waits for a store. Safe to call twice."""
@@ -239,38 +316,43 @@ class Mounts:
                 del self._flights[flist]
 
     async def _prepare(self, flist: str) -> ImageRef:
+        signature = await self._trust.signature(flist)
         path = await self._downloads.fetch(flist)
         async with self._preparing:
             try:
-                return await blocking.run("cpu", prepare, path, self._prepared_at)
+                ref = await blocking.run("cpu", prepare, path, self._prepared_at)
             except FileNotFoundError as error:
                 raise NotFound(f"flist {flist} is not there") from error
             except OSError as error:
                 raise Unavailable(f"flist {flist}: {error}") from error
+        self._trust.check(flist, signature, ref)
+        await blocking.run("disk", kept.touch, ref.directory)
+        await self._prune(ref)
+        return ref
 
-    def _store_urls(self, flist: str, storage: str, ref: ImageRef) -> tuple[str, ...]:
-        """See the module's header."""
-        if storage or self._storage:
-            return (storage or self._storage,)
-        urls = [ref.plan.info.get("backend", "")]
-        if local_path(flist) is None:
-            parts = urlsplit(flist)
-            urls.append(f"{parts.scheme}://{parts.netloc}")
-        urls = [url for url in dict.fromkeys(urls) if url.startswith(("http://", "https://"))]
-        if not urls and ref.plan.chunk_count:
-            raise InvalidArgument(
-                f"flist {flist}: no chunk store is known", hint="give storage, as dir:///path or http://hub"
-            )
-        return tuple(urls)
+    async def _prune(self, ref: ImageRef) -> None:
+        """Keep the folders beside the chunks within the budget that they share with them."""
+        now = asyncio.get_running_loop().time()
+        if now - self._pruned_s < _PRUNE_EVERY_S or self._cache is None:
+            return
+        self._pruned_s = now
+        budget = self._config.cache_bytes
+        keep = {ref.digest, *(image.ref.digest for image in self._images.values()), *self._cache.pins}
+        try:
+            size = await blocking.run("disk", kept.prune, self._kept_at, budget // _KEPT_SHARE, keep)
+            await self._cache.resize(max(budget - size, budget // 2))
+        except OSError as error:
+            log.warning("the folders of images and flists could not be pruned", error=str(error))
 
-    async def _acquire(self, ref: ImageRef, urls: tuple[str, ...]) -> _Image:
+    async def _acquire(self, ref: ImageRef, router: Router | None) -> _Image:
         """The mounted image, with one more user. The first caller mounts, the others wait for it."""
-        key = (ref.digest, " ".join(urls))
+        key = (ref.digest, format_router(router) if router else "")
         image = self._images.get(key)
         if image is None:
             self._serial += 1
             place = f"{self._images_at}/{self._serial}-{ref.digest[:16]}"
-            image = self._images[key] = _Image(ref, key, place, _open(urls))
+            store = self.stores.open(router) if router else MemoryStore()
+            image = self._images[key] = _Image(ref, key, place, router, store)
             image.ready = asyncio.create_task(self._mount(image), name="g8ufs-mount")
         image.users += 1
         try:
@@ -293,27 +375,34 @@ class Mounts:
         if image.ready is not None:
             await asyncio.wait([image.ready])
         await image.undo.aclose()
+        self._past.add(image.counters)
 
     async def _mount(self, image: _Image) -> None:
         async with AsyncExitStack() as undo:
-            entry = await self._entry(image)
+            entry, file = await self._entry(image)
             undo.push_async_callback(self._session.remove, entry)
-            await blocking.run("path", _mount_erofs, self._session.path(entry), image.place)
-            undo.push_async_callback(blocking.run, "path", _unmount, image.place, remove=True)
+            await blocking.run("path", kernelmount.mount_erofs, self._session.path(entry), image.place)
+            undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
+            undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
 
-    async def _entry(self, image: _Image) -> Entry:
+    def _ahead(self, image: _Image, file: ImageFile) -> Ahead:
+        cache, fetcher = self._opened()
+        path = f"{self._profiles_at}/{image.ref.digest}"
+        return Ahead(image.ref.plan, file.recorder, path, fetcher=fetcher, cache=cache, store=image.store)
+
+    async def _entry(self, image: _Image) -> tuple[Entry, ImageFile]:
         """The entry in the session. It owns the file, and the file the store."""
-        assert self._cache is not None
-        assert self._fetcher is not None
+        cache, fetcher = self._opened()
         file = ImageFile(
             image.ref.plan,
             image.store,
-            self._cache,
-            self._fetcher,
+            cache,
+            fetcher,
             read_timeout_s=self._config.read_timeout_s,
             closed=lambda: self._background(image.store.close()),
         )
+        image.counters = file.counters
         around = ReadAround(file)
         try:
             await blocking.run("disk", file.open)
@@ -322,7 +411,7 @@ class Mounts:
             file.close()
             raise
         around.push = functools.partial(self._session.push, entry)
-        return entry
+        return entry, file
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -330,11 +419,10 @@ class Mounts:
         task.add_done_callback(self._tasks.discard)
 
 
-def _open(urls: tuple[str, ...]) -> Store:
-    stores = [open_store(url) for url in urls]
-    if len(stores) == 1:
-        return stores[0]
-    return RoutedStore([VerifiedStore(store) for store in stores]) if stores else MemoryStore()
+def _ids(plan: ImagePlan) -> list[tuple[bytes, int]]:
+    """(id, plain size) of every chunk."""
+    chunks = (plan.chunk(index) for index in range(plan.chunk_count))
+    return [(chunk.id, chunk.plain_size) for chunk in chunks]
 
 
 def _absolute(target: str) -> str:
@@ -345,13 +433,13 @@ def _absolute(target: str) -> str:
 
 async def _bound(place: str, target: str, nosuid: bool) -> None:
     """Bind the image at the target; a cancelled caller finds nothing mounted."""
-    task = asyncio.ensure_future(blocking.run("path", _bind, place, target, nosuid))
+    task = asyncio.ensure_future(blocking.run("path", kernelmount.bind, place, target, nosuid))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if task.exception() is None:
-            await blocking.run("path", _unmount, target)
+            await blocking.run("path", kernelmount.unmount, target)
         raise
 
 
@@ -363,58 +451,3 @@ async def _finish(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _bind(place: str, target: str, nosuid: bool) -> None:
-    os.makedirs(target, exist_ok=True)
-    linux.bind(place, target)
-    if nosuid:
-        flags = Mount.BIND | Mount.REMOUNT | Mount.RDONLY | Mount.NODEV | Mount.NOSUID
-        try:
-            linux.mount("none", target, "", flags)
-        except OSError:
-            linux.unmount_if_mounted(target, lazy=True)
-            raise
-
-
-def _mount_erofs(path: str, place: str) -> None:
-    """File-backed where the kernel can (6.12), through a loop device before."""
-    os.makedirs(place)
-    flags = Mount.RDONLY | Mount.NODEV
-    try:
-        try:
-            linux.mount(path, place, "erofs", flags)
-        except OSError as error:
-            if error.errno != errno.ENOTBLK:
-                raise
-            fd, device = blockdev.loop_attach(path)
-            try:
-                linux.mount(device, place, "erofs", flags)
-            finally:
-                os.close(fd)
-    except OSError as error:
-        os.rmdir(place)
-        raise Unavailable(f"cannot mount the image {path}: {error}") from error
-
-
-def _unmount(target: str, *, remove: bool = False) -> None:
-    """Unmount, lazily when it is in use."""
-    try:
-        linux.unmount_if_mounted(target)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        linux.unmount_if_mounted(target, lazy=True)
-    if remove:
-        os.rmdir(target)
-
-
-def _sweep(session: str, images: str) -> None:
-    """Unmount what a dead predecessor left, the newest first, and remove its mount points."""
-    for entry in reversed(linux.mounts()):
-        if entry.target == session or entry.target.startswith(f"{images}/"):
-            log.warning("unmounting what a dead process left", target=entry.target)
-            linux.unmount_if_mounted(entry.target, lazy=True)
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(images):
-            os.rmdir(f"{images}/{name}")

@@ -8,7 +8,7 @@ docs/commands.md say.
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 from msgspec import inspect as shapes
 
 PATH_BYTES_MAX: Final = 4095
@@ -28,6 +28,18 @@ Name = Annotated[
     str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x20/]+\Z", extra={"kind": "name"})
 ]
 Text = Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})]
+Data = Annotated[str, Meta(extra={"kind": "data"}, description="any characters")]
+JobId = Annotated[str, Meta(min_length=1, max_length=4096, extra={"kind": "job id"})]
+OptionalJobId = Annotated[str, Meta(max_length=4096, extra={"kind": "job id"}, description="empty: all")]
+CommandName = Annotated[str, Meta(max_length=255, extra={"kind": "command"}, description="empty: all")]
+ContainerId = Annotated[int, Meta(ge=0, le=2**31 - 1, extra={"kind": "container id"})]
+CommandObject = Annotated[Raw, Meta(extra={"kind": "command object"}, description="as sent to core:default")]
+Pid = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Signal = Annotated[int, Meta(ge=0, le=64)]
+Variables = dict[
+    Annotated[str, Meta(pattern=r"\A[^=\x00]+\Z", extra={"kind": "variable"})],
+    Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})],
+]
 
 _PLAIN: Final[dict[type, str]] = {
     shapes.IntType: "int",

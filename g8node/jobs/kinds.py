@@ -7,26 +7,59 @@ from msgspec import Meta
 LinkName = Annotated[
     str,
     Meta(
+        extra={"kind": "link"},
         pattern=r"\A(?!\.{1,2}\Z)[!-$&-.0-9;-~]{1,15}\Z",
         description="A network link: 1 to 15 printable characters without '/', ':' and '%'.",
     ),
 ]
 OptionalLinkName = Annotated[
-    str, Meta(pattern=r"\A(?:|(?!\.{1,2}\Z)[!-$&-.0-9;-~]{1,15})\Z", description="As LinkName, or empty.")
+    str,
+    Meta(
+        extra={"kind": "link or empty"},
+        pattern=r"\A(?:|(?!\.{1,2}\Z)[!-$&-.0-9;-~]{1,15})\Z",
+        description="As LinkName, or empty.",
+    ),
 ]
 OptionalMac = Annotated[
     str,
-    Meta(pattern=r"\A(?:|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})\Z", description="A MAC address, or empty."),
+    Meta(
+        extra={"kind": "mac or empty"},
+        pattern=r"\A(?:|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})\Z",
+        description="A MAC address, or empty.",
+    ),
+]
+OptionalNetwork = Annotated[
+    str,
+    Meta(
+        extra={"kind": "network or empty"},
+        max_length=64,
+        description="network/prefix of IPv4; empty: any",
+    ),
 ]
 Mtu = Annotated[int, Meta(ge=68, le=65535)]
 AbsolutePath = Annotated[
-    str, Meta(pattern=r"\A/[^\x00]*\Z", max_length=4095, description="An absolute path.")
+    str,
+    Meta(
+        extra={"kind": "absolute path"},
+        pattern=r"\A/[^\x00]*\Z",
+        max_length=4095,
+        description="An absolute path.",
+    ),
 ]
 Device = Annotated[
     str,
     Meta(
+        extra={"kind": "device"},
         pattern=r"\A(?:/[^\x00]+|[A-Za-z0-9][A-Za-z0-9!._-]*)\Z",
         max_length=4095,
         description="A block device: an absolute path, or its name below /dev.",
+    ),
+]
+OptionalDevice = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?:|/[^\x00]+|[A-Za-z0-9][A-Za-z0-9!._-]*)\Z",
+        max_length=4095,
+        extra={"kind": "device or empty"},
     ),
 ]

@@ -28,13 +28,15 @@ def read_folders(
             problems.append(f"{folder}: {len(names)} files, only the first {count_max} are read")
         for path in (os.path.join(folder, name) for name in names[:count_max]):
             try:
-                texts.append((path, _read(path, size_max)))
+                texts.append((path, read_text(path, size_max)))
             except (OSError, ValueError) as error:
                 problems.append(f"{path}: {getattr(error, 'strerror', None) or error}")
     return texts, problems
 
 
-def _read(path: str, size_max: int) -> str:
+@off_loop
+def read_text(path: str, size_max: int) -> str:
+    """A UTF-8 file of at most `size_max` bytes; else ValueError. OSError."""
     # A FIFO among the files must not hold up the boot.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

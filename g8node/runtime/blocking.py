@@ -4,6 +4,7 @@ One pool a kind of wait, so that a stuck file system cannot starve process start
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Final, Literal, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Pool = Literal["path", "exec", "cpu", "disk", "pipes", "auth"]
+Pool = Literal["path", "exec", "cpu", "disk", "pipes", "auth", "vdisk", "fsync"]
 
 SIZES: Final[dict[Pool, int]] = {
     "path": 16,  # mounts and paths that our own FUSE session may serve; may hang for as long as a store does
@@ -20,6 +21,8 @@ SIZES: Final[dict[Pool, int]] = {
     "cpu": 2,  # hashing, compression, building images
     "disk": 8,  # files on the root file system and the local cache
     "pipes": 32,  # a child's stdin, stdout, stderr; each may wait for a file that our own FUSE session serves
+    "vdisk": 8,  # blocks of vdisks that are not in memory, and all writes of blocks
+    "fsync": 4,  # flushes of vdisks, which take as long as a disk likes, and must not delay reads
     "auth": 1,  # signatures and certificates at the gate, which must not wait behind images being built
 }
 
@@ -36,7 +39,35 @@ def pool(name: Pool) -> ThreadPoolExecutor:
 async def run(name: Pool, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run fn in the named pool. Cancelling the caller does not stop a call that has begun."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(pool(name), functools.partial(fn, *args, **kwargs))
+    answer: asyncio.Future[T] = loop.create_future()
+    # Half the cost of run_in_executor, which matters to blocks of 4 KiB.
+    work = pool(name).submit(_call, loop, answer, functools.partial(fn, *args, **kwargs))
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        work.cancel()
+        raise
+
+
+def _call(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T], fn: Callable[[], T]) -> None:
+    """In the thread: call, and tell the loop, if it is still there."""
+    settle: Callable[[], None]
+    try:
+        settle = functools.partial(_settle, answer, fn())
+    except BaseException as error:  # noqa: BLE001 - it reaches who waits
+        settle = functools.partial(_refuse, answer, error)
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(settle)
+
+
+def _settle(answer: asyncio.Future[T], value: T) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
+def _refuse(answer: asyncio.Future[T], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 def close() -> None:

@@ -28,6 +28,8 @@ log = logs.get("watchdog")
 _KEPT: Final = 100
 _FEEDS: Final = 6
 """Feeds in one timeout of the device."""
+_REARMS: Final = 10
+"""Times that faulthandler is armed anew in `hang_s`."""
 _SEARCH_S: Final = 120.0
 """How long after the start the device may appear: its module is loaded in the background."""
 
@@ -61,7 +63,7 @@ class Watchdog:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._hardware: HardwareWatchdog | None = None
-        self._started = self._fed = self._looked = 0.0
+        self._started = self._fed = self._looked = self._armed = 0.0
         self.stalls: deque[Stall] = deque(maxlen=_KEPT)
 
     def start(self) -> None:
@@ -96,7 +98,10 @@ class Watchdog:
         }
 
     def _rearm(self) -> None:
-        if self._hang_s:
+        """Each time costs a thread, so not at every sign of life."""
+        now = time.monotonic()
+        if self._hang_s and now - self._armed > self._hang_s / _REARMS:
+            self._armed = now
             faulthandler.dump_traceback_later(self._hang_s, repeat=True)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, loop_thread: int) -> None:

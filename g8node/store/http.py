@@ -8,23 +8,19 @@
                                          the Hub checks every id and names a wrong one
 
 Ids of N bytes instead of 32 are sent apart, with `?id=N`. A base without the batch call (a plain file server)
-is asked chunk by chunk. aiohttp is imported on first use, in a thread: it would stop the loop for longer than
-the watchdog allows.
+is asked chunk by chunk.
 """
 
 import asyncio
-import base64
-import importlib
 import io
 import struct
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from g8node.ids import ChunkId
-from g8node.runtime import blocking
 from g8node.store.base import STORED_SIZE_MAX, StoreError
+from g8node.store.web import SINGLES, Web, WebAccess, bounded, failures, reason
 from g8node.wire.chunk import ID_SIZE
 
 if TYPE_CHECKING:
@@ -35,47 +31,19 @@ _MISSING_BATCH: Final = 16384
 _UPLOAD_BYTES: Final = 8 << 20
 _LENGTH: Final = struct.Struct("<I")
 _ABSENT: Final = 0xFFFFFFFF
-_SINGLES: Final = 16
 _TYPE: Final = {"Content-Type": "application/octet-stream"}
 
 
 class HttpStore:
-    """Keep-alive connections, opened on first use. `token` is for writing, `user` for a server that asks."""
+    """`token` is needed for writing only."""
 
-    def __init__(
-        self,
-        base: str,
-        *,
-        token: str = "",
-        user: str = "",
-        password: str = "",
-        connect_timeout_s: float = 5.0,
-        read_timeout_s: float = 10.0,
-    ) -> None:
+    def __init__(self, base: str, *, token: str = "", access: WebAccess | None = None) -> None:
         if not base.startswith(("http://", "https://")):
             raise InvalidArgument(f"chunk store {base!r}: expected http:// or https://")
         self._base = base.rstrip("/")
         self._token = token
-        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        self._login = {"Authorization": f"Basic {basic}"} if user or password else {}
-        self._timeouts = (connect_timeout_s, read_timeout_s)
-        self._session: aiohttp.ClientSession | None = None
-        self._opening = asyncio.Lock()
+        self._web = Web(access or WebAccess())
         self._batches = True
-
-    async def _client(self) -> "aiohttp.ClientSession":
-        async with self._opening:
-            if self._session is None:
-                http = await blocking.run("disk", importlib.import_module, "aiohttp")
-                connect_s, read_s = self._timeouts
-                self._session = http.ClientSession(
-                    timeout=http.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
-                    connector=http.TCPConnector(limit=2 * _SINGLES, keepalive_timeout=30),
-                    headers=self._login,
-                    auto_decompress=False,
-                    trust_env=False,
-                )
-            return self._session
 
     async def get_many(self, ids: Sequence[ChunkId]) -> dict[ChunkId, bytes | StoreError]:
         answers: dict[ChunkId, bytes | StoreError] = {}
@@ -96,7 +64,7 @@ class HttpStore:
         return answers
 
     async def _get_singles(self, ids: Sequence[ChunkId]) -> dict[ChunkId, bytes | StoreError]:
-        slots = asyncio.Semaphore(_SINGLES)
+        slots = asyncio.Semaphore(SINGLES)
 
         async def one(id: ChunkId) -> bytes | StoreError:
             async with slots:
@@ -107,15 +75,15 @@ class HttpStore:
     async def _get(self, id: ChunkId) -> bytes | StoreError:
         url = f"{self._base}/chunks/{id.hex()}"
         try:
-            client = await self._client()
+            client = await self._web.client()
             async with client.get(url) as response:
                 if response.status == 404:
                     return NotFound(f"chunk {id.hex()} is not in {self._base}")
                 if response.status != 200:
                     return Unavailable(f"{url}: HTTP {response.status}")
-                return await _bounded(response, STORED_SIZE_MAX)
-        except _failures() as error:
-            return Unavailable(f"{url}: {_reason(error)}")
+                return await bounded(response, STORED_SIZE_MAX)
+        except failures() as error:
+            return Unavailable(f"{url}: {reason(error)}")
         except Unavailable as error:
             return error
 
@@ -124,7 +92,7 @@ class HttpStore:
         url = f"{self._base}/chunks/get{_size_query(ids[0])}"
         answers: dict[ChunkId, bytes | StoreError] = {}
         try:
-            client = await self._client()
+            client = await self._web.client()
             async with client.post(url, data=b"".join(ids), headers=_TYPE) as response:
                 if response.status in (404, 405, 501):
                     return None
@@ -132,8 +100,8 @@ class HttpStore:
                     raise Unavailable(f"{url}: HTTP {response.status}")
                 for id in ids:
                     answers[id] = await self._next(response, id)
-        except _failures(Unavailable) as error:
-            failed = Unavailable(f"{url}: {_reason(error)}")
+        except failures(Unavailable) as error:
+            failed = Unavailable(f"{url}: {reason(error)}")
             return {id: answers.get(id, failed) for id in ids}
         return answers
 
@@ -174,10 +142,10 @@ class HttpStore:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
-            client = await self._client()
+            client = await self._web.client()
             # As a stream: aiohttp would write a large bytes object to the socket in one go.
             async with client.post(url, data=io.BytesIO(body), headers=headers) as response:
-                reply = await _bounded(response, reply_max)
+                reply = await bounded(response, reply_max)
                 if response.status in (401, 403):
                     raise PermissionDenied(f"{url}: HTTP {response.status}", hint="check the Hub token")
                 if 400 <= response.status < 500 and response.status not in (408, 429):
@@ -187,13 +155,11 @@ class HttpStore:
                 if response.status not in (200, 201):
                     raise Unavailable(f"{url}: HTTP {response.status}")
                 return reply
-        except _failures() as error:
-            raise Unavailable(f"{url}: {_reason(error)}") from error
+        except failures() as error:
+            raise Unavailable(f"{url}: {reason(error)}") from error
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-        self._session = None
+        await self._web.close()
 
 
 def _by_size(ids: Iterable[ChunkId]) -> Iterator[list[ChunkId]]:
@@ -206,23 +172,3 @@ def _by_size(ids: Iterable[ChunkId]) -> Iterator[list[ChunkId]]:
 
 def _size_query(id: ChunkId) -> str:
     return "" if len(id) == ID_SIZE else f"?id={len(id)}"
-
-
-def _failures(*also: type[Exception]) -> tuple[type[Exception], ...]:
-    """What a network does to us. Nothing of aiohttp is raised before it is imported."""
-    usual: tuple[type[Exception], ...] = (OSError, TimeoutError, asyncio.IncompleteReadError, *also)
-    http = sys.modules.get("aiohttp")
-    return usual if http is None else (http.ClientError, *usual)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-async def _bounded(response: "aiohttp.ClientResponse", limit: int) -> bytes:
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > limit:
-            raise Unavailable(f"{response.url}: more than {limit} bytes")
-    return bytes(body)

@@ -6,12 +6,14 @@
     redis+unix:///path/of.sock[?hash=NAME]
     redis+cluster[+tls]://[user][:password]@host[:6379][,host…]
     zdb[+tls]://[token][:password]@host[:9900][/namespace]
+    s3[+tls]://KEY:SECRET@host[:port]/bucket[/prefix][?region=NAME]   also s3s:// and s3s+tls://
 
 Options of all servers: `connect_timeout`, `timeout` (seconds of silence), `connections`, `ca` (a file with
 the certificates to trust). A redis user without password is sent as password, as old routers mean it.
 """
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from g8node.errors import InvalidArgument
@@ -22,6 +24,7 @@ from g8node.store.limited import LimitedStore
 from g8node.store.local import LocalStore
 from g8node.store.retrying import RetryingStore
 from g8node.store.url import StoreUrl, parse_url
+from g8node.store.web import WebAccess
 
 PORTS: Final = {
     "dir": 0,
@@ -33,7 +36,10 @@ PORTS: Final = {
     "redis+unix": 0,
     "redis+cluster": 6379,
     "zdb": 9900,
+    "s3": 80,
+    "s3s": 443,
 }
+_OWN: Final = {"dir", "redis+unix"}
 _SERVER_OPTIONS: Final = ("connect_timeout", "timeout", "connections", "ca")
 _CONNECTIONS_MAX: Final = 64
 _TIMEOUT_MAX_S: Final = 3600.0
@@ -45,11 +51,20 @@ def open_store(url: str, *, token: str = "", retries: int = 3) -> Store:
     `token` is for a Hub. InvalidArgument names the address, without its password. Ids are checked by whoever
     decodes the chunk (`ChunkRef.decode`); wrap in VerifiedStore otherwise.
     """
+    store = connect(url, token=token)
+    return store if isinstance(store, LocalStore) else RetryingStore(LimitedStore(store), attempts=retries)
+
+
+def connect(url: str, *, token: str = "") -> Store:
+    """The bare store of one address."""
     place = parse_url(url, ports=PORTS)
-    store = _OPENERS[place.scheme](place, token)
-    if place.scheme == "dir":
-        return store
-    return RetryingStore(LimitedStore(store), attempts=retries)
+    return _OPENERS[place.scheme](place, token)
+
+
+def is_remote(url: str) -> bool:
+    """Whether it is an address that a stranger's flist may name: nothing of this machine's own files."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme.removesuffix("+tls") in PORTS.keys() - _OWN
 
 
 def _directory(place: StoreUrl, _token: str) -> Store:
@@ -60,16 +75,41 @@ def _directory(place: StoreUrl, _token: str) -> Store:
 
 
 def _http(place: StoreUrl, token: str) -> Store:
-    place.check_options("connect_timeout", "timeout")
+    place.check_options("connect_timeout", "timeout", "ca")
     if len(place.hosts) != 1 or place.tls:
         raise InvalidArgument(f"chunk store {place.name}: expected http(s)://host[:port]/base")
-    return HttpStore(
-        place.name,
-        token=token,
-        user=place.user,
-        password=place.password,
-        connect_timeout_s=_seconds(place, "connect_timeout", 5.0),
-        read_timeout_s=_seconds(place, "timeout", 10.0),
+    headers = {}
+    if place.user or place.password:
+        basic = base64.b64encode(f"{place.user}:{place.password}".encode()).decode()
+        headers["Authorization"] = f"Basic {basic}"
+    return HttpStore(place.name, token=token, access=_web_access(place, headers))
+
+
+def _s3(place: StoreUrl, _token: str) -> Store:
+    from g8node.store.s3 import S3Store
+    from g8node.wire.sigv4 import Keys
+
+    place.check_options("region", "connect_timeout", "timeout", "ca")
+    if len(place.hosts) != 1 or not place.user or not place.password:
+        raise InvalidArgument(f"chunk store {place.name}: expected s3://KEY:SECRET@host[:port]/bucket")
+    is_tls = place.tls or place.scheme == "s3s"
+    host, port = place.hosts[0]
+    host = f"[{host}]" if ":" in host else host
+    # s3:// is rfs' scheme: its port is that of http, or of https with TLS.
+    port = 443 if is_tls and port == PORTS["s3"] else port
+    authority = host if port == (443 if is_tls else 80) else f"{host}:{port}"
+    region = place.options.get("region") or "us-east-1"
+    keys = Keys(place.user, place.password, region)
+    origin = f"http{'s' * is_tls}://{authority}"
+    return S3Store(place.name, origin, place.path, keys, _web_access(place, {}))
+
+
+def _web_access(place: StoreUrl, headers: Mapping[str, str]) -> WebAccess:
+    return WebAccess(
+        headers,
+        place.options.get("ca", ""),
+        _seconds(place, "connect_timeout", 5.0),
+        _seconds(place, "timeout", 10.0),
     )
 
 
@@ -175,4 +215,6 @@ _OPENERS: Final[dict[str, Callable[[StoreUrl, str], Store]]] = {
     "redis+unix": _redis_unix,
     "redis+cluster": _cluster,
     "zdb": _zdb,
+    "s3": _s3,
+    "s3s": _s3,
 }

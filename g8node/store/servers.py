@@ -137,7 +137,7 @@ class Server:
         host, port = self._place
         if not self._access.tls:
             return (await loop.create_connection(made, host, port))[1]
-        context = await blocking.run("disk", _tls_context, self._access.authority)
+        context = await blocking.run("disk", tls_context, self._access.authority)
         return (await loop.create_connection(made, host, port, ssl=context, server_hostname=host))[1]
 
     async def close(self) -> None:
@@ -164,7 +164,7 @@ async def _answers(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
     return [future.exception() or future.result() for future in futures]
 
 
-def _tls_context(authority: str) -> ssl.SSLContext:
+def tls_context(authority: str) -> ssl.SSLContext:
     """Blocks: reads certificates."""
     context = ssl.create_default_context(cafile=authority or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -59,11 +59,8 @@ def encode(plain: bytes | memoryview, secret: bytes = b"", level: int = 3) -> En
     if len(secret) > SECRET_SIZE_MAX:
         raise InvalidArgument(f"publisher secret has {len(secret)} bytes, expected at most {SECRET_SIZE_MAX}")
     key = hashlib.blake2b(plain, digest_size=KEY_SIZE, key=secret).digest()
-    body = _RAW + plain
-    if level:
-        packed = bytes(cramjam.zstd.compress(plain, level))
-        if len(packed) < len(plain):
-            body = _ZSTD + packed
+    packed = cramjam.zstd.compress(plain, level) if level else None
+    body = _ZSTD + packed if packed is not None and len(packed) < len(plain) else _RAW + plain
     nonce = hashlib.blake2b(body, digest_size=NONCE_SIZE, key=key).digest()
     stored = nonce + AESGCM(key).encrypt(nonce, body, None)
     return Encoded(chunk_id(stored), key, stored)

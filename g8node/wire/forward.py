@@ -62,7 +62,7 @@ def _address(text: str, whole: str) -> tuple[str, str]:
         if not _LINK.fullmatch(text) or text[0].isdigit():
             raise _wrong(whole) from None
         return "", text
-    if network.prefixlen == 0 or text == "0.0.0.0":  # noqa: S104 - it means any client
+    if network.prefixlen == 0 or text == "0.0.0.0":
         return "", ""
     return (str(network.network_address) if network.prefixlen == 32 else str(network)), ""
 

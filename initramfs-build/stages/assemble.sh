@@ -26,6 +26,10 @@ fill_node_layer() {
     install -m 755 "$init/udhcpc.script" "$tree/usr/share/udhcpc/default.script"
     # Where Debian's busybox looks when udhcpc is called without -s.
     ln -s /usr/share/udhcpc/default.script "$tree/etc/udhcpc/default.script"
+    mkdir -p "$tree/usr/bin" "$tree/usr/sbin"
+    install -m 755 "$init/corectl" "$tree/usr/bin/corectl"
+    ln -s ../bin/corectl "$tree/usr/sbin/reboot"
+    ln -s ../bin/corectl "$tree/usr/sbin/poweroff"
     install -m 644 "$init/g8node.toml" "$tree/etc/g8node.toml"
     revision >"$tree/etc/g8node-release"
     local file

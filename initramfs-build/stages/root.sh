@@ -88,10 +88,11 @@ for source in sources:
     rmdir "$root/proc" "$root/dev" "$root/tmp" 2>/dev/null || true
 }
 
-# Links for those busybox applets that no real tool of the image shadows.
+# Links for those busybox applets that no real tool of the image shadows; reboot and poweroff are corectl.
 applets() {
     local applet
     for applet in $("$1/usr/bin/busybox" --list); do
+        case $applet in reboot | poweroff) continue ;; esac
         [ -e "$1/usr/bin/$applet" ] || [ -e "$1/usr/sbin/$applet" ] || [ -L "$1/usr/bin/$applet" ] ||
             [ -L "$1/usr/sbin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"
     done

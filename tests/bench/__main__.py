@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from g8node.linux.namespace import prepare_agent_namespace
-from tests.bench import boot, containers, g8ufs, gate, jobs, rows
+from tests.bench import boot, containers, flist, g8ufs, gate, jobs, rows
 from tests.bench.rows import Row, save, table
 
 OUT = Path(__file__).resolve().parent.parent.parent / "build/bench.json"
 
 # A bench yields the rows of one set-up; `wanted` tells which of its rows to measure.
 Bench = Callable[[Callable[[str], bool], Path], Iterable[Row]]
-BENCHES: tuple[Bench, ...] = (jobs.bench, gate.bench, containers.bench, g8ufs.bench, boot.bench)
+BENCHES: tuple[Bench, ...] = (
+    jobs.bench,
+    gate.bench,
+    containers.bench,
+    g8ufs.bench,
+    flist.bench,
+    boot.bench,
+)
 
 
 def main() -> None:

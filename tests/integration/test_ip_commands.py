@@ -1,52 +1,20 @@
 """ip.*: links, addresses, routes and bridges, by an agent in a network namespace of its own."""
 
-import ctypes
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import redis
 
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon
+from tests.support.netns import agent_inside
 
 pytestmark = [pytest.mark.root]
-
-CLONE_NEWNET = 0x40000000
-# A pair of links to work with; the loopback is for the gate.
-SCRIPT = 'ip link set lo up && ip link add v0 type veth peer name v1 && exec "$@"'
-
-
-@contextmanager
-def network_of(pid: int) -> Iterator[None]:
-    """This thread in the network namespace of that process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    own, other = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        assert libc.setns(other, CLONE_NEWNET) == 0
-        yield
-    finally:
-        assert libc.setns(own, CLONE_NEWNET) == 0
-        os.close(own)
-        os.close(other)
-
-
-class Inside(Daemon):
-    """Its gate is reached by sockets that were made in its namespace."""
-
-    def gate(self, **options: Any) -> redis.Redis:
-        client = super().gate(**options)
-        with network_of(self.pid):
-            client.connection_pool.release(client.connection_pool.get_connection())
-        return client
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    prefix = ["unshare", "--net", "/bin/sh", "-c", SCRIPT, "sh"]
-    with daemon(tmp_path_factory.mktemp("node"), prefix=prefix, kind=Inside) as running:
+    with agent_inside(tmp_path_factory.mktemp("node")) as running:
         yield running
         assert "Traceback" not in running.log()
 

@@ -181,7 +181,7 @@ def test_redis_killed_inside_the_node_comes_back(vm: NodeVm) -> None:
 
 def test_console_tells_the_phases_and_no_traceback(vm: NodeVm) -> None:
     console = vm.vm.console()
-    assert re.search(r"phase redis \(\d/\d\): done, [\d.]+s", console)
+    assert re.search(r"phase redis \(\d+/\d+\): done, [\d.]+s", console)
     assert "g8node ready" in console
     assert "Traceback" not in console
 

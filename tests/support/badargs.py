@@ -1,4 +1,9 @@
-"""From a struct of arguments: one set that fits, and many of which one field does not."""
+"""From a struct of arguments: one set that fits, and many of which one field does not.
+
+A field says what is legal by its type: a `Literal`, a range of an int, a bool, or a text with a named kind
+(`Meta(extra={"kind": ...})`). KINDS has what the generator must know of each kind. `undeclared` finds the
+fields that say nothing.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,15 +12,45 @@ from typing import Any
 from msgspec import Struct
 from msgspec import inspect as shapes
 
-from g8node.jobs.arguments import kind, shapes_of
+from g8node.jobs.arguments import shapes_of
 
-_LEGAL = {
-    "path": "/nonexistent/g8node-test",
-    "name": "root",
-    "url": "http://127.0.0.1:9/x",
-    "handle": "0-0",
-    "base64": "",
-    "text": "x",
+KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    # kind: (a legal value that harms nobody, illegal values beside those that its pattern and lengths forbid)
+    "absolute path": ("/nonexistent/g8node-test", ("", "relative", "./x")),
+    "address or empty": ("", ("x", "300.1.1.1", "1.1.1.1/8", "::g")),
+    "base64": ("", ("*", "YQ=", "é")),
+    "command": ("core.ping", ("a" * 256,)),
+    "command object": ({"command": "core.ping"}, (1, "x", [], True, {"command": 1}, {"id": 5})),
+    "container id": (0, (2**31,)),
+    "data": ("", ()),
+    "device": ("/dev/g8node-nonexistent", ("", "../x", "-x", "a b")),
+    "device or empty": ("", ("../x", "-x", "a b")),
+    "disk": ("sd", ("", "../x", "a b")),
+    "domain": ("cpu", ("", "no-such-domain")),
+    "group": ("g8node-test", ("", "a/b", "..", "-x", "a" * 65)),
+    "handle": ("0-0", ("",)),
+    "host": ("localhost", ("", "-x", "a b", "a/b")),
+    "hosts": ("192.0.2.1", ("", "a/b", "a;b")),
+    "interface address": ("192.0.2.1/24", ("", "x", "300.1.1.1/8", "192.0.2.1/33", "::1/129")),
+    "job id": ("g8node-no-such-job", ("a" * 4097,)),
+    "keyword": ("bios", ("nothing", "-1", "43")),
+    "label": ("x", ("a\nb", "a" * 256)),
+    "link": ("g8none0", ("", ".", "..", "a/b", "a:b", "a" * 16)),
+    "link or empty": ("", (".", "a/b", "a" * 16)),
+    "list": ("g8node-test", ("a" * 129,)),
+    "log level": ("INFO", ("", "LOUD")),
+    "mac or empty": ("", ("x", "00:11:22:33:44", "00:11:22:33:44:gg")),
+    "name": ("root", ("", "a b", "a/b")),
+    "network or empty": ("", ("x", "300.1.1.0/24", "192.0.2.0/33")),
+    "numbers": ("", ("x", "1-", "1,,2", "-1")),
+    "path": ("/nonexistent/g8node-test", ("", "a\0b")),
+    "position": ("1MB", ("", "x", "1XB", "--1")),
+    "size": ("100M", ("", "x", "-1", "1.5M")),
+    "text": ("x", ()),
+    "url": ("http://127.0.0.1:9/x", ("", "ftp://x", "x")),
+    "uuid": ("00000000-00", ("", "x y", "g")),
+    "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.IntType: ("many", 1.5, True, [], {}, 10**400),
@@ -24,6 +59,9 @@ _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.StrType: (1, 1.5, True, ["x"], {}),
     shapes.ListType: ("x", 1, True, {}),
     shapes.DictType: ("x", 1, True, []),
+    shapes.RawType: (),
+    shapes.AnyType: (),
+    shapes.NoneType: (),
 }
 
 
@@ -36,8 +74,28 @@ class Bad:
     arguments: dict[str, Any]
 
 
+def undeclared(arguments: type[Struct]) -> list[str]:
+    """The fields of which any value of its type would do."""
+    return [name for name, shape in shapes_of(arguments).items() if not _is_declared(shape)]
+
+
+def _is_declared(shape: shapes.Type) -> bool:
+    if named := _named(shape):
+        return named in KINDS
+    plain = _plain(shape)
+    if isinstance(plain, shapes.UnionType):
+        return all(_is_declared(each) for each in plain.types)
+    if isinstance(plain, shapes.ListType):
+        return _is_declared(plain.item_type)
+    if isinstance(plain, shapes.DictType):
+        return _is_declared(plain.key_type) and _is_declared(plain.value_type)
+    if isinstance(plain, shapes.IntType):
+        return plain.ge is not None and plain.le is not None
+    return isinstance(plain, shapes.BoolType | shapes.LiteralType | shapes.NoneType)
+
+
 def legal(arguments: type[Struct]) -> dict[str, Any]:
-    """Every field with a value that its declaration allows: text by its kind, or `Meta(examples=...)`."""
+    """Every field with a value that its declaration allows."""
     return {name: _legal(shape) for name, shape in shapes_of(arguments).items()}
 
 
@@ -55,28 +113,34 @@ def bad(arguments: type[Struct]) -> Iterator[Bad]:
             yield Bad(f"illegal {value!r:.40}", name, good | {name: value})
 
 
+def _named(shape: shapes.Type) -> str:
+    return str((shape.extra or {}).get("kind", "")) if isinstance(shape, shapes.Metadata) else ""
+
+
 def _plain(shape: shapes.Type) -> Any:
-    return shape.type if isinstance(shape, shapes.Metadata) else shape
-
-
-def _given(union: shapes.UnionType) -> list[shapes.Type]:
-    """Its types but null, which means that the argument is not given."""
-    return [each for each in union.types if not isinstance(each, shapes.NoneType)]
+    while isinstance(shape, shapes.Metadata):
+        shape = shape.type
+    return shape
 
 
 def _legal(shape: shapes.Type) -> Any:
     plain = _plain(shape)
+    examples = (getattr(shape, "extra_json_schema", None) or {}).get("examples")
+    if examples:
+        return examples[0]
+    if named := _named(shape):
+        value = KINDS[named][0]
+        return value if not isinstance(plain, shapes.IntType) else max(value, plain.ge or 0)
     if isinstance(plain, shapes.UnionType):
-        return _legal(_given(plain)[0])
+        return _legal(plain.types[0])
     if isinstance(plain, shapes.LiteralType):
         return plain.values[0]
     if isinstance(plain, shapes.IntType):
-        return plain.ge or 0
-    if isinstance(plain, shapes.StrType):
-        examples = (getattr(shape, "extra_json_schema", None) or {}).get("examples")
-        return examples[0] if examples else _LEGAL[kind(shape)]
-    empty: dict[type, Any] = {shapes.BoolType: False, shapes.ListType: [], shapes.DictType: {}}
-    return empty[type(plain)]
+        return max(plain.ge or 0, 0)
+    if isinstance(plain, shapes.ListType):
+        return [_legal(plain.item_type)] * (plain.min_length or 0)
+    empty: dict[type, Any] = {shapes.BoolType: False, shapes.DictType: {}, shapes.StrType: "x"}
+    return empty.get(type(plain))
 
 
 def _wrong(shape: shapes.Type) -> list[Any]:
@@ -84,11 +148,13 @@ def _wrong(shape: shapes.Type) -> list[Any]:
     if isinstance(plain, shapes.LiteralType):
         return [1, True, [], {}]
     if isinstance(plain, shapes.UnionType):
-        lists = [_wrong(each) for each in _given(plain)]
+        lists = [_wrong(each) for each in plain.types if not isinstance(each, shapes.NoneType)]
         return [value for value in lists[0] if all(_among(value, each) for each in lists[1:])]
     values = list(_WRONG[type(plain)])
     if isinstance(plain, shapes.ListType):
         values += [[value] for value in _wrong(plain.item_type)]
+    if isinstance(plain, shapes.DictType):
+        values += [{"x": value} for value in _wrong(plain.value_type)]
     return values
 
 
@@ -98,8 +164,10 @@ def _among(value: Any, values: list[Any]) -> bool:
 
 def _illegal(shape: shapes.Type) -> Iterator[Any]:
     plain = _plain(shape)
+    if named := _named(shape):
+        yield from KINDS[named][1]
     if isinstance(plain, shapes.LiteralType):
-        yield from ("", "no-such-word", "rw")
+        yield from ("no-such-word", "rw")
     elif isinstance(plain, shapes.IntType):
         if plain.ge is not None:
             yield plain.ge - 1
@@ -107,13 +175,32 @@ def _illegal(shape: shapes.Type) -> Iterator[Any]:
             yield plain.le + 1
     elif isinstance(plain, shapes.StrType):
         yield from _illegal_text(plain)
-    elif isinstance(plain, shapes.ListType):
+    elif isinstance(plain, shapes.UnionType):
+        for each in plain.types:
+            yield from (value for value in _illegal(each) if not _fits_another(value, each, plain))
+    else:
+        yield from _illegal_collection(plain)
+
+
+def _fits_another(value: Any, shape: shapes.Type, union: shapes.UnionType) -> bool:
+    """A bad int is a bad member of `int | str`; a bad list may hold good texts."""
+    others = [_plain(each) for each in union.types if each is not shape]
+    kinds = {shapes.StrType: str, shapes.IntType: int, shapes.ListType: list}
+    return any(type(value) is kinds.get(type(other)) for other in others)
+
+
+def _illegal_collection(plain: Any) -> Iterator[Any]:
+    if isinstance(plain, shapes.ListType):
         if plain.max_length is not None:
             yield [_legal(plain.item_type)] * (plain.max_length + 1)
+        if plain.min_length:
+            yield []
         yield from ([value] for value in _illegal(plain.item_type))
-    elif isinstance(plain, shapes.UnionType):
-        for each in _given(plain):
-            yield from _illegal(each)
+    elif isinstance(plain, shapes.DictType):
+        if plain.max_length is not None:
+            yield {f"x{n}": _legal(plain.value_type) for n in range(plain.max_length + 1)}
+        yield from ({value: _legal(plain.value_type)} for value in _illegal(plain.key_type))
+        yield from ({"x": value} for value in _illegal(plain.value_type))
 
 
 def _illegal_text(plain: shapes.StrType) -> Iterator[str]:

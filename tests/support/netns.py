@@ -1,10 +1,10 @@
-"""A daemon in a network namespace of its own, so that the machine's network is never touched."""
+"""An agent in a network namespace of its own, and how to talk to its gate from outside."""
 
 import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import redis
 
 from tests.support.daemon import Daemon, daemon
 
-CLONE_NEWNET = 0x40000000
+_CLONE_NEWNET = 0x40000000
+# A pair of links to work with; the loopback is for the gate.
+_SCRIPT = 'ip link set lo up && ip link add v0 type veth peer name v1 && exec "$@"'
 
 
 @contextmanager
@@ -22,10 +24,10 @@ def network_of(pid: int) -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
     own, other = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
-        assert libc.setns(other, CLONE_NEWNET) == 0
+        assert libc.setns(other, _CLONE_NEWNET) == 0
         yield
     finally:
-        assert libc.setns(own, CLONE_NEWNET) == 0
+        assert libc.setns(own, _CLONE_NEWNET) == 0
         os.close(own)
         os.close(other)
 
@@ -52,16 +54,18 @@ class Inside(Daemon):
 
 
 @contextmanager
+def agent_inside(folder: Path) -> Iterator[Daemon]:
+    """With the links v0 and v1, a pair."""
+    with daemon(folder, prefix=["unshare", "--net", "/bin/sh", "-c", _SCRIPT, "sh"], kind=Inside) as running:
+        yield running
+
+
+@contextmanager
 def daemon_inside(folder: Path, script: str = "", config: str = "") -> Iterator[Inside]:
     """`script`: shell commands that prepare the namespace, whose loopback is up already."""
-    prefix: Sequence[str] = [
-        "unshare",
-        "--net",
-        "/bin/sh",
-        "-ec",
-        f'ip link set lo up; {script or ":"}; exec "$@"',
-        "sh",
-    ]
-    with daemon(folder, config, prefix=prefix, kind=Inside) as running:
+    prepare = f'ip link set lo up; {script or ":"}; exec "$@"'
+    with daemon(
+        folder, config, prefix=["unshare", "--net", "/bin/sh", "-ec", prepare, "sh"], kind=Inside
+    ) as running:
         assert isinstance(running, Inside)
         yield running

@@ -14,12 +14,12 @@ import ssl as tls
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
+from g8tools.g8.aio_transport import AsyncTransport
 from g8tools.g8.client import address_of
 from g8tools.g8.flow import Asyncio, Flow
 from g8tools.g8.host import HostClient
 from g8tools.g8.managers.container import ContainerClient
 from g8tools.g8.results import JobNotFoundError, Message, Record, ResultError, Return, Unreachable
-from g8tools.g8.transport import AsyncTransport
 
 __all__ = [
     "Client",

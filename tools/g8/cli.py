@@ -23,6 +23,7 @@ from g8tools.g8 import (
     frame,
 )
 from g8tools.hub.cli import app as hub_app
+from g8tools.vdisk.cli import app as vdisk_app
 
 app = typer.Typer(
     name="g8",
@@ -37,10 +38,15 @@ for part in (cli_node, cli_jobs, cli_files, cli_container, cli_config, cli_conte
     part.register(app)
 app.add_typer(flist_app, name="flist")
 app.add_typer(hub_app, name="hub")
+app.add_typer(vdisk_app, name="vdisk")
 
 
 @app.callback()
 def options(
+    node: frame.NodeOption = "",
+    context: frame.ContextOption = "",
+    password_file: frame.PasswordFileOption = "",
+    json: frame.JsonOption = False,
     tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; else G8_TLS=1.")] = False,
     cacert: Annotated[
         str, typer.Option(metavar="FILE", help="The only CA to trust, implies --tls; else G8_CACERT.")
@@ -51,9 +57,11 @@ def options(
         bool, typer.Option("--insecure", help="TLS with whoever answers; else G8_TLS=insecure.")
     ] = False,
 ) -> None:
-    """How to reach a node; these options come before the command, those of `g8 COMMAND --help` after it."""
+    """How to reach a node; the same and more may come after the command, but not those of TLS."""
+    console.set_json(json)
     on = tls or insecure or bool(cacert or cert)
-    frame.set_tls(connection.TlsOptions(on, cacert, cert, key, insecure))
+    secure = connection.TlsOptions(on, cacert, cert, key, insecure)
+    frame.set_options(connection.Options(node, context, password_file, None, secure))
 
 
 @app.command()
@@ -67,8 +75,14 @@ def version() -> None:
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `console.exit_code`)."""
     words = sys.argv[1:] if words is None else words
+    console.set_json(False, afresh=True)
+    if "_G8_COMPLETE" in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
     try:
         result = app(words, prog_name="g8", standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         return _wrong_use(error, words)
     except (KeyboardInterrupt, typer.Abort):

@@ -30,7 +30,10 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A g8node.toml.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Check a settings file: each key that a node would drop, with its line."""
+    """Check a settings file.
+
+    Each key that a node would drop is named with its line.
+    """
     from g8node import config
 
     console.set_json(json)
@@ -48,7 +51,7 @@ def check(
 
 
 def defaults(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List every setting there is, its default, and what it does."""
+    """List every setting there is."""
     from g8node import config
 
     rows = [

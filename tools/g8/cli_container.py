@@ -30,7 +30,7 @@ ContainerArgument = Annotated[
 
 def list_(
     node: Node,
-    tag: Annotated[list[str] | None, typer.Option(help="Only those with this tag; may be repeated.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Only those with this tag.")] = None,
 ) -> None:
     """List running containers."""
     found = node.client.container.find(*tag) if tag else node.client.container.list()
@@ -60,8 +60,8 @@ def create(
     node: Node,
     root: Annotated[str, typer.Argument(metavar="FLIST", help="URL or path of the flist.")],
     pairs: Pairs = None,
-    name: Annotated[str, typer.Option(help="Name of the container.")] = "",
-    hostname: Annotated[str, typer.Option(help="Its host name.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="For lookup.")] = "",
+    hostname: Annotated[str, typer.Option(metavar="NAME", help="Its host name.")] = "",
     host_network: Annotated[bool, typer.Option("--host-network", help="Use the node's network.")] = False,
     privileged: Annotated[bool, typer.Option("--privileged", help="All capabilities.")] = False,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
@@ -72,9 +72,12 @@ def create(
         list[str] | None, typer.Option(metavar="SOURCE=PATH", help="A folder of the node, or an flist.")
     ] = None,
     storage: Annotated[str, typer.Option(metavar="URL", help="Chunk store of the flist.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be repeated.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
 ) -> None:
-    """Create a container and print its id; further arguments of corex.create as KEY=VALUE."""
+    """Create a container and print its id.
+
+    Further arguments of corex.create are given as KEY=VALUE.
+    """
     arguments = arguments_of(pairs)
     options = {
         "name": name,
@@ -106,19 +109,19 @@ def exec_(
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
     dir: Annotated[str, typer.Option(metavar="DIR", help="Working directory.")] = "",
 ) -> int:
-    """Run a program in a container, show its output, leave with its exit status."""
+    """Run a program in a container; its output and exit status."""
     inside = node.inside(container)
     words = words[words[0] == "--" :]  # the parser leaves it alone when it comes after the container
     return finish(node, inside.system(words, dir, "", texts_of("--env", env), stream=not node.json))
 
 
 def logs(node: Node, container: ContainerArgument, follow: Follow = False) -> int:
-    """Show what a container's process 1 prints; with -f to its end."""
+    """Show what its process 1 prints; -f: to its end."""
     return job_logs(node, f"core-{node.container_id(container)}", follow=follow)
 
 
 def inspect(node: Node, container: ContainerArgument) -> None:
-    """Show a container: what it was made of, where its root is."""
+    """Show a container."""
     found = node.client.container.get(int(container) if container.isdecimal() else container)
     if found is None:
         raise NotFound(f"no container {container!r}", hint="g8 container list")

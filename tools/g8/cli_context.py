@@ -96,7 +96,10 @@ def list_(json: Json = False) -> None:
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell.")],
 ) -> None:
-    """Print what makes the shell complete `g8`'s words: `eval "$(g8 completion bash)"` in ~/.bashrc."""
+    """Print what makes a shell complete g8's words.
+
+    `eval "$(g8 completion bash)"` in ~/.bashrc; likewise for zsh; for fish, `g8 completion fish | source`.
+    """
     from typer._completion_shared import get_completion_script
 
     print(get_completion_script(prog_name="g8", complete_var="_G8_COMPLETE", shell=shell))

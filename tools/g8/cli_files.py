@@ -82,7 +82,7 @@ def _mode(row: dict[str, Any]) -> str:
 
 
 def stat(node: Node, path: Path) -> None:
-    """Show size and permissions of a file or folder."""
+    """Show size and permissions."""
     files, path = _remote(node, path)
     row = entry(files, path)
     if row is None:
@@ -192,7 +192,10 @@ def cp(
     target: Annotated[str, typer.Argument(metavar="TO", help="Local, or [CONTAINER]:PATH; - is stdout.")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders too.")] = False,
 ) -> None:
-    """Copy files to or from a node or a container: `cp ./motd :/etc/motd`, `cp -r 3:/var/log .`"""
+    """Copy files to or from a node.
+
+    `g8 fs cp ./motd :/etc/motd`, `g8 fs cp -r 3:/var/log .` from container 3.
+    """
     one, other = place(source), place(target)
     if (one.container is None) == (other.container is None):
         raise InvalidArgument(

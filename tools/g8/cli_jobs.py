@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from g8node.errors import InvalidArgument
+from g8node.errors import InvalidArgument, NotFound
 from g8tools.g8 import complete, console
 from g8tools.g8.frame import PASS_THROUGH, ContainerOption, Node, Words, command, group, texts_of
 
@@ -26,19 +26,22 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what co
 def run(
     node: Node,
     words: Words,
-    max_time: Annotated[int, typer.Option(min=0, help="The node kills the job after so many seconds.")] = 0,
-    queue: Annotated[str, typer.Option(help="Jobs of one queue run one after another.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A tag of the job; may be repeated.")] = None,
+    max_time: Annotated[int, typer.Option(metavar="SECONDS", min=0, help="The node kills the job then.")] = 0,
+    queue: Annotated[str, typer.Option(metavar="NAME", help="Jobs of one queue run one by one.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="A tag of the job; may be repeated.")
+    ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
     dir: Annotated[str, typer.Option(metavar="DIR", help="Working directory.")] = "",
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Pass our stdin on, read to its end.")] = False,
     shell: Annotated[bool, typer.Option("--shell", "-s", help="CMD is a shell script.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and leave.")] = False,
-    id: Annotated[str, typer.Option(help="Id of the job; a fresh one when left out.")] = "",
+    id: Annotated[str, typer.Option(metavar="ID", help="Id of the job.")] = "",
     container: ContainerOption = "",
 ) -> int:
-    """Run a program, show its output as it comes, leave with its exit status.
+    """Run a program on the node.
 
+    Shows its output as it comes and leaves with its exit status.
     Options of g8 come before CMD. Ctrl-C is sent on to the program; a second one leaves it alone.
     """
     inside = node.inside(container)
@@ -78,12 +81,14 @@ def logs(
     ] = "",
     follow: Follow = False,
     level: Annotated[
-        list[int] | None, typer.Option("--level", "-l", min=0, help="Only these levels; may be repeated.")
+        list[int] | None,
+        typer.Option("--level", "-l", metavar="N", min=0, help="Only these levels; may be repeated."),
     ] = None,
     container: ContainerOption = "",
 ) -> int:
-    """Show what jobs say: the last messages, and with -f all that comes, to the job's end.
+    """Show what jobs say.
 
+    The last messages, and with -f all that comes, to the job's end.
     With --json one object a line.
     """
     if job:
@@ -137,7 +142,8 @@ def job_logs(node: Node, job: str, *, follow: bool) -> int:
     except ResultError as error:
         if error.code != _NOT_FOUND:
             raise
-        return following.exit_status(_ended(node, job)) if follow else 0
+        result = _ended(node, job)
+        return following.exit_status(result) if follow else 0
     response = client.subscribe(job, follow=follow)
     try:
         result = following.follow(client, response, killable=False, lines=node.json)
@@ -166,7 +172,7 @@ def _ended(node: Node, job: str) -> "Return":
 
 def job_list(
     node: Node,
-    tag: Annotated[list[str] | None, typer.Option(help="Only jobs with this tag; may be repeated.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Only jobs with this tag.")] = None,
     container: ContainerOption = "",
 ) -> None:
     """List the jobs that are not finished."""
@@ -207,7 +213,7 @@ def what_it_runs(wire: Mapping[str, Any]) -> str:
 
 
 def job_show(node: Node, job: JobArgument) -> None:
-    """Show a job: its command while it runs, its result for five minutes after."""
+    """Show a job, or for five minutes its result."""
     from g8tools.g8.client import ResultError
 
     try:
@@ -256,7 +262,7 @@ def job_result(
     job: JobArgument,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end of a job that runs.")] = False,
 ) -> int:
-    """Print the result of a job that has ended; leaves with the exit status of its process."""
+    """Print a result; leaves with the exit status of the process."""
     from g8tools.g8.following import exit_status
 
     response = node.client.response_for(job)
@@ -270,7 +276,9 @@ def job_result(
 def job_kill(
     node: Node,
     job: JobArgument,
-    signal: Annotated[int, typer.Option("--signal", "-s", min=1, max=64, help="Number of the signal.")] = 15,
+    signal: Annotated[
+        int, typer.Option("--signal", "-s", metavar="N", min=1, max=64, help="Which signal.")
+    ] = 15,
 ) -> None:
     """Send a signal to a job's processes."""
     _must(node.client.job.kill(job, signal), job)
@@ -285,11 +293,11 @@ def job_unschedule(node: Node, job: JobArgument) -> None:
 
 def _must(there: bool, job: str) -> None:
     if not there:
-        raise InvalidArgument(f"no job {job!r}", hint="g8 job list")
+        raise NotFound(f"no job {job!r}", hint="g8 job list")
 
 
 def job_subscribe(node: Node, job: JobArgument) -> int:
-    """Show what a job says from now on, and the little before, to its end; as `g8 logs -f`."""
+    """Follow what a job says to its end, as `g8 logs -f`."""
     return job_logs(node, job, follow=True)
 
 

@@ -32,7 +32,10 @@ def info(
     part: Annotated[Part | None, typer.Argument(help="What of it; in short when left out.")] = None,
     container: ContainerOption = "",
 ) -> None:
-    """Show what the machine is: processors, memory, file systems, links, listening ports, firmware."""
+    """Show the machine.
+
+    Processors, memory, file systems, network links, listening ports, firmware.
+    """
     inside: Any = node.inside(container)
     if part is None:
         parts = {name: getattr(inside.info, name)() for name in _SUMMARY}
@@ -139,7 +142,7 @@ _SHOWN: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def ps(node: Node, container: ContainerOption = "") -> None:
-    """List processes (jobs are `g8 job list`)."""
+    """List processes; jobs are `g8 job list`."""
     inside: Any = node.inside(container)
     rows = inside.process.list()
     node.show(rows, processes_table(rows))
@@ -167,11 +170,13 @@ def processes_table(rows: Rows) -> str:
 
 def kill(
     node: Node,
-    pid: Annotated[int, typer.Argument(min=2, help="Its process id.")],
-    signal: Annotated[int, typer.Option("--signal", "-s", min=0, max=64, help="Number of the signal.")] = 15,
+    pid: Annotated[int, typer.Argument(metavar="PID", min=2, help="Its process id.")],
+    signal: Annotated[
+        int, typer.Option("--signal", "-s", metavar="N", min=0, max=64, help="Which signal.")
+    ] = 15,
     container: ContainerOption = "",
 ) -> None:
-    """Send a signal to a process (for jobs: `g8 job kill`)."""
+    """Send a signal to a process."""
     inside: Any = node.inside(container)
     inside.process.kill(pid, signal)
     node.done(pid=pid, signal=signal)
@@ -184,12 +189,17 @@ def raw(
         typer.Argument(metavar="NAME", help="Command name, as info.cpu.", autocompletion=complete.commands),
     ],
     pairs: Pairs = None,
-    max_time: Annotated[int, typer.Option(min=0, help="The node kills the job after so many seconds.")] = 0,
-    queue: Annotated[str, typer.Option(help="Jobs of one queue run one after another.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A tag of the job; may be repeated.")] = None,
+    max_time: Annotated[int, typer.Option(metavar="SECONDS", min=0, help="The node kills the job then.")] = 0,
+    queue: Annotated[str, typer.Option(metavar="NAME", help="Jobs of one queue run one by one.")] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="A tag of the job; may be repeated.")
+    ] = None,
     container: ContainerOption = "",
 ) -> None:
-    """Run any command and print its data as JSON; a program's output as it is."""
+    """Run any command of the node.
+
+    Prints its data as JSON, a program's output as it is.
+    """
     inside = node.inside(container)
     response = inside.raw(name, arguments_of(pairs), queue=queue, max_time=max_time, tags=tag)
     result = response.get(node.timeout or max(60.0, max_time + 5.0)).checked()
@@ -208,7 +218,7 @@ def commands(
         str, typer.Argument(metavar="[NAME]", help="Only this one.", autocompletion=complete.commands)
     ] = "",
 ) -> None:
-    """List the commands that the node knows, or show one with its arguments."""
+    """List the node's commands, or explain one."""
     rows = node.client.core.help(name or None)
     node.show(rows, _command_help(rows[0]) if name else commands_table(rows))
 
@@ -239,19 +249,20 @@ def _command_help(row: Mapping[str, Any]) -> str:
 
 
 def state(node: Node) -> None:
-    """Show what core0 and its jobs use, and how its subsystems do."""
+    """Show how core0 and its subsystems do."""
     found = node.client.core.state()
     pairs = [
         ("memory", console.amount(found["rss"])),
         ("cpu", f"{found['cpu']:.1f} %"),
         ("jobs", str(found["jobs"])),
         ("stalls", str(found["stalls"])),
-        *(
-            (f"{each['name']}", " ".join(f"{key}={value}" for key, value in each.items() if key != "name"))
-            for each in found["subsystems"]
-        ),
     ]
-    node.show(found, console.fields(pairs))
+    table = [("SUBSYSTEM", "STATE", "RESTARTS", "LAST ERROR")]
+    table += [
+        (each["name"], "running" if each["running"] else "ended", str(each["restarts"]), each["last_error"])
+        for each in found["subsystems"]
+    ]
+    node.show(found, f"{console.fields(pairs)}\n\n{console.table(table, right=frozenset({2}))}")
 
 
 def service_list(node: Node) -> None:

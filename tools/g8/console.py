@@ -3,7 +3,6 @@
 A terminal gets a progress bar, anything else one plain line per task. `--json` prints one JSON document.
 """
 
-import asyncio
 import contextlib
 import shutil
 import sys
@@ -27,10 +26,10 @@ _NODE_FAILED: Final = frozenset({503, 504})  # of a job: what it needs is not th
 _json = False
 
 
-def set_json(on: bool) -> None:
-    """Whether failures are to be JSON too."""
+def set_json(on: bool, *, afresh: bool = False) -> None:
+    """Whether failures are to be JSON too; said once, it stays so until begun afresh."""
     global _json
-    _json = _json or on
+    _json = on or (_json and not afresh)
 
 
 def is_json() -> bool:
@@ -138,6 +137,8 @@ def duration(seconds: float) -> str:
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine on uvloop."""
+    import asyncio
+
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

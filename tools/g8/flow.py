@@ -82,6 +82,7 @@ class call(Generic[P, T]):
 
     def __init__(self, make: "Callable[Concatenate[Any, P], Flow[T]]") -> None:
         self._make = checked(make)
+        self._seen = _without_self(make)
         functools.update_wrapper(self, make)  # type: ignore[arg-type]  # for help()
 
     @overload
@@ -96,6 +97,7 @@ class call(Generic[P, T]):
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
             return owner.perform(self._make(owner, *args, **kwargs))
 
+        run.__signature__ = self._seen  # type: ignore[attr-defined]
         return run
 
 
@@ -119,6 +121,7 @@ class each(Generic[P, T]):
 
     def __init__(self, make: "Callable[Concatenate[Any, P], Flow[T | None]]") -> None:
         self._make = checked(make)
+        self._seen = _without_self(make)
         functools.update_wrapper(self, make)  # type: ignore[arg-type]
 
     @overload
@@ -133,7 +136,13 @@ class each(Generic[P, T]):
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
             return owner.repeat(lambda: self._make(owner, *args, **kwargs))
 
+        run.__signature__ = self._seen  # type: ignore[attr-defined]
         return run
+
+
+def _without_self(make: Callable[..., Any]) -> inspect.Signature:
+    signature = inspect.signature(make)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 # Types of arguments

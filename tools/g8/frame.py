@@ -71,13 +71,13 @@ Pairs = Annotated[
 ]
 Words = Annotated[list[str], typer.Argument(metavar="CMD…", help="Program and arguments.")]
 
-_tls = connection.TlsOptions()
+_before = connection.Options()
 
 
-def set_tls(options: connection.TlsOptions) -> None:
-    """What stood before the command."""
-    global _tls
-    _tls = options
+def set_options(options: connection.Options) -> None:
+    """What stood before the command; what comes after it wins."""
+    global _before
+    _before = options
 
 
 class Node:
@@ -143,8 +143,7 @@ def command(
             **given: Any,
         ) -> Any:
             console.set_json(g8_json)
-            options = connection.Options(g8_node, g8_context, g8_password_file, g8_timeout, _tls)
-            node = Node(options, json=g8_json)
+            node = Node(_options(g8_node, g8_context, g8_password_file, g8_timeout), json=console.is_json())
             try:
                 return function(node, **given)
             finally:
@@ -158,6 +157,19 @@ def command(
         return function
 
     return add
+
+
+def _options(node: str, context: str, password_file: str, timeout: float | None) -> connection.Options:
+    before = _before
+    if node or context:
+        before = before._replace(node="", context="")
+    return connection.Options(
+        node or before.node,
+        context or before.context,
+        password_file or before.password_file,
+        before.timeout if timeout is None else timeout,
+        before.tls,
+    )
 
 
 def _shared(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -1,4 +1,4 @@
-"""Connections to a node's gate: redis protocol over TCP or TLS, blocking and asyncio.
+"""Connections to a node's gate: redis protocol over TCP or TLS (blocking; aio_transport has the other).
 
 A connection carries one exchange at a time; idle ones are kept and used again, so that many threads or tasks
 may share a client. Every wait has its limit: connecting, each reply (beyond the time that the request itself
@@ -6,8 +6,8 @@ may block), nothing else waits. A kept connection that turns out to be dead is r
 run twice by that, since it has an id.
 """
 
-import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -26,8 +26,8 @@ Words = tuple[str | bytes | int | float, ...]
 
 CONNECT_S: Final = 10.0
 GRACE_S: Final = 5.0
-_READ_BYTES: Final = 256 << 10
-_KEPT: Final = 16
+READ_BYTES: Final = 256 << 10
+KEPT: Final = 16
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
@@ -62,21 +62,24 @@ class Address:
         elif isinstance(error, ssl.SSLError):
             text = f"TLS: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else text}"
         elif isinstance(error, OSError) and error.strerror:
-            text = error.strerror
+            # asyncio has words of its own for errno; what has none is of the name service.
+            number = error.errno or 0
+            text = os.strerror(number) if number > 0 else error.strerror
         return Unreachable(f"node {self}: {text}")
 
 
-class _Closed(Exception):
+class Closed(Exception):
     """The peer hung up."""
 
 
-def _packed(words: Words) -> bytes:
+def packed(words: Words) -> bytes:
+    """As it travels."""
     pack: Any = hiredis.pack_command  # its stub knows tuples of one element only
-    packed: bytes = pack(words)
-    return packed
+    data: bytes = pack(words)
+    return data
 
 
-def _reply(reader: hiredis.Reader, address: Address) -> Any:
+def next_reply(reader: hiredis.Reader, address: Address) -> Any:
     """The next whole reply; False when there is none yet. What the node refuses with."""
     try:
         reply = reader.gets()
@@ -87,7 +90,8 @@ def _reply(reader: hiredis.Reader, address: Address) -> Any:
     return reply
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: socket.socket) -> None:
+    """A peer that is gone is noticed; small requests leave at once."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name, number in _KEEPALIVE:
@@ -96,25 +100,25 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _translated(address: Address) -> Iterator[None]:
-    """Failures of a socket: _Closed, or Unreachable with the reason."""
+def translated(address: Address) -> Iterator[None]:
+    """Failures of a socket: Closed, or Unreachable with the reason."""
     try:
         yield
     except NodeError:
         raise
     except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-        raise _Closed from error
+        raise Closed from error
     except (OSError, UnicodeError) as error:  # a host name that is none is a UnicodeError
         raise address.unreachable(error) from error
 
 
 @contextlib.contextmanager
-def _entering(address: Address) -> Iterator[None]:
+def entering(address: Address) -> Iterator[None]:
     """While a connection is made: whatever the node says to the password is a refusal."""
     try:
-        with _translated(address):
+        with translated(address):
             yield
-    except _Closed as error:
+    except Closed as error:
         raise address.unreachable("it closed the connection") from error
     except InvalidArgument as error:
         raise PermissionDenied(f"node {address}: {error}") from None
@@ -128,7 +132,7 @@ class _Connection:
         self._reader = hiredis.Reader()
         self.sock = socket.create_connection((address.host, address.port), address.connect_s)
         try:
-            _keep_alive(self.sock)
+            keep_alive(self.sock)
             if address.tls is not None:
                 self.sock = address.tls.wrap_socket(self.sock, server_hostname=address.host)
             for words in address.greeting():
@@ -140,12 +144,12 @@ class _Connection:
     def exchange(self, words: Words, limit_s: float) -> Any:
         deadline = time.monotonic() + limit_s
         self.sock.settimeout(limit_s)
-        self.sock.sendall(_packed(words))
-        while (reply := _reply(self._reader, self._address)) is False:
+        self.sock.sendall(packed(words))
+        while (reply := next_reply(self._reader, self._address)) is False:
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            data = self.sock.recv(_READ_BYTES)
+            data = self.sock.recv(READ_BYTES)
             if not data:
-                raise _Closed
+                raise Closed
             self._reader.feed(data)
         return reply
 
@@ -162,28 +166,28 @@ class BlockingTransport:
         """The node's reply. Unreachable; what the node refuses with."""
         with contextlib.suppress(IndexError):
             kept = self._idle.pop()
-            with contextlib.suppress(_Closed):
+            with contextlib.suppress(Closed):
                 return self._exchange(kept, request)
         if self._is_closed:
             raise self.address.unreachable("the client is closed")
-        with _entering(self.address):
+        with entering(self.address):
             fresh = _Connection(self.address)
         try:
             return self._exchange(fresh, request)
-        except _Closed as error:
+        except Closed as error:
             raise self.address.unreachable("it closed the connection") from error
 
     def _exchange(self, connection: _Connection, request: Request) -> Any:
         is_whole = False
         try:
-            with _translated(self.address):
+            with translated(self.address):
                 reply = connection.exchange(request.words, request.block_s + self.address.grace_s)
             is_whole = True
         except (NodeError, ResultError) as error:
             is_whole = not isinstance(error, Unreachable)
             raise
         finally:
-            if is_whole and not self._is_closed and len(self._idle) < _KEPT:
+            if is_whole and not self._is_closed and len(self._idle) < KEPT:
                 self._idle.append(connection)
             else:
                 connection.sock.close()
@@ -193,86 +197,3 @@ class BlockingTransport:
         self._is_closed = True
         while self._idle:
             self._idle.pop().sock.close()
-
-
-class _Stream:
-    def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._address = address
-        self._parser = hiredis.Reader()
-        self._reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def opened(cls, address: Address) -> "_Stream":
-        async with asyncio.timeout(address.connect_s):
-            reader, writer = await asyncio.open_connection(
-                address.host, address.port, ssl=address.tls, limit=_READ_BYTES
-            )
-            stream = cls(address, reader, writer)
-            try:
-                _keep_alive(writer.get_extra_info("socket"))
-                for words in address.greeting():
-                    await stream.exchange(words, address.connect_s)
-            except BaseException:
-                writer.close()
-                raise
-            return stream
-
-    async def exchange(self, words: Words, limit_s: float) -> Any:
-        async with asyncio.timeout(limit_s):
-            self.writer.write(_packed(words))
-            await self.writer.drain()
-            while (reply := _reply(self._parser, self._address)) is False:
-                data = await self._reader.read(_READ_BYTES)
-                if not data:
-                    raise _Closed
-                self._parser.feed(data)
-        return reply
-
-
-class AsyncTransport:
-    """For tasks of one event loop."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self._idle: deque[_Stream] = deque()
-        self._is_closed = False
-
-    async def execute(self, request: Request) -> Any:
-        """As BlockingTransport. Safe to cancel: the connection is then given up."""
-        if self._idle:
-            with contextlib.suppress(_Closed):
-                return await self._exchange(self._idle.pop(), request)
-        if self._is_closed:
-            raise self.address.unreachable("the client is closed")
-        with _entering(self.address):
-            fresh = await _Stream.opened(self.address)
-        try:
-            return await self._exchange(fresh, request)
-        except _Closed as error:
-            raise self.address.unreachable("it closed the connection") from error
-
-    async def _exchange(self, stream: _Stream, request: Request) -> Any:
-        is_whole = False
-        try:
-            with _translated(self.address):
-                reply = await stream.exchange(request.words, request.block_s + self.address.grace_s)
-            is_whole = True
-        except (NodeError, ResultError) as error:
-            is_whole = not isinstance(error, Unreachable)
-            raise
-        finally:
-            if is_whole and not self._is_closed and len(self._idle) < _KEPT:
-                self._idle.append(stream)
-            else:
-                stream.writer.close()
-        return reply
-
-    async def close(self) -> None:
-        self._is_closed = True
-        while self._idle:
-            writer = self._idle.pop().writer
-            writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await writer.wait_closed()

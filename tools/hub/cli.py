@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -24,6 +25,11 @@ def read_token(file: Path | None) -> str:
         if (word := line.strip()) and not word.startswith("#"):
             return word.partition(":")[0]
     raise InvalidArgument(f"{file}: no token in it")
+
+
+def store_address(text: str) -> str:
+    """The address of a chunk store; a path is that of a folder."""
+    return text if "://" in text else f"dir://{quote(str(Path(text).absolute()))}"
 
 
 @app.command()
@@ -51,23 +57,25 @@ def push(
     hub: Annotated[str, typer.Option(metavar="URL", help="The Hub.")],
     repo: Annotated[str, typer.Option(help="Repository to publish in.")],
     name: Annotated[str, typer.Option(help="Name there; the file's own if left out.")] = "",
-    chunks: Annotated[Path | None, typer.Option(metavar="DIR", help="Store that has its chunks.")] = None,
+    chunks: Annotated[
+        str, typer.Option(metavar="DIR|URL", help="Store that has its chunks, as in docs/stores.md.")
+    ] = "",
     token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Upload the chunks that the Hub lacks, then the flist."""
-    from g8node.store.local import LocalStore
+    from g8node.store.stores import Stores
     from g8tools.hub import names, transfer
     from g8tools.hub.client import HubClient
 
-    if chunks is not None and not chunks.is_dir():
+    if chunks and "://" not in chunks and not Path(chunks).is_dir():
         raise InvalidArgument(f"--chunks {chunks}: expected a folder")
     full = name or flist.name
     full = names.flist(full if full.endswith(names.SUFFIX) else full + names.SUFFIX)
     token = read_token(token_file)
 
     async def work() -> transfer.Report:
-        source = LocalStore(str(chunks)) if chunks is not None else None
+        source = Stores().open(store_address(chunks)) if chunks else None
         try:
             async with HubClient(hub, token) as client:
                 with console.progress(f"push {full}: chunks") as bar:
@@ -87,21 +95,20 @@ def pull(
     url: Annotated[str, typer.Argument(metavar="URL", help="http(s)://HUB/REPOSITORY/NAME.flist")],
     out: Annotated[Path, typer.Argument(help="Where the flist goes.")],
     chunks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Store for its chunks; `chunks` beside OUT if left out."),
-    ] = None,
+        str, typer.Option(metavar="DIR|URL", help="Store for its chunks; `chunks` beside OUT if left out.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Download an flist and the chunks that the folder lacks; everything is verified."""
-    from g8node.store.local import LocalStore
+    from g8node.store.stores import Stores
     from g8tools.hub import transfer
     from g8tools.hub.client import HubClient, split_url
 
     base, repository, name = split_url(url)
-    folder = chunks or out.parent / "chunks"
+    where = store_address(chunks or str(out.parent / "chunks"))
 
     async def work() -> transfer.Report:
-        target = LocalStore(str(folder))
+        target = Stores().open(where)
         try:
             async with HubClient(base) as client:
                 with console.progress(f"pull {name}: chunks") as bar:

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from g8node.jobs.arguments import Text
 from g8node.jobs.registry import Context, command
 from g8node.wire.aggregate import State
 
 
 class QueryArgs(Struct, frozen=True):
-    key: Annotated[str, Meta(description="exact name of the metric; none: all")] = ""
-    tags: Annotated[dict[str, str], Meta(max_length=16, description="all must match; id is a tag")] = {}
+    key: Annotated[Text, Meta(description="exact name of the metric; none: all")] = ""
+    tags: Annotated[dict[Text, Text], Meta(max_length=16, description="all must match; id is a tag")] = {}
 
 
 @command("aggregator.query", role="reader")

@@ -2,13 +2,14 @@
 
 from msgspec import Struct
 
+from g8node.jobs.arguments import Data, Text
 from g8node.jobs.registry import Context, command
 from g8node.runtime.stdio import Process
 
 
 class BashArgs(Struct, frozen=True):
-    script: str
-    stdin: str = ""
+    script: Text
+    stdin: Data = ""
 
 
 @command("bash", base=True, role="admin")

@@ -75,7 +75,7 @@ async def info(ctx: Context, args: MountpointArgs) -> Info:
 
 
 class CreateArgs(Struct, frozen=True):
-    label: Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\\]*\Z", max_length=255)]
+    label: Annotated[str, Meta(extra={"kind": "label"}, pattern=r"\A[^\x00-\x1f\\]*\Z", max_length=255)]
     devices: Devices
     metadata: Profile = ""
     data: Profile = ""
@@ -136,7 +136,12 @@ async def subvol_list(ctx: Context, args: PathArgs) -> list[Subvolume]:
 class QuotaArgs(Struct, frozen=True):
     path: AbsolutePath
     limit: Annotated[
-        str, Meta(pattern=r"\A(?:none|[0-9]{1,18}[kKmMgGtTpPeE]?)\Z", description="e.g. 100M, or none")
+        str,
+        Meta(
+            extra={"kind": "size"},
+            pattern=r"\A(?:none|[0-9]{1,18}[kKmMgGtTpPeE]?)\Z",
+            description="e.g. 100M, or none",
+        ),
     ]
 
 

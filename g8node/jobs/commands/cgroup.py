@@ -7,7 +7,13 @@ from msgspec import Meta, Struct
 from g8node.jobs.registry import Context, command
 from g8node.node.groups import Subsystem
 
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[
+    str,
+    Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,63}\Z", extra={"kind": "group"}, description="a group"),
+]
+Numbers = Annotated[
+    str, Meta(pattern=r"\A(?:|[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)\Z", extra={"kind": "numbers"})
+]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -78,8 +84,8 @@ async def memory_spec(ctx: Context, args: MemoryArgs) -> dict[str, int]:
 
 class CpusetArgs(Struct, frozen=True):
     name: Name
-    cpus: Annotated[str, Meta(max_length=1024, description="as in 0-2,4; empty: leave them")] = ""
-    mems: Annotated[str, Meta(max_length=1024, description="as cpus; memory nodes")] = ""
+    cpus: Annotated[Numbers, Meta(max_length=1024, description="as in 0-2,4; empty: leave them")] = ""
+    mems: Annotated[Numbers, Meta(max_length=1024, description="as cpus; memory nodes")] = ""
 
 
 @command("cgroup.cpuset.spec", role="admin")

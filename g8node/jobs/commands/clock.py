@@ -9,9 +9,13 @@ from g8node.jobs.model import Level
 from g8node.jobs.registry import Context, command
 from g8node.node import clock
 
+Servers = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9.:%\[\], _-]+\Z", max_length=1024, extra={"kind": "hosts"})
+]
+
 
 class SyncArgs(Struct, frozen=True):
-    servers: Annotated[list[str], Meta(min_length=1, max_length=clock.SERVERS_MAX)]
+    servers: Annotated[list[Servers], Meta(min_length=1, max_length=clock.SERVERS_MAX)]
     timeout: Annotated[int, Meta(ge=1, le=60)] = 5
     tolerant: bool = False
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from g8node.errors import Conflict, NotFound
 from g8node.jobs import arguments
+from g8node.jobs.arguments import CommandName, Data, JobId, Text, Variables
 from g8node.jobs.job import Job, Listener
 from g8node.jobs.model import Level, Message, Result
 from g8node.jobs.outcome import Outcome
@@ -25,11 +26,11 @@ def ping(ctx: Context) -> str:
 
 
 class SystemArgs(Struct, frozen=True):
-    name: str
-    args: list[str] = []
-    dir: str = ""
-    env: dict[str, str] = {}
-    stdin: str = ""
+    name: Annotated[Text, Meta(min_length=1)]
+    args: list[Text] = []
+    dir: Text = ""
+    env: Variables = {}
+    stdin: Data = ""
 
 
 @command("core.system", base=True, role="admin")
@@ -73,7 +74,7 @@ async def state(ctx: Context) -> dict[str, Any]:
 
 
 class HelpArgs(Struct, frozen=True):
-    command: str = ""
+    command: CommandName = ""
 
 
 @command("core.help", base=True, role="reader")
@@ -95,7 +96,7 @@ def _described(spec: Spec) -> dict[str, Any]:
 
 
 class SubscribeArgs(Struct, frozen=True):
-    id: str
+    id: JobId
     follow: Annotated[bool, Meta(description="false: the backlog only")] = True
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import inside
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
@@ -92,7 +93,7 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
 
 
 class FindArgs(Struct, frozen=True):
-    tags: list[str] = []
+    tags: list[Text] = []
 
 
 @command("corex.list", role="reader")
@@ -108,7 +109,10 @@ async def find(ctx: Context, args: FindArgs) -> dict[str, Any]:
 
 
 class GetArgs(Struct, frozen=True):
-    query: Annotated[int | str, Meta(description="id, or name in any case")]
+    query: Annotated[
+        Annotated[int, Meta(ge=1, le=65534, extra={"kind": "container id"})] | Text,
+        Meta(description="id, or name in any case"),
+    ]
 
 
 @command("corex.get", role="reader")
@@ -138,16 +142,16 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
 
 
 class DispatchArgs(Struct, frozen=True):
-    container: int
-    command: Raw
+    container: ContainerId
+    command: CommandObject
 
 
 @command("corex.dispatch")
 def dispatch(ctx: Context, args: DispatchArgs) -> str:
     """Run a command inside a container; the id of its job, whose result comes as any other."""
+    inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
     container = _live(ctx, args.container)
     _may(ctx, container.spec)
-    inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
     return submit_inside(ctx.jobs, container, inner).id
 
 
@@ -193,7 +197,7 @@ def _starter(ctx: Context, container: Container) -> Callable[[Process], Start]:
 
 
 class TerminateArgs(Struct, frozen=True):
-    container: int
+    container: ContainerId
 
 
 @command("corex.terminate")

@@ -4,13 +4,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from g8node.jobs.kinds import AbsolutePath, Device
+from g8node.jobs.kinds import AbsolutePath, Device, OptionalDevice
 from g8node.jobs.registry import Context, command
 
 Position = Annotated[
     str,
     Meta(
-        pattern=r"\A-?[0-9]{1,15}(?:\.[0-9]{1,6})?(?:%|s|B|[kMGTP]B|[KMGTP]iB)?\Z", description="As parted."
+        extra={"kind": "position"},
+        pattern=r"\A-?[0-9]{1,15}(?:\.[0-9]{1,6})?(?:%|s|B|[kMGTP]B|[KMGTP]iB)?\Z",
+        description="As parted.",
     ),
 ]
 Table = Literal["aix", "amiga", "bsd", "dvh", "gpt", "mac", "msdos", "pc98", "sun", "loop"]
@@ -24,9 +26,7 @@ async def list_(ctx: Context) -> list[dict[str, Any]]:
 
 class InfoArgs(Struct, frozen=True):
     disk: Device
-    part: Annotated[str, Meta(pattern=r"\A(?:|/[^\x00]+|[A-Za-z0-9][A-Za-z0-9!._-]*)\Z", max_length=4095)] = (
-        ""
-    )
+    part: OptionalDevice = ""
 
 
 @command("disk.getinfo", role="reader")
@@ -123,7 +123,7 @@ async def seektime(ctx: Context, args: DiskArgs) -> SeekTime:
 
 
 class ProtectArgs(Struct, frozen=True):
-    partuuid: Annotated[str, Meta(pattern=r"\A[0-9a-fA-F-]{1,64}\Z")]
+    partuuid: Annotated[str, Meta(extra={"kind": "uuid"}, pattern=r"\A[0-9a-fA-F-]{1,64}\Z")]
 
 
 @command("disk.protect", role="admin")
@@ -171,7 +171,10 @@ async def rmpart(ctx: Context, args: NumberArgs) -> None:
 class MountArgs(Struct, frozen=True):
     source: Device
     target: AbsolutePath
-    options: Annotated[str, Meta(pattern=r"\A[^\x00]*\Z", max_length=2048, description="As mount -o.")]
+    options: Annotated[
+        str,
+        Meta(extra={"kind": "text"}, pattern=r"\A[^\x00]*\Z", max_length=2048, description="As mount -o."),
+    ]
 
 
 @command("disk.mount", role="admin")

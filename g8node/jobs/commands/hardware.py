@@ -29,7 +29,10 @@ async def port(ctx: Context) -> list[dict[str, Any]]:
 
 class DmiArgs(Struct, frozen=True):
     types: Annotated[
-        list[Annotated[int, Meta(ge=0, le=dmi.TYPE_MAX)] | Annotated[str, Meta(max_length=40)]],
+        list[
+            Annotated[int, Meta(ge=0, le=dmi.TYPE_MAX)]
+            | Annotated[str, Meta(max_length=40, extra={"kind": "keyword"})]
+        ],
         Meta(max_length=64, description=f"numbers, or {', '.join(dmi.KEYWORDS)}; none: all"),
     ] = []
 

@@ -107,7 +107,10 @@ async def link_list(ctx: Context) -> list[Link]:
 
 class AddressArgs(Struct, frozen=True):
     name: LinkName
-    ip: Annotated[str, Meta(min_length=1, max_length=64, description="address/prefix")]
+    ip: Annotated[
+        str,
+        Meta(extra={"kind": "interface address"}, min_length=1, max_length=64, description="address/prefix"),
+    ]
 
 
 @command("ip.addr.add", base=True)
@@ -130,14 +133,42 @@ async def addr_list(ctx: Context, args: NameArgs) -> list[str]:
 
 class RouteAddArgs(Struct, frozen=True):
     dev: LinkName
-    dst: Annotated[str, Meta(max_length=64, description="network/prefix; empty: the default route")] = ""
-    gw: Annotated[str, Meta(max_length=64, description="address of the gateway; empty: none")] = ""
+    dst: Annotated[
+        str,
+        Meta(
+            extra={"kind": "network or empty"},
+            max_length=64,
+            description="network/prefix; empty: the default route",
+        ),
+    ] = ""
+    gw: Annotated[
+        str,
+        Meta(
+            extra={"kind": "address or empty"},
+            max_length=64,
+            description="address of the gateway; empty: none",
+        ),
+    ] = ""
 
 
 class RouteDelArgs(Struct, frozen=True):
     dev: OptionalLinkName = ""
-    dst: Annotated[str, Meta(max_length=64, description="network/prefix, default, or empty: any")] = ""
-    gw: Annotated[str, Meta(max_length=64, description="address of the gateway; empty: any")] = ""
+    dst: Annotated[
+        str,
+        Meta(
+            extra={"kind": "network or empty"},
+            max_length=64,
+            description="network/prefix, default, or empty: any",
+        ),
+    ] = ""
+    gw: Annotated[
+        str,
+        Meta(
+            extra={"kind": "address or empty"},
+            max_length=64,
+            description="address of the gateway; empty: any",
+        ),
+    ] = ""
 
 
 @command("ip.route.add", base=True)

@@ -1,10 +1,11 @@
 """job.*: the job table (async)."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from g8node.errors import NotFound
+from g8node.jobs.arguments import JobId, OptionalJobId, Signal
 from g8node.jobs.job import Job
 from g8node.jobs.registry import Context, command
 
@@ -12,7 +13,7 @@ _NO_USAGE = {"cpu": 0.0, "rss": 0, "vms": 0, "swap": 0}
 
 
 class ListArgs(Struct, frozen=True):
-    id: str = ""
+    id: OptionalJobId = ""
 
 
 @command("job.list", base=True, role="reader")
@@ -37,8 +38,8 @@ def _row(job: Job, usage: dict[str, Any]) -> dict[str, Any]:
 
 
 class KillArgs(Struct, frozen=True):
-    id: str
-    signal: Annotated[int, Meta(ge=0, le=64)] = 15
+    id: JobId
+    signal: Signal = 15
 
 
 @command("job.kill", base=True)
@@ -61,7 +62,7 @@ def killall(ctx: Context) -> bool:
 
 
 class UnscheduleArgs(Struct, frozen=True):
-    id: str
+    id: JobId
 
 
 @command("job.unschedule", base=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument, Unavailable
+from g8node.jobs.arguments import Text
 from g8node.jobs.loggers import Loggers
 from g8node.jobs.registry import Context, command
 from g8node.runtime import logs
@@ -20,7 +21,13 @@ _LEVELS: Final = {
 
 
 class LevelArgs(Struct, frozen=True):
-    level: Annotated[str, Meta(description="CRITICAL, ERROR, WARNING, NOTICE, INFO or DEBUG in any case")]
+    level: Annotated[
+        str,
+        Meta(
+            extra={"kind": "log level"},
+            description="CRITICAL, ERROR, WARNING, NOTICE, INFO or DEBUG in any case",
+        ),
+    ]
 
 
 @command("logger.set_level", role="admin")
@@ -38,8 +45,13 @@ def reopen(ctx: Context) -> None:
 
 
 class SubscribeArgs(Struct, frozen=True):
-    queue: Annotated[str, Meta(max_length=128, description="name of the list; none: a fresh one")] = ""
-    levels: Annotated[list[int], Meta(max_length=64, description="levels wanted; empty: all")] = []
+    queue: Annotated[
+        str, Meta(max_length=128, extra={"kind": "list"}, description="name of the list; none: a fresh one")
+    ] = ""
+    levels: Annotated[
+        list[Annotated[int, Meta(ge=0, le=99_999)]],
+        Meta(max_length=64, description="levels wanted; empty: all"),
+    ] = []
 
 
 @command("logger.subscribe")
@@ -49,7 +61,7 @@ def subscribe(ctx: Context, args: SubscribeArgs) -> str:
 
 
 class UnsubscribeArgs(Struct, frozen=True):
-    queue: Annotated[str, Meta(description="full key, as logger.subscribe answered")] = ""
+    queue: Annotated[Text, Meta(description="full key, as logger.subscribe answered")] = ""
 
 
 @command("logger.unsubscribe")

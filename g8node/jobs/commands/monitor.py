@@ -8,7 +8,9 @@ from g8node.jobs.registry import Context, command
 
 
 class MonitorArgs(Struct, frozen=True):
-    domain: Annotated[str, Meta(description="cpu, disk, memory or network in any case")]
+    domain: Annotated[
+        str, Meta(extra={"kind": "domain"}, description="cpu, disk, memory or network in any case")
+    ]
 
 
 @command("monitor")

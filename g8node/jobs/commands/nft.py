@@ -6,26 +6,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument
+from g8node.jobs.kinds import OptionalLinkName, OptionalNetwork
 from g8node.jobs.registry import Context, command
 
 Port = Annotated[int, Meta(ge=1, le=65535, description="a TCP port of the node")]
-Interface = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(?:|[A-Za-z0-9_.@-]{1,15}|[A-Za-z0-9_.@-]{1,14}\*)\Z",
-        description="link that clients come by, or prefix*; empty: any",
-        examples=["eth0"],
-    ),
-]
-Subnet = Annotated[
-    str, Meta(max_length=18, description="IPv4 network of the clients; empty: any", examples=["10.0.0.0/8"])
-]
 
 
 class PortArgs(Struct, frozen=True):
     port: Port
-    interface: Interface | None = None
-    subnet: Subnet | None = None
+    interface: OptionalLinkName | None = None
+    subnet: OptionalNetwork | None = None
 
 
 @command("nft.open_port")
@@ -42,8 +32,8 @@ async def drop_port(ctx: Context, args: PortArgs) -> None:
 
 class ExistsArgs(Struct, frozen=True):
     port: Annotated[int, Meta(ge=0, le=2147483647, description="a port; one above 65535 is not open")]
-    interface: Interface | None = None
-    subnet: Subnet | None = None
+    interface: OptionalLinkName | None = None
+    subnet: OptionalNetwork | None = None
 
 
 @command("nft.rule_exists", role="reader")

@@ -4,11 +4,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from g8node.jobs.arguments import Pid, Signal
 from g8node.jobs.registry import Context, command
 
 
 class ListArgs(Struct, frozen=True):
-    pid: int = 0
+    pid: Pid = 0
 
 
 @command("process.list", base=True, role="reader")
@@ -24,8 +25,8 @@ async def list_(ctx: Context, args: ListArgs) -> list[dict[str, Any]]:
 
 
 class KillArgs(Struct, frozen=True):
-    pid: int
-    signal: int = 0
+    pid: Pid
+    signal: Signal = 0
 
 
 @command("process.kill", base=True, role="admin")

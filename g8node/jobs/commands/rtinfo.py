@@ -17,10 +17,15 @@ _NOT_ACCEPTABLE: Final = 406  # the original's code for a second one
 
 Host = Annotated[
     str,
-    Meta(pattern=r"\A[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*\Z", max_length=255, description="name or address"),
+    Meta(
+        pattern=r"\A[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*\Z",
+        max_length=255,
+        extra={"kind": "host"},
+        description="name or address",
+    ),
 ]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Disk = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+Disk = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64, extra={"kind": "disk"})]
 
 
 class StartArgs(Struct, frozen=True):

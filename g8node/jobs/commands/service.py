@@ -1,16 +1,15 @@
 """service.*: the boot services (async)."""
 
-from typing import Annotated
-
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from g8node.errors import NotFound
+from g8node.jobs.arguments import JobId, OptionalJobId
 from g8node.jobs.registry import Context, command
 from g8node.node.services import ServiceRow
 
 
 class ListArgs(Struct, frozen=True):
-    id: str = ""
+    id: OptionalJobId = ""
 
 
 @command("service.list", role="reader")
@@ -23,7 +22,7 @@ def list_(ctx: Context, args: ListArgs) -> list[ServiceRow]:
 
 
 class ServiceArgs(Struct, frozen=True):
-    id: Annotated[str, Meta(min_length=1)]
+    id: JobId
 
 
 @command("service.start", role="admin")

@@ -69,7 +69,7 @@ def test_prepare_uses_the_cache(flist: Path, tmp_path: Path) -> None:
     second = prepare(str(flist), str(tmp_path / "cache"))
     assert second == first
     assert os.stat(second.plan.metadata_path).st_ino == before.st_ino
-    assert second.plan.info == {"environ": "{}"}
+    assert second.plan.info == {"environ": "{}", "merkle": first.plan.info["merkle"]}
     assert os.listdir(tmp_path / "cache") == [first.digest]
 
 

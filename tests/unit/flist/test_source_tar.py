@@ -13,7 +13,6 @@ from g8node.errors import InvalidArgument
 from g8node.flist.source import Part
 from g8node.flist.source_tar import TarSource
 from g8node.flist.tree import Node, walk
-from g8node.wire.flist import Codec
 
 Item = tuple[tarfile.TarInfo, bytes]
 
@@ -34,7 +33,7 @@ def archive(path: Path, items: list[Item], mode: str = "w", form: int = tarfile.
 
 
 def read(path: Path) -> tuple[dict[bytes, Node], list[Part]]:
-    source = TarSource(str(path), Codec.G8)
+    source = TarSource(str(path))
     parts = list(source.parts())
     return dict(walk(source.root)), parts
 

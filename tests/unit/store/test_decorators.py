@@ -13,7 +13,7 @@ from g8node.store.local import LocalStore
 from g8node.store.locate import open_store
 from g8node.store.memory import MemoryStore
 from g8node.store.retrying import RetryingStore
-from g8node.store.routed import RoutedStore
+from g8node.store.routed import in_order
 from g8node.store.verified import VerifiedStore
 from tests.support.chunks import some_chunks
 from tests.support.faults import FaultyStore
@@ -98,7 +98,7 @@ async def test_limited_bounds_bytes_in_flight() -> None:
 
 async def test_routed_fails_over_and_asks_the_second_only_for_the_rest() -> None:
     first, second = FaultyStore({IDS[0]: CHUNKS[IDS[0]]}), FaultyStore(CHUNKS)
-    assert await RoutedStore([first, second]).get_many(IDS) == CHUNKS
+    assert await in_order([first, second]).get_many(IDS) == CHUNKS
     assert second.calls == [IDS[1:]]
 
 
@@ -106,7 +106,7 @@ async def test_routed_is_unavailable_when_one_that_may_have_it_is_down() -> None
     down, empty = FaultyStore(CHUNKS), FaultyStore()
     down.fault = "down"
     for stores in ([down, empty], [empty, down]):
-        answers = await RoutedStore(stores).get_many(IDS[:1])
+        answers = await in_order(stores).get_many(IDS[:1])
         assert isinstance(answers[IDS[0]], Unavailable)
 
 

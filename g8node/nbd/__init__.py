@@ -1,0 +1,1 @@
+"""The NBD server: sockets, connections and what they ask of an export."""

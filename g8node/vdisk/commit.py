@@ -1,0 +1,63 @@
+"""Group commit (async): many who want their changes on the disk share one sync.
+
+A sync covers what was changed before it began. Who asks while one runs waits for the next, together with all
+others who ask meanwhile. Who asks when nothing has changed since the last good sync has nothing to wait for.
+
+After a failed sync the kernel may have thrown the changes away and would call the next sync a success
+(LWN 752063), so the first failure is final: everything fails until the vdisk is opened anew.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from g8node.errors import Unavailable
+from g8node.runtime import blocking
+
+
+class GroupCommit:
+    """`sync` is called in the "fsync" pool, never twice at once."""
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
+        self._changes = 1  # what an earlier process wrote may not be on the disk
+        self._synced = 0
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+        self.failed: Exception | None = None
+
+    def changed(self) -> None:
+        """Something was written; call it after the fact, for a sync under way need not cover it."""
+        self._changes += 1
+
+    @property
+    def dirty(self) -> bool:
+        return self._changes != self._synced
+
+    def check(self) -> None:
+        """Raises Unavailable after a failed sync."""
+        if self.failed is not None:
+            raise Unavailable(f"an earlier flush failed: {self.failed}", hint="open the vdisk anew")
+
+    async def commit(self) -> None:
+        """Everything that was changed before this call survives a power loss when it returns."""
+        self.check()
+        if not self.dirty:
+            return
+        if self._next is None:
+            self._next = asyncio.create_task(self._run(self._running))
+        await asyncio.shield(self._next)
+
+    async def _run(self, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._running, self._next = self._next, None
+        try:
+            self.check()
+            changes = self._changes
+            await blocking.run("fsync", self._sync)
+            self._synced = changes
+        except Exception as error:
+            self.failed = self.failed or error
+            raise
+        finally:
+            self._running = None

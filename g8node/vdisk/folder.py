@@ -1,0 +1,247 @@
+"""A folder of vdisks (blocking): what is made, grown and removed survives a power loss whole or not at all.
+
+    <folder>/.lock                  held by the one process that uses it
+    <folder>/<id, quoted>/vdisk.json
+    <folder>/<id, quoted>/data.000  the first TiB, sparse; data.001 the next one, ...
+    <folder>/.new.*  .gone.*        being made or removed when the power went; swept at the next open
+
+A vdisk appears by the rename of a finished folder, and disappears by a rename, too.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from g8node.errors import AlreadyExists, Conflict, InvalidArgument, NodeError, NotFound, Unavailable
+from g8node.linux.diskfile import Disk, DiskFile, read_whole, write_whole
+from g8node.linux.guard import off_loop
+from g8node.vdisk.encrypted import EncryptedFile
+from g8node.vdisk.parts import Parts, part_sizes
+from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
+from g8node.vdisk.seal import new_seal, vdisk_key
+
+RECORD: Final = "vdisk.json"
+_RECORD_BYTES_MAX: Final = 1 << 20
+_COPY_BYTES: Final = 1 << 20
+_EXTENTS: Final = 1024
+
+
+class Folder:
+    """See the module. Paths are absolute; the caller serialises changes of one vdisk."""
+
+    def __init__(self, disk: Disk, path: str, key: bytes = b"") -> None:
+        """`key`: the master key of encrypted vdisks, if there are any."""
+        self._disk = disk
+        self._key = key
+        self.path = path.rstrip("/")
+
+    @off_loop
+    def lock(self) -> int:
+        """Make the folder if need be, and be its only user until the descriptor is closed."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        fd = os.open(f"{self.path}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise Conflict(f"{self.path} is in use by another process") from error
+        return fd
+
+    def sweep(self) -> None:
+        """Remove what was being made or removed when an earlier process ended."""
+        for name in self._disk.names(self.path):
+            if name.startswith((".new.", ".gone.")):
+                self._remove(f"{self.path}/{name}")
+
+    def ids(self) -> list[str]:
+        return sorted(id_of_folder(name) for name in self._disk.names(self.path) if name[0] != ".")
+
+    def _at(self, vdisk: str) -> str:
+        check_id(vdisk)
+        return f"{self.path}/{folder_name(vdisk)}"
+
+    def record(self, vdisk: str) -> Record:
+        """NotFound; InvalidArgument when what is written down is damaged."""
+        path = f"{self._at(vdisk)}/{RECORD}"
+        try:
+            data = read_whole(self._disk, path, _RECORD_BYTES_MAX)
+        except FileNotFoundError as error:
+            raise NotFound(f"vdisk {vdisk!r} does not exist") from error
+        return decode(data, path)
+
+    def create(self, record: Record) -> None:
+        """An empty vdisk. AlreadyExists."""
+        record.check()
+        place = self._at(record.id)
+        if os.path.basename(place) in self._disk.names(self.path):
+            raise AlreadyExists(f"vdisk {record.id!r} exists")
+        partial = f"{self.path}/.new.{folder_name(record.id)}"
+        if os.path.basename(partial) in self._disk.names(self.path):
+            self._remove(partial)
+        self._disk.make_folder(partial)
+        for number, size in enumerate(part_sizes(record.size)):
+            file = self._disk.open(f"{partial}/{_part(number)}", create=True)
+            try:
+                file.truncate(size)
+                file.sync()
+            finally:
+                file.close()
+        write_whole(self._disk, f"{partial}/{RECORD}", encode(record))
+        self._disk.replace(partial, place)
+        self._disk.sync_folder(self.path)
+
+    def open(self, record: Record) -> Parts:
+        """The bytes of a vdisk; Unavailable when they are not as many as is written down."""
+        parts = Parts()
+        try:
+            self.open_more(record, parts)
+        except BaseException:
+            parts.close()
+            raise
+        return parts
+
+    def plain(self, record: Record, parts: Parts) -> DiskFile:
+        """What clients see of the bytes. Unavailable without the right key."""
+        if record.seal is None:
+            return parts
+        return EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+
+    def sealed(self, record: Record) -> Record:
+        """The record with a new key. InvalidArgument without a master key."""
+        if not self._key:
+            raise InvalidArgument("encrypted: there is no key", hint="give a key file")
+        return msgspec.structs.replace(record, seal=new_seal(self._key))
+
+    def open_more(self, record: Record, parts: Parts) -> None:
+        """Add the parts that `parts`, opened when the vdisk was smaller, does not have."""
+        place = self._at(record.id)
+        for number, size in list(enumerate(part_sizes(record.size)))[len(parts) :]:
+            file = self._disk.open(f"{place}/{_part(number)}")
+            parts.add(file)
+            if file.size() < size:
+                raise Unavailable(f"{place}/{_part(number)}: shorter than {size} bytes")
+
+    def grow(self, record: Record, size: int) -> Record:
+        """Make room first, then write the new size down; a power loss leaves the old or the new size."""
+        place = self._at(record.id)
+        grown = msgspec.structs.replace(record, size=size)
+        grown.check()
+        if size < record.size:
+            raise Conflict(f"size: {size} is less than the present {record.size} bytes")
+        names = self._disk.names(place)
+        for number, part in enumerate(part_sizes(size)):
+            file = self._disk.open(f"{place}/{_part(number)}", create=_part(number) not in names)
+            try:
+                if file.size() < part:
+                    file.truncate(part)
+                    file.sync()
+            finally:
+                file.close()
+        self._disk.sync_folder(place)
+        write_whole(self._disk, f"{place}/{RECORD}", encode(grown))
+        return grown
+
+    def save(self, record: Record) -> None:
+        """Replace what is written down of a vdisk that exists."""
+        write_whole(self._disk, f"{self._at(record.id)}/{RECORD}", encode(record))
+
+    def delete(self, vdisk: str) -> None:
+        """NotFound. It is gone when this returns, also after a power loss."""
+        place = self._at(vdisk)
+        if os.path.basename(place) not in self._disk.names(self.path):
+            raise NotFound(f"vdisk {vdisk!r} does not exist")
+        gone = f"{self.path}/.gone.{folder_name(vdisk)}"
+        if os.path.basename(gone) in self._disk.names(self.path):
+            self._remove(gone)
+        self._disk.replace(place, gone)
+        self._disk.sync_folder(self.path)
+        self._remove(gone)
+
+    def _remove(self, path: str) -> None:
+        for name in self._disk.names(path):
+            self._disk.unlink(f"{path}/{name}")
+        self._disk.remove_folder(path)
+
+    def copy(self, source: Record, target: Record) -> None:
+        """A new vdisk with the bytes of another one that nobody changes meanwhile; holes stay holes."""
+        self.create(target)
+        try:
+            reader, writer = self._open_plain(source), self._open_plain(target)
+            try:
+                _copy(reader, writer, source.size)
+                writer.sync()
+            finally:
+                reader.close()
+                writer.close()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.delete(target.id)
+            raise
+
+    def _open_plain(self, record: Record) -> DiskFile:
+        parts = self.open(record)
+        try:
+            return self.plain(record, parts)
+        except BaseException:
+            parts.close()
+            raise
+
+    def used(self, record: Record) -> int:
+        """Bytes that really lie on the disk."""
+        place = self._at(record.id)
+        return sum(
+            os.stat(f"{place}/{_part(number)}").st_blocks * 512
+            for number in range(len(part_sizes(record.size)))
+        )
+
+    def problems(self, vdisk: str) -> list[str]:
+        """What is wrong with a vdisk, for a person; nothing when it is whole."""
+        try:
+            record = self.record(vdisk)
+            file = self._open_plain(record)
+        except (NodeError, OSError) as error:
+            return [str(error)]
+        try:
+            return _unreadable(file, record.size)
+        finally:
+            file.close()
+
+
+def _part(number: int) -> str:
+    return f"data.{number:03d}"
+
+
+def _copy(reader: DiskFile, writer: DiskFile, size: int) -> None:
+    buffer = memoryview(bytearray(_COPY_BYTES))
+    for offset, length in _data(reader, size):
+        view = buffer[:length]
+        reader.read(offset, view)
+        writer.write(offset, view)
+
+
+def _data(file: DiskFile, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of pieces of what is no hole, each at most `_COPY_BYTES`."""
+    offset = 0
+    while offset < size:
+        for length, data in file.extents(offset, size - offset, _EXTENTS):
+            end = offset + length
+            while data and offset < end:
+                piece = min(_COPY_BYTES, end - offset)
+                yield offset, piece
+                offset += piece
+            offset = end
+
+
+def _unreadable(file: DiskFile, size: int) -> list[str]:
+    problems = []
+    buffer = memoryview(bytearray(_COPY_BYTES))
+    for offset, length in _data(file, size):
+        try:
+            file.read(offset, buffer[:length])
+        except OSError as error:
+            problems.append(f"bytes {offset} to {offset + length}: {error.strerror}")
+    return problems

@@ -1,0 +1,111 @@
+"""A plain vdisk (async): its bytes lie in sparse files, and the page cache is its cache.
+
+A write is answered when the kernel has it: it survives the end of this process. A flush is one fdatasync,
+shared by all who ask at once.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from g8node.linux.diskfile import DiskFile
+from g8node.runtime import blocking
+from g8node.vdisk.commit import GroupCommit
+from g8node.vdisk.limits import Counters, Throttle
+from g8node.vdisk.record import Record
+from g8node.wire import nbd
+from g8node.wire.nbd_handshake import Description
+
+_ABILITIES: Final = (
+    nbd.FLAG_HAS_FLAGS
+    | nbd.FLAG_SEND_FLUSH
+    | nbd.FLAG_SEND_FUA
+    | nbd.FLAG_SEND_TRIM
+    | nbd.FLAG_SEND_WRITE_ZEROES
+    | nbd.FLAG_SEND_FAST_ZERO
+    | nbd.FLAG_SEND_CACHE
+    | nbd.FLAG_CAN_MULTI_CONN
+)
+_READ_ONLY_ABILITIES: Final = (
+    nbd.FLAG_HAS_FLAGS
+    | nbd.FLAG_READ_ONLY
+    | nbd.FLAG_SEND_FLUSH
+    | nbd.FLAG_SEND_CACHE
+    | nbd.FLAG_CAN_MULTI_CONN
+)
+
+
+def describe(record: Record) -> Description:
+    """What a client is told of a vdisk. Any byte may be written; whole blocks are the quickest."""
+    flags = _READ_ONLY_ABILITIES if record.read_only else _ABILITIES
+    return Description(
+        record.size, flags, preferred_block=max(record.block_size, 4096), text=f"{record.type} vdisk"
+    )
+
+
+class PlainVdisk:
+    """An export (see nbd.export) over one `DiskFile`, which it owns."""
+
+    def __init__(self, file: DiskFile, record: Record) -> None:
+        self._file = file
+        self.change(record)
+        self.counters = Counters()
+        self.count = self.counters.count
+        self.read_now = file.read_now
+        self.commits = GroupCommit(file.sync)
+
+    def describe(self) -> Description:
+        return describe(self.record)
+
+    def change(self, record: Record) -> None:
+        """Other limits from now on; another size for those who connect from now on."""
+        self.record = record
+        throttle = Throttle(record.limits)
+        self.limited, self.pause_s = throttle.limited, throttle.pause_s
+
+    async def read(self, offset: int, into: memoryview) -> None:
+        await blocking.run("vdisk", self._file.read, offset, into)
+
+    async def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        self.commits.check()
+        errors = await blocking.run("vdisk", self._write_all, writes)
+        self.commits.changed()
+        return errors
+
+    def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
+        for offset, data in writes:
+            try:
+                self._file.write(offset, data)
+                errors.append(None)
+            except OSError as error:
+                errors.append(error)
+        return errors
+
+    async def zero(self, offset: int, length: int, *, keep: bool, fast: bool) -> None:
+        self.commits.check()
+        if keep:
+            await blocking.run("vdisk", self._file.zero, offset, length, fast=fast)
+        else:
+            await blocking.run("vdisk", self._file.punch, offset, length)
+        self.commits.changed()
+
+    async def trim(self, offset: int, length: int) -> None:
+        await self.zero(offset, length, keep=False, fast=False)
+
+    async def cache(self, offset: int, length: int) -> None:
+        await blocking.run("vdisk", self._file.cache, offset, length)
+
+    async def flush(self) -> None:
+        await self.commits.commit()
+
+    async def extents(self, offset: int, length: int, count: int) -> Sequence[tuple[int, int]]:
+        found = await blocking.run("vdisk", self._file.extents, offset, length, count)
+        return [(size, 0 if data else nbd.STATE_HOLE | nbd.STATE_ZERO) for size, data in found]
+
+    async def close(self) -> None:
+        """Flush what is not yet, then give the files back."""
+        try:
+            if self.commits.dirty and not self.record.read_only and self.commits.failed is None:
+                await self.commits.commit()
+        finally:
+            await blocking.run("vdisk", self._file.close)

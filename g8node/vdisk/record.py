@@ -1,0 +1,83 @@
+"""What is written down of a vdisk beside its blocks (pure), and how its folder is called."""
+
+import urllib.parse
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from g8node.errors import InvalidArgument
+from g8node.vdisk.limits import Limits
+from g8node.vdisk.seal import Seal
+
+SIZE_MAX: Final = 64 << 40
+BLOCK_MIN: Final = 512
+BLOCK_MAX: Final = 128 << 10
+ID_MAX: Final = 80
+"""Characters; quoted, a name has at most three bytes each."""
+
+Kind = Literal["boot", "db", "cache", "tmp"]
+VdiskId = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z",
+        description="1 to 80 printable ASCII characters without spaces.",
+    ),
+]
+SizeBytes = Annotated[int, Meta(ge=BLOCK_MIN, le=SIZE_MAX)]
+BlockSize = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """One vdisk. Sizes in bytes, `created` in seconds since 1970; with a `seal` it is encrypted."""
+
+    version: Literal[1] = 1
+    id: VdiskId
+    type: Kind
+    size: SizeBytes
+    block_size: BlockSize = 4096
+    read_only: bool = False
+    limits: Limits = Limits()
+    seal: Seal | None = None
+    created: int = 0
+
+    def check(self) -> None:
+        """InvalidArgument for what the types alone cannot say."""
+        if self.block_size & (self.block_size - 1):
+            raise InvalidArgument(f"block_size: expected a power of two, not {self.block_size}")
+        if self.size % self.block_size:
+            raise InvalidArgument(f"size: expected a multiple of the block size {self.block_size}")
+
+
+def encode(record: Record) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+
+
+def decode(data: bytes, path: str) -> Record:
+    """InvalidArgument names the file and the field."""
+    try:
+        record = msgspec.json.decode(data, type=Record)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+    record.check()
+    return record
+
+
+def check_id(vdisk: str) -> None:
+    """Raises InvalidArgument."""
+    try:
+        msgspec.convert(vdisk, VdiskId)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"vdisk id {vdisk[:100]!r}: expected {_ID_TEXT}") from error
+
+
+_ID_TEXT: Final = "1 to 80 printable ASCII characters without spaces"
+
+
+def folder_name(vdisk: str) -> str:
+    """Any id as one file name that does not begin with a dot."""
+    return urllib.parse.quote(vdisk, safe="").replace(".", "%2E")
+
+
+def id_of_folder(name: str) -> str:
+    return urllib.parse.unquote(name)

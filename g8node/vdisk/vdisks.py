@@ -1,0 +1,217 @@
+"""The vdisks of a node (async): made, listed, grown, removed, and opened once for all their connections."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from g8node.errors import Conflict, NodeError, NotFound
+from g8node.linux.diskfile import Disk, KernelDisk
+from g8node.runtime import blocking, logs
+from g8node.vdisk.folder import Folder
+from g8node.vdisk.limits import Limits
+from g8node.vdisk.parts import Parts
+from g8node.vdisk.plain import PlainVdisk, describe
+from g8node.vdisk.record import Record, check_id
+from g8node.wire.nbd_handshake import Description
+
+log = logs.get("vdisk")
+
+
+@dataclass
+class _Opened:
+    vdisk: PlainVdisk
+    parts: Parts
+    users: int = 0
+
+
+class Vdisks:
+    """The exports of an NBD server. One process at a time uses a folder of vdisks."""
+
+    def __init__(self, path: str, disk: Disk | None = None, *, key: bytes = b"") -> None:
+        """`key`: the master key of encrypted vdisks."""
+        self.folder = Folder(disk or KernelDisk(), path, key)
+        self._lock_fd = -1
+        self._records: dict[str, Record] = {}
+        self._opened: dict[str, _Opened] = {}
+        self._busy: dict[str, asyncio.Lock] = {}
+
+    async def start(self) -> None:
+        """Conflict when another process has the folder. A damaged vdisk is logged and left alone."""
+        self._lock_fd = await blocking.run("disk", self.folder.lock)
+        await blocking.run("disk", self.folder.sweep)
+        for vdisk in await blocking.run("disk", self.folder.ids):
+            try:
+                self._records[vdisk] = await blocking.run("disk", self.folder.record, vdisk)
+            except (NodeError, OSError) as error:
+                log.error("vdisk cannot be read", vdisk=vdisk, reason=str(error))
+
+    async def close(self) -> None:
+        """Flush and close all; every failure is logged, the first one raised at the end."""
+        failures: list[Exception] = []
+        for vdisk, opened in list(self._opened.items()):
+            try:
+                await opened.vdisk.close()
+            except (NodeError, OSError) as error:
+                log.error("vdisk could not be flushed", vdisk=vdisk, reason=str(error))
+                failures.append(error)
+        self._opened.clear()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+        if failures:
+            raise failures[0]
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, vdisk: str) -> AsyncIterator[None]:
+        """One change of a vdisk at a time."""
+        lock = self._busy.setdefault(vdisk, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._busy.get(vdisk) is lock:
+                del self._busy[vdisk]
+
+    def get(self, vdisk: str) -> Record:
+        """NotFound."""
+        check_id(vdisk)
+        if (record := self._records.get(vdisk)) is None:
+            raise NotFound(f"vdisk {vdisk!r} does not exist")
+        return record
+
+    def records(self) -> list[Record]:
+        return [self._records[vdisk] for vdisk in sorted(self._records)]
+
+    # What an NBD server asks
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        return [(record.id, f"{record.type} vdisk") for record in self.records()]
+
+    async def describe(self, name: str) -> Description:
+        return describe(self._named(name))
+
+    def _named(self, name: str) -> Record:
+        """The empty name means the only vdisk there is."""
+        if not name and len(self._records) == 1:
+            return next(iter(self._records.values()))
+        if name not in self._records:
+            raise NotFound("no such export")
+        return self._records[name]
+
+    async def open(self, name: str) -> PlainVdisk:
+        vdisk = self._named(name).id
+        async with self._alone(vdisk):
+            record = self.get(vdisk)
+            opened = self._opened.get(vdisk)
+            if opened is None:
+                parts = await blocking.run("disk", self.folder.open, record)
+                try:
+                    file = self.folder.plain(record, parts)
+                except NodeError:
+                    await blocking.run("disk", parts.close)
+                    raise
+                opened = self._opened[vdisk] = _Opened(PlainVdisk(file, record), parts)
+            opened.users += 1
+            return opened.vdisk
+
+    async def leave(self, name: str, export: Any) -> None:
+        """With the last connection, the vdisk is flushed and closed."""
+        vdisk = next(one for one, opened in self._opened.items() if opened.vdisk is export)
+        async with self._alone(vdisk):
+            opened = self._opened[vdisk]
+            opened.users -= 1
+            if opened.users == 0:
+                del self._opened[vdisk]
+                try:
+                    await opened.vdisk.close()
+                except (NodeError, OSError) as error:
+                    log.error("vdisk could not be flushed", vdisk=vdisk, reason=str(error))
+
+    # What people ask
+
+    async def create(self, record: Record, *, encrypted: bool = False) -> Record:
+        """AlreadyExists, InvalidArgument."""
+        if encrypted:
+            record = self.folder.sealed(record)
+        record = msgspec.structs.replace(record, created=int(time.time()))
+        check_id(record.id)
+        async with self._alone(record.id):
+            await blocking.run("disk", self.folder.create, record)
+            self._records[record.id] = record
+        return record
+
+    async def info(self, vdisk: str) -> dict[str, Any]:
+        """The record, with `used` bytes on the disk, `connections`, and `counters` while it is open."""
+        record = self.get(vdisk)
+        used = await blocking.run("disk", self.folder.used, record)
+        opened = self._opened.get(vdisk)
+        more = {
+            "used": used,
+            "connections": opened.users if opened else 0,
+            "counters": opened.vdisk.counters.table() if opened else {},
+        }
+        table: dict[str, Any] = msgspec.to_builtins(record)
+        table["encrypted"] = table.pop("seal") is not None
+        return table | more
+
+    async def resize(self, vdisk: str, size: int) -> Record:
+        """Grow, also while it is in use; clients see it when they connect again. Conflict for less."""
+        async with self._alone(vdisk):
+            record = self.get(vdisk)
+            grown = await blocking.run("disk", self.folder.grow, record, size)
+            self._records[vdisk] = grown
+            if opened := self._opened.get(vdisk):
+                await blocking.run("disk", self.folder.open_more, grown, opened.parts)
+                opened.vdisk.change(grown)
+            return grown
+
+    async def limit(self, vdisk: str, limits: Limits) -> Record:
+        """Other limits, at once and for good."""
+        async with self._alone(vdisk):
+            record = msgspec.structs.replace(self.get(vdisk), limits=limits)
+            await blocking.run("disk", self.folder.save, record)
+            self._records[vdisk] = record
+            if opened := self._opened.get(vdisk):
+                opened.vdisk.change(record)
+            return record
+
+    async def delete(self, vdisk: str) -> None:
+        """Conflict while it is in use."""
+        async with self._alone(vdisk):
+            self.get(vdisk)
+            self._refuse_open(vdisk)
+            del self._records[vdisk]
+            await blocking.run("disk", self.folder.delete, vdisk)
+
+    async def copy(self, vdisk: str, target: str) -> Record:
+        """A new vdisk with the same bytes. Conflict while somebody may change them."""
+        check_id(target)
+        if vdisk == target:
+            raise Conflict(f"target: expected another name than {vdisk!r}")
+        first, second = sorted((vdisk, target))
+        async with self._alone(first), self._alone(second):
+            source = self.get(vdisk)
+            if not source.read_only:
+                self._refuse_open(vdisk)
+            record = msgspec.structs.replace(source, id=target, read_only=False, created=int(time.time()))
+            if source.seal is not None:
+                record = self.folder.sealed(record)
+            await blocking.run("vdisk", self.folder.copy, source, record)
+            self._records[target] = record
+            return record
+
+    def _refuse_open(self, vdisk: str) -> None:
+        if vdisk in self._opened:
+            users = self._opened[vdisk].users
+            raise Conflict(f"vdisk {vdisk!r} has {users} connections", hint="disconnect them first")
+
+    async def check(self, vdisk: str) -> list[str]:
+        """Read all there is; what is wrong, for a person."""
+        self.get(vdisk)
+        return await blocking.run("vdisk", self.folder.problems, vdisk)

@@ -1,0 +1,87 @@
+"""Group commit."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from g8node.errors import Unavailable
+from g8node.runtime import blocking
+from g8node.vdisk.commit import GroupCommit
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    blocking.close()
+
+
+class Disk:
+    def __init__(self) -> None:
+        self.syncs = 0
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        self.error: Exception | None = None
+
+    def sync(self) -> None:
+        self.begun.set()
+        assert self.go.wait(30)
+        self.syncs += 1
+        if self.error is not None:
+            raise self.error
+
+
+async def test_those_who_ask_together_share_a_sync() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.sync)
+    first = asyncio.create_task(commits.commit())
+    await asyncio.to_thread(disk.begun.wait, 30)
+    commits.changed()
+    others = [asyncio.create_task(commits.commit()) for _ in range(10)]
+    await asyncio.sleep(0)
+    disk.go.set()
+    await asyncio.gather(first, *others)
+    assert disk.syncs == 2
+
+
+async def test_change_during_a_sync_needs_another_one() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.sync)
+    first = asyncio.create_task(commits.commit())
+    await asyncio.to_thread(disk.begun.wait, 30)
+    commits.changed()
+    disk.go.set()
+    await first
+    assert commits.dirty
+    await commits.commit()
+    assert not commits.dirty
+    await commits.commit()
+    assert disk.syncs == 2
+
+
+async def test_failure_is_final() -> None:
+    disk = Disk()
+    disk.go.set()
+    disk.error = OSError(5, "disk")
+    commits = GroupCommit(disk.sync)
+    with pytest.raises(OSError, match="disk"):
+        await commits.commit()
+    disk.error = None
+    with pytest.raises(Unavailable):
+        await commits.commit()
+    with pytest.raises(Unavailable):
+        commits.check()
+    assert disk.syncs == 1
+
+
+async def test_waiter_that_leaves_does_not_stop_the_others() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.sync)
+    one, two = asyncio.create_task(commits.commit()), asyncio.create_task(commits.commit())
+    await asyncio.to_thread(disk.begun.wait, 30)
+    one.cancel()
+    await asyncio.wait([one])
+    disk.go.set()
+    await two
+    assert disk.syncs == 1

@@ -1,0 +1,207 @@
+"""What a power loss leaves of vdisks, by replaying every kind of loss on a recorded disk."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from g8node.errors import AlreadyExists, NodeError, NotFound
+from g8node.runtime import blocking
+from g8node.vdisk.folder import Folder
+from g8node.vdisk.plain import PlainVdisk
+from g8node.vdisk.record import Record
+from tests.support.powerloss import SECTOR, MemoryDisk, PowerLost
+
+SIZE = 16 << 10
+SECTORS = SIZE // SECTOR
+KEY = bytes(range(32))
+
+
+class Oracle:
+    """Of each sector, the values that a client may find after a crash."""
+
+    def __init__(self) -> None:
+        self.allowed = [{bytes(SECTOR)} for _ in range(SECTORS)]
+        self.now = [bytes(SECTOR) for _ in range(SECTORS)]
+
+    def wrote(self, offset: int, data: bytes) -> None:
+        for start in range(0, len(data), SECTOR):
+            sector = (offset + start) // SECTOR
+            self.now[sector] = data[start : start + SECTOR]
+            self.allowed[sector].add(self.now[sector])
+
+    def flushed(self) -> None:
+        self.allowed = [{value} for value in self.now]
+
+
+async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int) -> None:
+    """Writes, zeroes, trims, writes in parallel with a flush, flushes, until the power goes."""
+    folder = Folder(disk, "/pool", KEY)
+    record = folder.record("vd")
+    vdisk = PlainVdisk(folder.plain(record, folder.open(record)), record)
+    for _ in range(steps):
+        offset = dice.randrange(SECTORS) * SECTOR
+        length = min(dice.choice((1, 2, 8, 9)) * SECTOR, SIZE - offset)
+        data = dice.randbytes(length)
+        what = dice.randrange(5)
+        if what == 0:
+            await vdisk.flush()
+            oracle.flushed()
+        elif what == 1:
+            oracle.wrote(offset, bytes(length))
+            await vdisk.zero(offset, length, keep=dice.random() < 0.5, fast=False)
+        elif what == 2:
+            oracle.wrote(offset, data)
+            await asyncio.gather(vdisk.write_many([(offset, memoryview(data))]), vdisk.flush())
+        else:
+            oracle.wrote(offset, data)
+            errors = await vdisk.write_many([(offset, memoryview(data))])
+            assert errors == [None]
+
+
+def content(disk: MemoryDisk) -> bytes:
+    folder = Folder(disk, "/pool", KEY)
+    folder.sweep()
+    record = folder.record("vd")
+    data = bytearray(record.size)
+    folder.plain(record, folder.open(record)).read(0, memoryview(data))
+    return bytes(data)
+
+
+async def states(
+    seed: int, crashes: int, *, syncs: bool = True, encrypted: bool = False
+) -> Iterator[tuple[Oracle, MemoryDisk]]:
+    dice = random.Random(seed)
+    disk = MemoryDisk()
+    disk.make_folder("/pool")
+    disk.sync_folder("/")
+    folder = Folder(disk, "/pool", KEY)
+    record = Record(id="vd", type="db", size=SIZE)
+    folder.create(folder.sealed(record) if encrypted else record)
+    disk.syncs = syncs
+    disk.operations = dice.randrange(40)
+    oracle = Oracle()
+    with contextlib.suppress(PowerLost, NodeError):
+        await load(disk, dice, oracle, 40)
+    return ((oracle, disk.crash(dice)) for _ in range(crashes))
+
+
+async def wrong_sectors(seeds: range, crashes: int, *, syncs: bool = True, encrypted: bool = False) -> int:
+    wrong = 0
+    for seed in seeds:
+        for oracle, disk in await states(seed, crashes, syncs=syncs, encrypted=encrypted):
+            found = content(disk)
+            for sector in range(SECTORS):
+                value = found[sector * SECTOR : (sector + 1) * SECTOR]
+                wrong += value not in oracle.allowed[sector]
+    return wrong
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    blocking.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_flushed_data_survives_any_power_loss(encrypted: bool) -> None:
+    assert await wrong_sectors(range(30), 20, encrypted=encrypted) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_flushed_data_survives_ten_thousand_power_losses(encrypted: bool) -> None:
+    assert await wrong_sectors(range(1000, 1500), 20, encrypted=encrypted) == 0
+
+
+async def test_a_flush_that_does_nothing_would_be_noticed() -> None:
+    assert await wrong_sectors(range(20), 5, syncs=False) > 0
+
+
+def pool() -> MemoryDisk:
+    disk = MemoryDisk()
+    disk.make_folder("/pool")
+    disk.sync_folder("/")
+    return disk
+
+
+RECORD = Record(id="a:b", type="db", size=SIZE)
+
+
+def test_vdisk_is_made_whole_or_not_at_all() -> None:
+    dice = random.Random(1)
+    for operations in range(30):
+        disk = pool()
+        disk.operations = operations
+        try:
+            Folder(disk, "/pool").create(RECORD)
+            done = True
+        except PowerLost:
+            done = False
+        for _ in range(10):
+            left = Folder(disk.crash(dice), "/pool")
+            left.sweep()
+            if done or left.ids():
+                assert left.ids() == ["a:b"]
+                assert left.record("a:b") == RECORD
+                assert left.open(RECORD).size() == SIZE
+            else:
+                left.create(RECORD)
+
+
+def test_vdisk_grows_whole_or_not_at_all() -> None:
+    dice = random.Random(2)
+    for operations in range(20):
+        disk = pool()
+        folder = Folder(disk, "/pool")
+        folder.create(RECORD)
+        disk.operations = operations
+        try:
+            folder.grow(RECORD, 2 * SIZE)
+            sizes = {2 * SIZE}
+        except PowerLost:
+            sizes = {SIZE, 2 * SIZE}
+        for _ in range(10):
+            left = Folder(disk.crash(dice), "/pool")
+            record = left.record("a:b")
+            assert record.size in sizes
+            assert left.open(record).size() >= record.size
+
+
+def test_deleted_vdisk_does_not_come_back() -> None:
+    dice = random.Random(3)
+    for operations in range(12):
+        disk = pool()
+        folder = Folder(disk, "/pool")
+        folder.create(RECORD)
+        disk.operations = operations
+        try:
+            folder.delete("a:b")
+            done = True
+        except PowerLost:
+            done = False
+        for _ in range(10):
+            crashed = disk.crash(dice)
+            left = Folder(crashed, "/pool")
+            left.sweep()
+            assert left.ids() in ([[]] if done else [[], ["a:b"]])
+            if left.ids():
+                assert left.record("a:b") == RECORD
+            assert [name for name in crashed.names("/pool") if name.startswith(".")] == []
+
+
+def test_existing_vdisk_is_not_replaced() -> None:
+    folder = Folder(pool(), "/pool")
+    folder.create(RECORD)
+    with pytest.raises(AlreadyExists):
+        folder.create(RECORD)
+
+
+def test_missing_vdisk_is_named() -> None:
+    folder = Folder(pool(), "/pool")
+    with pytest.raises(NotFound, match="nosuch"):
+        folder.record("nosuch")
+    with pytest.raises(NotFound, match="nosuch"):
+        folder.delete("nosuch")

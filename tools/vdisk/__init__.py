@@ -1,0 +1,1 @@
+"""`g8 vdisk`: vdisks of a folder, with or without a node."""

@@ -1,0 +1,196 @@
+"""`g8 vdisk …` (blocking): make, show, grow, copy, check and serve the vdisks of a folder, without a node.
+
+A folder of vdisks has one user at a time: while a server serves it, the other commands are refused.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from g8node.errors import Conflict, InvalidArgument
+from g8tools.g8 import console
+
+if TYPE_CHECKING:
+    from g8node.vdisk.vdisks import Vdisks
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Block devices: make them, serve them over NBD.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Data = Annotated[Path, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+KeyFile = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE", envvar="G8_VDISK_KEY", help="Master key, 64 to 128 hex digits; else G8_VDISK_KEY."
+    ),
+]
+Id = Annotated[str, typer.Argument(metavar="VDISK", help="Its id, which is also the export's name.")]
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size_of(text: str, name: str = "size") -> int:
+    """Bytes of `10G`, `512M`, `4096`, also `10GiB`. Raises InvalidArgument."""
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
+    digits = number.removesuffix(unit)
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
+        raise InvalidArgument(f"{name}: expected bytes as 4096, 512M, 10G or 2T, not {text[:40]!r}")
+    return int(digits) * _UNITS[unit]
+
+
+def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = "") -> T:
+    """Run work on the vdisks of a folder."""
+    from g8node.runtime import blocking, logs
+    from g8node.vdisk.seal import read_master_key
+    from g8node.vdisk.vdisks import Vdisks
+
+    logs.configure("warning")
+    path = str(data.absolute())
+
+    async def run() -> T:
+        vdisks = Vdisks(path, key=read_master_key(key_file) if key_file else b"")
+        await vdisks.start()
+        try:
+            return await work(vdisks)
+        finally:
+            await vdisks.close()
+            blocking.close()
+
+    return console.run_async(run())
+
+
+@app.command()
+def create(
+    vdisk: Id,
+    size: Annotated[str, typer.Argument(help="Bytes: 4096, 512M, 10G, 64T.")],
+    data: Data,
+    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="boot, db, cache or tmp.")] = "db",
+    block_size: Annotated[str, typer.Option(help="A power of two, 512 to 128K.")] = "4096",
+    iops: Annotated[int, typer.Option(help="Requests a second; 0: no limit.")] = 0,
+    bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="AES-256-XTS; needs --key-file.")] = False,
+    key_file: KeyFile = "",
+    json: Json = False,
+) -> None:
+    """Make an empty vdisk; it takes space only for what is written."""
+    import msgspec
+
+    from g8node.vdisk.record import Record
+
+    fields = {
+        "id": vdisk,
+        "type": type_,
+        "size": size_of(size),
+        "block_size": size_of(block_size, "block size"),
+        "limits": {"iops": iops, "bytes_s": size_of(bytes_s, "bandwidth")},
+    }
+    try:
+        record = msgspec.convert(fields, Record)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"vdisk: {error}") from error
+    made = _with(data, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file)
+    console.show(made, json=json, text="")
+
+
+@app.command("list")
+def list_(data: Data, json: Json = False) -> None:
+    """The vdisks of a folder."""
+
+    async def work(vdisks: "Vdisks") -> list[dict[str, object]]:
+        return [await vdisks.info(record.id) for record in vdisks.records()]
+
+    rows = _with(data, work)
+    text = console.table(
+        [("VDISK", "TYPE", "SIZE", "USED")]
+        + [(str(row["id"]), str(row["type"]), _amount(row["size"]), _amount(row["used"])) for row in rows],
+        right=frozenset((2, 3)),
+    )
+    console.show(rows, json=json, text=text)
+
+
+def _amount(value: object) -> str:
+    assert isinstance(value, int)
+    return console.amount(value)
+
+
+@app.command()
+def info(vdisk: Id, data: Data, json: Json = False) -> None:
+    """All that is known of a vdisk."""
+    found = _with(data, lambda vdisks: vdisks.info(vdisk))
+    pairs = [(name, str(value)) for name, value in found.items() if not isinstance(value, dict)]
+    console.show(found, json=json, text=console.fields(pairs))
+
+
+@app.command()
+def resize(
+    vdisk: Id, size: Annotated[str, typer.Argument(help="The new size, larger than before.")], data: Data
+) -> None:
+    """Grow a vdisk."""
+    _with(data, lambda vdisks: vdisks.resize(vdisk, size_of(size)))
+
+
+@app.command()
+def delete(vdisk: Id, data: Data) -> None:
+    """Remove a vdisk and its data."""
+    _with(data, lambda vdisks: vdisks.delete(vdisk))
+
+
+@app.command()
+def copy(
+    vdisk: Id,
+    target: Annotated[str, typer.Argument(help="The new vdisk's id.")],
+    data: Data,
+    key_file: KeyFile = "",
+) -> None:
+    """Make another vdisk with the same content."""
+    _with(data, lambda vdisks: vdisks.copy(vdisk, target), key_file)
+
+
+@app.command()
+def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> None:
+    """Read everything; exit code 100 and a list when something is damaged."""
+    problems = _with(data, lambda vdisks: vdisks.check(vdisk), key_file)
+    console.show({"problems": problems}, json=json, text="\n".join(problems))
+    if problems:
+        raise Conflict(f"vdisk {vdisk!r} is damaged")
+
+
+@app.command()
+def serve(
+    data: Data,
+    socket: Annotated[str, typer.Option(metavar="PATH", help="Unix socket.")] = "",
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="TCP; port 0 picks one.")] = "",
+    tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM chain.")] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", help="PEM key.")] = "",
+    tls_client_ca: Annotated[
+        str, typer.Option(metavar="FILE", help="PEM CA that clients' certificates must be of.")
+    ] = "",
+    tls_only: Annotated[bool, typer.Option("--tls-only", help="Refuse clients without TLS.")] = False,
+    key_file: KeyFile = "",
+) -> None:
+    """Serve all vdisks of a folder over NBD until SIGTERM or SIGINT."""
+    from g8node.runtime import logs
+    from g8tools.g8.connection import parse_address
+    from g8tools.vdisk import service
+
+    if not socket and not listen:
+        raise InvalidArgument("expected --socket, --listen, or both")
+    if bool(tls_certificate) != bool(tls_key):
+        raise InvalidArgument("--tls-certificate and --tls-key: expected both or none")
+    logs.configure()
+    address = parse_address(listen, default_port=10809, lowest_port=0) if listen else None
+    options = service.Options(
+        data=str(data.absolute()),
+        socket=socket,
+        address=address,
+        tls=(tls_certificate, tls_key, tls_client_ca) if tls_certificate else None,
+        tls_only=tls_only,
+        key_file=key_file,
+    )
+    console.run_async(service.serve(options))

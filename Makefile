@@ -33,8 +33,8 @@ bench: deps image ## measure against named peers into build/bench.json; ONLY='re
 soak: deps image ## what takes long
 	@$(SUDO) $(PY) -m pytest -q -m soak tests
 
-fuzz: deps ## fuzz the decoders of everything that comes from outside
-	@$(PY) -m pytest -q tests/fuzz
+fuzz: deps ## a million mutated inputs for each decoder of what comes from outside; INPUTS=n for others
+	@G8NODE_FUZZ_INPUTS=$(or $(INPUTS),1000000) nice $(PY) -m pytest -q --durations=0 tests/fuzz
 
 image: deps ## build/vmlinuz and build/initramfs.zst
 	@$(SUDO) initramfs-build/build.sh

@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 import tomllib
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Never
 
@@ -168,7 +167,7 @@ class Core0:
         await self.statistics.start()
 
     async def _import_late(self) -> None:
-        modules = self._late = await blocking.run("disk", _late_modules)
+        modules = self._late = await blocking.run("disk", _late_module)
         self.node.add_hardware(
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
@@ -187,7 +186,10 @@ class Core0:
     async def _start_resources(self) -> None:
         modules, settings, paths = self._late, self._settings, self.node.paths
         flists = modules.mounts.Mounts(
-            run=paths.run, cache=paths.cache, config=settings.g8ufs, storage=settings.globals.storage
+            run=paths.run,
+            cache=settings.globals.cache or paths.cache,
+            config=settings.g8ufs,
+            storage=settings.globals.storage,
         )
         containers = modules.containers.Containers(
             self.node.reaper,
@@ -203,8 +205,16 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
-        for commands in modules.commands:
+        await self._start_blocks()
+        for commands in modules.commands():
             self.registry.add_module(commands)
+
+    async def _start_blocks(self) -> None:
+        paths = self.node.paths
+        blocks = self._late.blocks.Blocks(self._settings.vdisk, folder=paths.vdisks, socket=paths.nbd_socket)
+        self.jobs.counters["vdisks"] = blocks.state
+        await blocks.start()
+        self.node.blocks = blocks
 
     def _start_screen(self) -> None:
         if self._console is not None:
@@ -224,7 +234,7 @@ class Core0:
         finally:
             self.registry.complete.set()
 
-    async def _plan_services(self, modules: "_Late") -> None:
+    async def _plan_services(self, modules: ModuleType) -> None:
         texts, problems = await blocking.run(
             "disk", modules.textfiles.read_folders, self._settings.main.include, ".toml", **_INCLUDE
         )
@@ -275,6 +285,7 @@ class Core0:
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
+            await shutdown.step("vdisks", node.blocks.close(), 60)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         if self.local is not None:
@@ -301,73 +312,11 @@ def _inventory() -> Inventory:
     return Inventory(version=__version__, **release)
 
 
-@dataclass(frozen=True)
-class _Late:
-    mounts: ModuleType
-    containers: ModuleType
-    files: ModuleType
-    links: ModuleType
-    disks: ModuleType
-    btrfs: ModuleType
-    cachedisk: ModuleType
-    profile: ModuleType
-    commands: tuple[ModuleType, ...]
-    textfiles: ModuleType
-    services: ModuleType
-    extensions: ModuleType
-    sequencer: ModuleType
-    screen: ModuleType
-    local: ModuleType
-    corex: ModuleType
+def _late_module() -> ModuleType:
+    """Imported when the gate listens."""
+    from g8node import late
 
-
-def _late_modules() -> _Late:
-    """Imports that `core.ping` does not need: a third of all, seconds of a boot."""
-    from g8node.boot import extensions, screen, sequencer, services
-    from g8node.g8ufs import mounts
-    from g8node.jobs import local
-    from g8node.jobs.commands import corex
-    from g8node.linux import textfiles
-    from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
-
-    return _Late(
-        mounts,
-        containers,
-        files,
-        links,
-        disks,
-        btrfs,
-        cachedisk,
-        profile,
-        late_commands(),
-        textfiles,
-        services,
-        extensions,
-        sequencer,
-        screen,
-        local,
-        corex,
-    )
-
-
-def late_commands() -> tuple[ModuleType, ...]:
-    """The command modules beside `EARLY` and those of the statistics, in the order of their names."""
-    from g8node.jobs.commands import (
-        btrfs,
-        clock,
-        config,
-        corex,
-        disk,
-        filesystem,
-        hardware,
-        ip,
-        pprof,
-        rtinfo,
-        service,
-        web,
-    )
-
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return late
 
 
 def _statistics_module() -> ModuleType:
@@ -379,7 +328,7 @@ def _statistics_module() -> ModuleType:
 
 def all_commands() -> tuple[ModuleType, ...]:
     """Every command module of a node; needs no running one."""
-    return (*EARLY, *late_commands(), *_statistics_module().COMMANDS)
+    return (*EARLY, *_late_module().commands(), *_statistics_module().COMMANDS)
 
 
 def run_agent(config_file: str, root: str) -> Never:

@@ -23,7 +23,7 @@ from g8node.jobs.audit import Audit
 from g8node.jobs.bus import QUEUE, Bus
 from g8node.jobs.direct import direct_command, direct_reply
 from g8node.jobs.identity import Identities
-from g8node.jobs.link import Arg, Link, ReplyError
+from g8node.jobs.link import Link, ReplyError
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Caller, Command, decode_command
 from g8node.jobs.registry import Spec
@@ -241,15 +241,10 @@ class Gate:
             reply: Reply = await self._link.call_patiently(rule.name, *args, limit_s=_PATIENCE_S)
             return reply
         timeout_s = _timeout(args[-1])
-        attempts: dict[str, tuple[Arg, ...]]
         if rule.name == "BLPOP":
-            attempts = {key: ("LPOP", raw) for key, raw in zip(keys, args, strict=False)}
-        else:
-            attempts = {keys[0]: ("RPOPLPUSH", args[0], args[0])}
-        found = await self._waiters.first(attempts, timeout_s)
-        if rule.name == "BLPOP":
-            return NULL_ARRAY if found is None else [found[0], found[1]]
-        return None if found is None else found[1]
+            found = await self._waiters.pop(keys, args[:-1], timeout_s)
+            return NULL_ARRAY if found is None else found
+        return await self._waiters.rotate(keys[0], args[0], timeout_s)
 
     async def _rpush(self, session: Session, args: list[bytes]) -> Reply:
         """Commands for the queue: each is decoded, authorised and stamped, all before any is pushed."""

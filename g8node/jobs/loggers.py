@@ -3,11 +3,12 @@
 Theory of operation. Every message of every job is kept in a ring of the last BACKLOG records. A subscription
 begins with what the ring has and gets what its levels want, the end messages always. What waits for redis is
 bounded for each subscription by number and bytes; when it is too much, other records give way to the end
-messages, which only give way to newer ones. In redis a list is trimmed to `logging.ledis.size` records and
-LIST_BYTES.
+messages, which only give way to newer ones. In redis a list is trimmed to `logging.ledis.size` records and to
+its part of LISTS_BYTES. A list without a subscription stays for LEFT_S.
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,9 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
-from g8node.errors import Exhausted, InvalidArgument
+from g8node.errors import Exhausted, InvalidArgument, Unavailable
 from g8node.jobs.job import Job
-from g8node.jobs.link import Link
+from g8node.jobs.link import Link, ReplyError
 from g8node.jobs.model import Message, Record, Result
 from g8node.jobs.once import OnceWriter
 
@@ -27,17 +28,20 @@ RING_BYTES: Final = 16 << 20
 WAITING: Final = 10_000
 WAITING_BYTES: Final = 16 << 20
 LIST_BYTES: Final = 64 << 20
+LISTS_BYTES: Final = 256 << 20
+LEFT_S: Final = 3600
 MAX_SUBSCRIPTIONS: Final = 64
 _OVERHEAD: Final = 160  # of a record beside its text
 _BATCH: Final = 512
 _BATCH_BYTES: Final = 1 << 20
 
-_PUSH = f"""
-local key, size = ARGV[2], tonumber(ARGV[3])
+_PUSH = """
+local key, size, bytes = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('TYPE', key).ok ~= 'list' then redis.call('DEL', key) end
-for n = 4, #ARGV do redis.call('RPUSH', key, ARGV[n]) end
+redis.call('PERSIST', key)
+for n = 5, #ARGV do redis.call('RPUSH', key, ARGV[n]) end
 redis.call('LTRIM', key, -size, -1)
-if redis.call('MEMORY', 'USAGE', key, 'SAMPLES', 8) > {LIST_BYTES} then
+if redis.call('MEMORY', 'USAGE', key, 'SAMPLES', 8) > bytes then
   redis.call('LTRIM', key, -math.max(1, math.floor(redis.call('LLEN', key) / 2)), -1)
 end
 """
@@ -109,6 +113,7 @@ class Loggers:
         self._ring: deque[Record] = deque()
         self._ring_size = 0
         self._subscriptions: dict[str, Subscription] = {}
+        self._left: list[str] = []
         self._work = asyncio.Event()
         self._dropped = 0
 
@@ -155,6 +160,8 @@ class Loggers:
             raise InvalidArgument("queue is required")
         if (subscription := self._subscriptions.pop(key, None)) is not None:
             self._dropped += subscription.dropped
+            self._left.append(key)
+            self._work.set()
 
     def state(self) -> dict[str, Any]:
         """Counters for `core.state`."""
@@ -173,14 +180,24 @@ class Loggers:
         while True:
             await self._work.wait()
             self._work.clear()
+            await self._let_go()
             while busy := [each for each in self._subscriptions.values() if each.waiting]:
                 for subscription in busy:
                     await self._write(subscription)
 
+    async def _let_go(self) -> None:
+        """Nobody trims these lists any more."""
+        left, self._left = self._left, []
+        for key in left:
+            if key not in self._subscriptions:
+                with contextlib.suppress(Unavailable, ReplyError):
+                    await self._link.call("EXPIRE", key, LEFT_S)
+
     async def _write(self, subscription: Subscription) -> None:
         if not (batch := subscription.take()):
             return
-        if not await self._push(subscription.key, self._size, *map(_encode, batch)):
+        most = min(LIST_BYTES, LISTS_BYTES // max(len(self._subscriptions), 1))
+        if not await self._push(subscription.key, self._size, most, *map(_encode, batch)):
             subscription.dropped += len(batch)
         elif self.on_pushed is not None:
             self.on_pushed([subscription.key])

@@ -1,5 +1,8 @@
 """The supervised redis-server: a child on a unix socket only, whose data survive its own death (async).
 
+When its memory is full, what has a time to live gives way, the oldest first: results and streams of finished
+jobs. Commands, flags of live jobs and lists of subscribers have none and stay.
+
 Its append-only file lies in memory-backed /run with `appendfsync no`: what redis has acknowledged is in the
 page cache, so `kill -9` of redis loses nothing, and a reboot loses everything, as a stateless node should.
 """
@@ -91,7 +94,8 @@ class RedisServer:
             "aof-load-truncated": "yes",
             "auto-aof-rewrite-min-size": "32mb",
             "maxmemory": str(self._max_memory_bytes),
-            "maxmemory-policy": "noeviction",
+            "maxmemory-policy": "volatile-ttl",
+            "maxmemory-samples": "10",
             "maxclients": "10000",
             "loglevel": "warning",
         }

@@ -306,3 +306,23 @@ async def test_bus_20000_queued_pings(stack: Stack) -> None:
     stack.supervisor.start("bus", stack.bus.run)
     assert json.loads(await stack.redis.brpoplpush(f"result:p{total - 1}", f"result:p{total - 1}", 20))
     assert await stack.redis.dbsize() >= 2 * total
+
+
+async def test_bus_full_memory_gives_up_the_oldest_results_and_no_command(tmp_path: Path) -> None:
+    """Results of 3 MB are kept for 300 s: more of them than redis may hold must not hold up the queue."""
+    jobs, script = 40, "head -c 3000000 /dev/zero | tr '\\0' x"
+    async with running_stack(tmp_path, max_memory_bytes=48 << 20) as stack:
+        async with stack.redis.pipeline(transaction=False) as pipeline:
+            for number in range(jobs):
+                await stack.push("bash", f"loud{number}", pipeline, arguments={"script": script}, queue="q")
+                await stack.push("core.ping", f"ping{number}", pipeline, queue="q")
+            await pipeline.execute()
+        last = json.loads(
+            await stack.redis.brpoplpush(f"result:ping{jobs - 1}", f"result:ping{jobs - 1}", 60)
+        )
+        assert last["state"] == "SUCCESS"
+        kept = json.loads(await stack.redis.lindex(f"result:loud{jobs - 1}", 0))
+        assert len(kept["streams"][0]) == 3_000_000
+        assert await stack.redis.exists("result:loud0") == 0
+        assert await stack.redis.llen("core:default") == 0
+        assert int((await stack.redis.info("stats"))["evicted_keys"]) > 10

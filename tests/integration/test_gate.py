@@ -1,6 +1,7 @@
 """The gate with real clients: authentication, allow-list, direct commands, thousands of waiters."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from g8node.jobs.gate import Gate
+from g8node.jobs.link import Link
+from g8node.jobs.waiters import Waiters
 from tests.support.redis import PASSWORD, Stack, eventually, running_stack
 
 ALLOWED = {
@@ -325,6 +328,47 @@ async def test_gate_blocked_clients_survive_the_death_of_redis(stack: Stack) -> 
     await stack.push("core.ping", "1", stack.client())
     assert json.loads(await waiting)["state"] == "SUCCESS"
     assert asyncio.get_running_loop().time() - began < 3
+
+
+async def cut_off(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket: str, mark: bytes
+) -> None:
+    """Between a client and redis: breaks the connection instead of passing on an answer that has the mark."""
+    to_reader, to_writer = await asyncio.open_unix_connection(socket)
+
+    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter, stop: bytes) -> None:
+        while (data := await source.read(65536)) and not (stop and stop in data):
+            target.write(data)
+        writer.transport.abort()
+        to_writer.transport.abort()
+
+    with contextlib.suppress(ConnectionError):
+        await asyncio.gather(forward(reader, to_writer, b""), forward(to_reader, writer, mark))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_gate_blpop_whose_answer_is_lost_does_not_lose_the_element(stack: Stack, times: int) -> None:
+    """Redis has popped it and the connection breaks: asked again, it answers with the same element."""
+    path, left = f"{stack.folder}/relay.sock", times
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        left -= 1
+        await cut_off(reader, writer, stack.socket, b"precious" if left >= 0 else b"")
+
+    link = Link(path)
+    async with await asyncio.start_unix_server(relay, path) as server:
+        await stack.redis.rpush("stream:b", "precious", "second")
+        waiters = Waiters(link)
+        keys = ["stream:a", "stream:b"]
+        found = await waiters.pop(keys, [key.encode() for key in keys], 20)
+        assert (found, left) == ([b"stream:b", b"precious"], -1)
+        assert await stack.redis.lrange("stream:b", 0, -1) == ["second"]
+        assert await waiters.pop(keys, [key.encode() for key in keys], 20) == [b"stream:b", b"second"]
+        await link.call("PING")  # the tokens are given back before it
+        assert await stack.redis.keys("core:popped:*") == []
+        await link.close()
+        server.close()
 
 
 async def test_gate_stream_is_followed_with_blpop(stack: Stack) -> None:

@@ -71,8 +71,7 @@ async def test_records_survive_the_death_of_redis_in_order_and_once(stack: Stack
 
 async def test_list_is_bounded_by_bytes(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 1 << 20
-    script = loggers_module._PUSH.replace(str(loggers_module.LIST_BYTES), str(limit))
-    monkeypatch.setattr(loggers_module, "_PUSH", script)
+    monkeypatch.setattr(loggers_module, "LIST_BYTES", limit)
     loggers = Loggers(stack.socket, size=100_000)
     async with running(loggers, stack):
         key = loggers.subscribe("x", [3])
@@ -83,6 +82,22 @@ async def test_list_is_bounded_by_bytes(stack: Stack, monkeypatch: pytest.Monkey
         found = await until(lambda: numbers(stack, key), lambda found: 49 in found)
         assert found == list(range(50 - len(found), 50))
         assert await stack.redis.memory_usage(key) < 2 * limit
+
+
+async def test_list_without_its_subscription_goes_after_a_while(stack: Stack) -> None:
+    loggers = Loggers(stack.socket, size=10)
+    async with running(loggers, stack):
+        key = loggers.subscribe("x", [3])
+        job = stack.manager.submit(command("core.ping", "begin"))
+        job.emit(3, "1")
+        await until(lambda: numbers(stack, key), lambda found: 1 in found)
+        assert await stack.redis.ttl(key) == -1
+        loggers.unsubscribe(key)
+        await until(lambda: stack.redis.ttl(key), lambda left: 3500 < left <= 3600)
+        loggers.subscribe("x", [3])
+        job.emit(3, "2")
+        await until(lambda: numbers(stack, key), lambda found: 2 in found)
+        assert await stack.redis.ttl(key) == -1
 
 
 async def test_key_that_is_no_list_is_replaced(stack: Stack) -> None:

@@ -40,7 +40,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     program.write_text(RTINFO)
     program.chmod(0o755)
     enter = f'mount --make-rprivate / && mount --bind {folder}/sbin /usr/local/sbin && exec "$@"'
-    with daemon(folder, EXTENSION, prefix=["unshare", "-m", "sh", "-c", enter, "sh"]) as running:
+    config = f'{EXTENSION}\n[globals]\ncache = "{folder}/elsewhere"\n'
+    with daemon(folder, config, prefix=["unshare", "-m", "sh", "-c", enter, "sh"]) as running:
         yield running
         assert "Traceback" not in running.log()
 
@@ -151,6 +152,11 @@ def test_node_without_rtinfo_client_says_so(bare: Daemon) -> None:
     assert "rtinfo-client is not installed on this node" in result["data"]
     assert bare.direct("rtinfo.list") == {}
     assert bare.direct("rtinfo.stop", host="h", port=1) is None
+
+
+def test_cache_is_where_the_settings_say(node: Daemon) -> None:
+    assert (node.folder / "elsewhere/chunks").is_dir()
+    assert not (node.folder / "root/var/cache/g8node/chunks").exists()
 
 
 def test_extension_of_the_main_file_is_a_command(node: Daemon) -> None:

@@ -102,12 +102,12 @@ def recorder(manager: Manager) -> Recorder:
 class Stack:
     """Redis, manager, bus and, after `open_gate`, the gate."""
 
-    def __init__(self, folder: Path, reaper: Reaper, registry: Registry) -> None:
+    def __init__(self, folder: Path, reaper: Reaper, registry: Registry, **redis: Any) -> None:
         self.folder = folder
         self.socket = f"{folder}/redis.sock"
         self.node = make_node(reaper, root=str(folder))
         self.supervisor = self.node.supervisor
-        self.server = RedisServer(reaper, folder=f"{folder}/redis", socket=self.socket)
+        self.server = RedisServer(reaper, folder=f"{folder}/redis", socket=self.socket, **redis)
         self.manager = Manager(self.node, registry, environ=os.environ)
         self.bus = Bus(self.manager, self.socket)
         self.redis: Any = Redis(unix_socket_path=self.socket, decode_responses=True)
@@ -168,11 +168,11 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path, registry: Registry | None = None) -> AsyncIterator[Stack]:
-    """The stack, started; everything is ended afterwards."""
+async def running_stack(folder: Path, registry: Registry | None = None, **redis: Any) -> AsyncIterator[Stack]:
+    """The stack, started; everything is ended afterwards. `redis`: options of RedisServer."""
     reaper = Reaper(orphans=False)
     reaper.install()
-    stack = Stack(folder, reaper, registry or make_registry())
+    stack = Stack(folder, reaper, registry or make_registry(), **redis)
     try:
         await stack.start()
         yield stack

@@ -254,6 +254,27 @@ async def test_subscribe_replays_the_backlog_and_forwards_to_the_end() -> None:
         assert heard == [*(str(number) for number in range(10, 20)), "last", "7"]
 
 
+async def test_subscribe_ends_when_killed_or_with_the_backlog_and_its_target_goes_on() -> None:
+    async def speak(ctx: Context) -> None:
+        ctx.job.emit(Level.STDOUT, "said")
+        await asyncio.Event().wait()
+
+    async with running_manager() as manager:
+        target = manager.submit(command("x"), runner=speak)
+        await eventually(lambda: recorder(manager).messages)
+        follower = manager.submit(command("core.subscribe", "2", {"id": "1"}))
+        await eventually(lambda: follower.follows)
+        manager.kill("2", 15)
+        result = await follower.result()
+        assert (result.state, result.code) == ("ERROR", 999)
+        short = await manager.submit(command("core.subscribe", "3", {"id": "1", "follow": False})).result()
+        assert short.state == "SUCCESS"
+        heard = [message.message for id, message in recorder(manager).messages if id == "3"]
+        assert heard == ["said", ""]
+        assert target.phase == "running"
+        assert not target.listeners
+
+
 async def test_subscribe_to_nobody_or_to_a_follower_is_an_error() -> None:
     async with running_manager() as manager:
         nobody = await manager.submit(command("core.subscribe", "2", {"id": "9"})).result()
@@ -279,6 +300,29 @@ async def test_close_ends_every_job_and_refuses_new_ones() -> None:
         assert {(await job.result()).state for job in jobs} == {"ERROR"}
         with pytest.raises(Exception, match="shutting down"):
             manager.submit(command("core.ping", "9"))
+
+
+async def test_close_sends_the_end_message_of_a_run_that_it_cuts_off() -> None:
+    async def forever(ctx: Context) -> None:
+        await asyncio.Event().wait()
+
+    async with running_manager() as manager:
+        manager.submit(command("x", "a"), runner=forever)
+        await asyncio.sleep(0)
+        await manager.close()
+        ends = [(id, message.meta) for id, message in recorder(manager).messages if message.ended]
+        assert ends == [("a", 2 << 16 | 4)]
+
+
+async def test_backlog_of_long_messages_is_bounded() -> None:
+    async with running_manager() as manager:
+        job = manager.submit(command("x", "a"), runner=lambda ctx: asyncio.Event().wait())
+        for number in range(20):
+            job.emit(1, str(number % 10) * (600 << 10))
+        assert [message.message[0] for message in job.backlog] == ["9"]
+        for _ in range(20):
+            job.emit(1, "short")
+        assert len(job.backlog) == 10
 
 
 def test_base_commands_are_those_of_the_spec() -> None:

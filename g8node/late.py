@@ -1,0 +1,70 @@
+"""What `core.ping` does not need, in one import: a third of all code, seconds of a boot (pure).
+
+Only main imports it, when the gate listens.
+"""
+
+from types import ModuleType
+
+from g8node.boot import extensions, screen, sequencer, services
+from g8node.g8ufs import mounts
+from g8node.jobs import local
+from g8node.jobs.commands import corex
+from g8node.linux import textfiles
+from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, links, profile
+
+__all__ = [
+    "blocks",
+    "btrfs",
+    "cachedisk",
+    "commands",
+    "containers",
+    "corex",
+    "disks",
+    "extensions",
+    "files",
+    "links",
+    "local",
+    "mounts",
+    "profile",
+    "screen",
+    "sequencer",
+    "services",
+    "textfiles",
+]
+
+
+def commands() -> tuple[ModuleType, ...]:
+    """The command modules beside main's `EARLY` and those of the statistics, by their names."""
+    from g8node.jobs.commands import (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        g8ufs,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        vdisk,
+        web,
+    )
+
+    return (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        g8ufs,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        vdisk,
+        web,
+    )

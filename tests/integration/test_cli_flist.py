@@ -216,6 +216,22 @@ def test_signing(made: Path, tmp_path: Path) -> None:
     refused(PermissionDenied, "another flist", "verify", made, "--key", public)
 
 
+def test_packing_into_shards_and_out_again(tmp_path: Path) -> None:
+    top, out = tmp_path / "sizes", tmp_path / "x.flist"
+    top.mkdir()
+    for size in (0, 100 << 10, 1 << 20, 10 << 20):
+        (top / str(size)).write_bytes(os.urandom(size))
+    shards = [f"00-7f=dir://{tmp_path}/low", f"80-ff=dir://{tmp_path}/high"]
+    routes = [word for shard in shards for word in ("--route", shard)]
+    flist("pack", top, out, *[word for shard in shards for word in ("--store", shard)], *routes)
+    assert all(int(path.name[:2], 16) < 0x80 for path in (tmp_path / "low").rglob("*") if path.is_file())
+    assert any((tmp_path / "high").iterdir())
+    flist("get", out, "/", tmp_path / "back")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == {
+        path.name: path.read_bytes() for path in top.iterdir()
+    }
+
+
 @pytest.mark.root
 @pytest.mark.fuse
 def test_mounting_without_a_node(made: Path, tree: Path, tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ class Fuse(Struct, frozen=True):
 
 
 class VdiskSettings(Struct, frozen=True):
+    key_file: Annotated[
+        str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
+    ] = ""
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
     listen: Annotated[str, Meta(description="host:port of NBD over TCP; empty: the unix socket only.")] = ""
     plain: Annotated[bool, Meta(description="Let TCP clients come without TLS.")] = False

@@ -12,6 +12,7 @@ from g8node.errors import InvalidArgument, NodeError, Unavailable
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
+from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
 
 log = logs.get("vdisk")
@@ -38,15 +39,19 @@ class Blocks:
 
     async def start(self) -> None:
         """Open the folder and listen. Never raises for what a setting or a disk is to blame for."""
-        vdisks = Vdisks(self._folder)
+        vdisks: Vdisks | None = None
         try:
+            key_file = self._settings.key_file
+            key = await blocking.run("disk", read_master_key, key_file) if key_file else b""
+            vdisks = Vdisks(self._folder, key=key)
             await vdisks.start()
             await self._listen(vdisks)
         except (NodeError, OSError) as error:
             self._problem = str(error)
             log.error("vdisks cannot be served", folder=self._folder, reason=self._problem)
             await self._close_servers()
-            await vdisks.close()
+            if vdisks is not None:
+                await vdisks.close()
             return
         self._vdisks = vdisks
 

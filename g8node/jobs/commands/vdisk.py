@@ -30,6 +30,7 @@ class CreateArgs(Struct, frozen=True):
     type: Kind = "db"
     block_size: Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX, description="A power of two.")] = 4096
     read_only: bool = False
+    encrypted: bool = False
     iops: Iops = 0
     bytes_s: BytesS = 0
     burst_ms: BurstMs = 1000
@@ -57,6 +58,7 @@ class Info(Struct, frozen=True):
     size: int
     block_size: int
     read_only: bool
+    encrypted: bool
     limits: Limits
     created: int
     used: int
@@ -77,7 +79,7 @@ async def _info(ctx: Context, vdisk: str) -> Info:
 
 @command("vdisk.create", role="admin")
 async def create(ctx: Context, args: CreateArgs) -> Info:
-    """Make an empty vdisk; it takes space only for what is written."""
+    """Make an empty vdisk; it takes space only for what is written. Encryption needs `vdisk.key_file`."""
     record = Record(
         id=args.id,
         type=args.type,
@@ -86,7 +88,7 @@ async def create(ctx: Context, args: CreateArgs) -> Info:
         read_only=args.read_only,
         limits=Limits(args.iops, args.bytes_s, args.burst_ms / 1000),
     )
-    await ctx.node.blocks.vdisks.create(record)
+    await ctx.node.blocks.vdisks.create(record, encrypted=args.encrypted)
     return await _info(ctx, args.id)
 
 

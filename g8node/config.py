@@ -126,6 +126,18 @@ class Fuse(Struct, frozen=True):
     ] = ()
 
 
+class VdiskSettings(Struct, frozen=True):
+    key_file: Annotated[
+        str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
+    ] = ""
+    folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
+    listen: Annotated[str, Meta(description="host:port of NBD over TCP; empty: the unix socket only.")] = ""
+    plain: Annotated[bool, Meta(description="Let TCP clients come without TLS.")] = False
+    tls_certificate: Annotated[str, Meta(description="PEM chain of the NBD server.")] = ""
+    tls_key: Annotated[str, Meta(description="PEM key of tls_certificate.")] = ""
+    tls_client_ca: Annotated[str, Meta(description="PEM CA that certificates of clients must be of.")] = ""
+
+
 Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a program; see docs/services.md.")]
 
 
@@ -141,6 +153,7 @@ class Config(Struct, frozen=True):
     globals: Globals = Globals()
     gate: Gate = Gate()
     g8ufs: Fuse = Fuse()
+    vdisk: VdiskSettings = VdiskSettings()
 
 
 def load(text: str, *, file: str = "", overrides: Iterable[tuple[str, str]] = ()) -> tuple[Config, list[str]]:

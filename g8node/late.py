@@ -10,9 +10,10 @@ from g8node.g8ufs import mounts
 from g8node.jobs import local
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
-from g8node.node import btrfs, cachedisk, containers, disks, files, links, profile
+from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, links, profile
 
 __all__ = [
+    "blocks",
     "btrfs",
     "cachedisk",
     "commands",
@@ -41,12 +42,29 @@ def commands() -> tuple[ModuleType, ...]:
         corex,
         disk,
         filesystem,
+        g8ufs,
         hardware,
         ip,
         pprof,
         rtinfo,
         service,
+        vdisk,
         web,
     )
 
-    return btrfs, clock, config, corex, disk, filesystem, hardware, ip, pprof, rtinfo, service, web
+    return (
+        btrfs,
+        clock,
+        config,
+        corex,
+        disk,
+        filesystem,
+        g8ufs,
+        hardware,
+        ip,
+        pprof,
+        rtinfo,
+        service,
+        vdisk,
+        web,
+    )

@@ -206,8 +206,16 @@ class Core0:
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
+        await self._start_blocks()
         for commands in modules.commands():
             self.registry.add_module(commands)
+
+    async def _start_blocks(self) -> None:
+        paths = self.node.paths
+        blocks = self._late.blocks.Blocks(self._settings.vdisk, folder=paths.vdisks, socket=paths.nbd_socket)
+        self.jobs.counters["vdisks"] = blocks.state
+        await blocks.start()
+        self.node.blocks = blocks
 
     def _start_screen(self) -> None:
         if self._console is not None:
@@ -278,6 +286,7 @@ class Core0:
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
+            await shutdown.step("vdisks", node.blocks.close(), 60)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         if self.local is not None:

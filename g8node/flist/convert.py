@@ -6,16 +6,15 @@ the caller accepts it.
 
 import asyncio
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from g8node.errors import FailedPrecondition, InvalidArgument, NodeError
+from g8node.errors import FailedPrecondition, InvalidArgument
 from g8node.flist.container import Format, write_flist
 from g8node.flist.merkle import MERKLE_KEY, sealed
-from g8node.flist.plan import ChunkRef
+from g8node.flist.read import HOLE, plain, refs
 from g8node.flist.tree import Flist, Node, walk
-from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.store.base import Store
 from g8node.wire import codecs
@@ -25,7 +24,6 @@ from g8node.wire.flist import ABSENT_ID, Blocks, Codec
 _CODECS: Final[dict[Format, Codec]] = {"v2": Codec.V2, "v3": Codec.V3}
 _SECONDS_MAX: Final = (1 << 32) - 1
 _BATCH: Final = 16
-_HOLE: Final = bytes(32)
 _LISTED: Final = 20
 
 
@@ -161,7 +159,7 @@ class _Recoder:
     async def run(self, root: Node) -> int:
         files: dict[int, tuple[bytes, Node]] = {}
         for path, node in walk(root):
-            if node.blocks.sizes and (node.blocks.codec != self._codec or _HOLE in _ids(node.blocks)):
+            if node.blocks.sizes and (node.blocks.codec != self._codec or HOLE in _ids(node.blocks)):
                 files.setdefault(id(node), (path, node))
         total = sum(len(node.blocks) for _, node in files.values())
         for path, node in files.values():
@@ -175,24 +173,17 @@ class _Recoder:
             )
         made = Blocks(bytearray(), bytearray(), array("I"), self._codec)
         rest = b""
-        refs = list(_refs(path, node.blocks))
-        for at in range(0, len(refs), _BATCH):
-            plains = await self._plain(refs[at : at + _BATCH])
+        wanted = list(refs(path, node.blocks))
+        for at in range(0, len(wanted), _BATCH):
+            plains = await plain(wanted[at : at + _BATCH], self._source)
             rest += b"".join(plains)
-            last = at + _BATCH >= len(refs)
+            last = at + _BATCH >= len(wanted)
             whole = len(rest) if last else len(rest) // CHUNK_SIZE * CHUNK_SIZE
             await self._put(made, [rest[n : n + CHUNK_SIZE] for n in range(0, whole, CHUNK_SIZE)])
             rest = rest[whole:]
             self._done += len(plains)
             self._progress(self._done, total)
         return made
-
-    async def _plain(self, refs: Sequence[ChunkRef]) -> list[bytes]:
-        wanted = [ref for ref in refs if ref.id != _HOLE]
-        if wanted and self._source is None:
-            raise InvalidArgument("chunks must be read to encode them anew", hint="give --store")
-        answers = await self._source.get_many([ref.stored_as for ref in wanted]) if self._source else {}
-        return await blocking.run("cpu", _decoded, refs, answers)
 
     async def _put(self, made: Blocks, plains: Sequence[bytes]) -> None:
         assert self._target is not None
@@ -205,10 +196,10 @@ class _Recoder:
             await self._target.put_many({id: fresh[id] for id in missing})
         assert isinstance(made.ids, bytearray)
         assert isinstance(made.keys, bytearray)
-        for one, plain in zip(encoded, plains, strict=True):
+        for one, piece in zip(encoded, plains, strict=True):
             made.ids += one.id
             made.keys += one.key
-            made.sizes.append(len(plain))
+            made.sizes.append(len(piece))
 
     def _encode(self, plains: Sequence[bytes]) -> list[Encoded]:
         return [codecs.encode(self._codec, plain) for plain in plains]
@@ -217,23 +208,3 @@ class _Recoder:
 def _ids(blocks: Blocks) -> set[bytes]:
     ids = bytes(blocks.ids)
     return {ids[at : at + 32] for at in range(0, len(ids), 32)}
-
-
-def _refs(path: bytes, blocks: Blocks) -> Iterator[ChunkRef]:
-    ids, keys = bytes(blocks.ids), bytes(blocks.keys)
-    for at, size in enumerate(blocks.sizes):
-        cut = slice(32 * at, 32 * at + 32)
-        yield ChunkRef(ChunkId(ids[cut]), keys[cut], size, path, blocks.codec)
-
-
-def _decoded(refs: Sequence[ChunkRef], answers: "Mapping[ChunkId, bytes | NodeError]") -> list[bytes]:
-    plains = []
-    for ref in refs:
-        if ref.id == _HOLE:
-            plains.append(bytes(ref.plain_size))
-            continue
-        answer = answers[ref.stored_as]
-        if not isinstance(answer, bytes):
-            raise answer
-        plains.append(ref.decode(answer))
-    return plains

@@ -83,6 +83,9 @@ def _publish(partial: str, directory: str, digest: bytes) -> ImagePlan:
     """Rename into place; another caller's good copy wins over ours, a damaged one gives way."""
     os.chmod(partial, 0o755)
     for _ in range(16):
+        # Fails when somebody was faster; his is as good as ours unless it turns out to be damaged.
+        with contextlib.suppress(OSError):
+            os.rename(partial, directory)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, Unavailable):
             return plans.load(directory, flist_digest=digest)
         # Moved aside first and removed second: whoever has its files open can go on reading them.
@@ -90,8 +93,6 @@ def _publish(partial: str, directory: str, digest: bytes) -> ImagePlan:
         with contextlib.suppress(FileNotFoundError):
             os.rename(directory, os.path.join(old, "image"))
         shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rename(partial, directory)
     raise Unavailable(f"cannot replace {directory}", hint="something else writes there")
 
 

@@ -16,7 +16,7 @@ from g8node.wire.router import format_router
 
 MERKLE_KEY: Final = "merkle"
 _DIGEST: Final = 32
-_HEAD: Final = struct.Struct("<IIIqIQIIBI")
+_HEAD: Final = struct.Struct("<IIIqIQQQBI")
 _SIZE: Final = struct.Struct("<I")
 
 

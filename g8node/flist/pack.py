@@ -20,7 +20,7 @@ from g8node.flist.source import How, Part, Source
 from g8node.flist.source_dir import DirectorySource
 from g8node.flist.source_oci import OciSource, is_layout
 from g8node.flist.source_tar import TarSource
-from g8node.flist.tree import Flist, walk
+from g8node.flist.tree import Flist, Node, walk
 from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.store.base import Store
@@ -78,24 +78,44 @@ class PackResult:
     progress: Progress
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree whose chunks are stored; what `pack` makes before it writes."""
+
+    root: Node
+    info: Mapping[str, str]
+    progress: Progress
+
+
 async def pack(source: str, output: str, store: Store, options: PackOptions | None = None) -> PackResult:
-    """Pack the directory or tar archive at `source` into the flist file `output`.
+    """Pack a directory, tar archive or OCI layout at `source` into the flist file `output`.
 
     The flist is written only when every chunk is stored. InvalidArgument for what cannot be packed, Conflict
     for a file that changed meanwhile, Unavailable from the store, OSError from the file system.
     """
     options = options or PackOptions()
+    tree = await pack_tree(source, store, options)
+    entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(tree.root)))
+    flist = Flist(tree.root, {**tree.info, **options.info}, options.router)
+    digest = await blocking.run("cpu", _write, flist, output)
+    return PackResult(output, digest, entries, tree.progress)
+
+
+async def pack_tree(
+    source: str, store: Store, options: PackOptions | None = None, *, single: bool = False
+) -> Tree:
+    """As `pack`, without the flist file. `single`: a tree of this one file, whatever it is."""
+    options = options or PackOptions()
     how = How(Codec.G8_KEYED if options.secret else Codec.G8, options.by_content, options.ignore)
-    opened = await blocking.run("disk", _open, source, how)
+    opened = await blocking.run("disk", _open, source, how, single)
     packer = _Packer(store, options, opened.total_bytes)
     await packer.run(opened.parts())
-    entries = await blocking.run("cpu", lambda: sum(1 for _ in walk(opened.root)))
-    flist = Flist(opened.root, {**opened.info, **options.info}, options.router)
-    digest = await blocking.run("cpu", _write, flist, output)
-    return PackResult(output, digest, entries, packer.progress)
+    return Tree(opened.root, opened.info, packer.progress)
 
 
-def _open(path: str, how: How) -> Source:
+def _open(path: str, how: How, single: bool) -> Source:
+    if single:
+        return DirectorySource(path, how, single=True)
     if is_layout(path):
         return OciSource(path, how)
     return DirectorySource(path, how) if os.path.isdir(path) else TarSource(path, how)

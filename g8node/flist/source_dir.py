@@ -19,17 +19,22 @@ from g8node.wire.flist import NANOSECONDS
 class DirectorySource:
     """See `source.Source`."""
 
-    def __init__(self, path: str, how: How | None = None) -> None:
+    def __init__(self, path: str, how: How | None = None, *, single: bool = False) -> None:
+        """`single`: a tree of this one file, whatever it is."""
         self._how = how or How()
         self.info: Mapping[str, str] = {}
         self._links: dict[tuple[int, int], Node] = {}
         self._files: list[tuple[bytes, Node, os.stat_result]] = []
         top = os.fsencode(path)
-        status = os.stat(top)
-        if not stat.S_ISDIR(status.st_mode):
+        status = os.lstat(top) if single else os.stat(top)
+        if single:
+            name = os.path.basename(os.path.abspath(top))
+            self.root = Node(stat.S_IFDIR | 0o755, children={name: self._child(top, status)})
+        elif stat.S_ISDIR(status.st_mode):
+            self.root = self._node(os.path.realpath(top), status)
+            self._scan(os.path.realpath(top), self.root)
+        else:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self.root = self._node(os.path.realpath(top), status)
-        self._scan(os.path.realpath(top), self.root)
         self.total_bytes: int | None = sum(node.size for _, node, _ in self._files)
 
     def _scan(self, top: bytes, root: Node) -> None:

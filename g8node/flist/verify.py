@@ -1,6 +1,6 @@
 """Does a store hold what an flist needs (async)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -33,7 +33,12 @@ class VerifyResult:
 
 
 async def verify(
-    plan: ImagePlan, store: Store, *, content: bool = False, findings_max: int = 100
+    plan: ImagePlan,
+    store: Store,
+    *,
+    content: bool = False,
+    findings_max: int = 100,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> VerifyResult:
     """Check every chunk's presence, or with `content` fetch and decode each. Unavailable from the store."""
     findings: list[Finding] = []
@@ -42,6 +47,7 @@ async def verify(
     while batch := _take(references, _BATCH_CONTENT if content else _BATCH_IDS):
         found = await (_contents(batch, store) if content else _presence(batch, store))
         checked += len(batch)
+        progress(len(batch))
         findings += found
         if len(findings) >= findings_max:
             break

@@ -6,7 +6,7 @@ files in groups; the page cache does the rest. Everything in it was verified.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from g8node.g8ufs.segments import Key, SegmentLog
 from g8node.runtime import blocking, logs
@@ -94,6 +94,42 @@ class ChunkCache:
             if not self._complained:
                 log.warning("the chunk cache cannot be written; chunks are fetched again", error=str(error))
             self._complained = True
+
+    async def pin(self, name: str, chunks: Sequence[tuple[bytes, int]]) -> None:
+        """See SegmentLog.pin."""
+        await blocking.run("disk", self._segments.pin, name, chunks)
+
+    async def unpin(self, name: str) -> bool:
+        return await blocking.run("disk", self._segments.unpin, name)
+
+    async def clear(self) -> int:
+        """Forget all that is not pinned; the bytes that became free."""
+        self.recent.clear()
+        return await blocking.run("disk", self._segments.clear)
+
+    async def resize(self, budget_bytes: int) -> None:
+        if budget_bytes != self._segments.budget_bytes:
+            await blocking.run("disk", self._segments.resize, budget_bytes)
+
+    @property
+    def pins(self) -> list[str]:
+        """Digests of the pinned flists."""
+        return self._segments.pins.names()
+
+    @property
+    def budget_bytes(self) -> int:
+        return self._segments.budget_bytes
+
+    def shown(self) -> dict[str, Any]:
+        """`{chunks, size_bytes, budget_bytes, pinned_chunks, pins}`; pins are digests of flists."""
+        segments = self._segments
+        return {
+            "chunks": len(segments),
+            "size_bytes": segments.size_bytes,
+            "budget_bytes": segments.budget_bytes,
+            "pinned_chunks": len(segments.pins),
+            "pins": segments.pins.names(),
+        }
 
     async def close(self) -> None:
         self.recent.clear()

@@ -12,6 +12,7 @@ from typing import Final
 from g8node.errors import DeadlineExceeded, InvalidArgument, NodeError, Unavailable
 from g8node.flist.plan import ChunkRef
 from g8node.g8ufs.cache import INLINE_BYTES, ChunkCache
+from g8node.g8ufs.counters import Fetches
 from g8node.g8ufs.segments import Key
 from g8node.runtime import blocking, logs
 from g8node.store.base import Store
@@ -70,6 +71,7 @@ class Fetcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: dict[tuple[int, Key], tuple[float, NodeError]] = {}
         self._closed = False
+        self.counters = Fetches()
 
     async def get(self, store: Store, ref: ChunkRef) -> bytes:
         """The plain chunk. Raises NotFound, Unavailable or DeadlineExceeded. Safe to cancel."""
@@ -102,11 +104,16 @@ class Fetcher:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(store, ref)
+            self.counters.in_flight += 1
+            flight.plain.add_done_callback(self._landed)
             queue = self._queues.setdefault(id(store), [])
             if not queue:
                 asyncio.get_running_loop().call_soon(self._launch, store)
             queue.append(flight)
         return flight
+
+    def _landed(self, _: asyncio.Future[bytes]) -> None:
+        self.counters.in_flight -= 1
 
     def _launch(self, store: Store) -> None:
         """Turn what this turn of the loop asked of a store into batches."""
@@ -161,6 +168,7 @@ class Fetcher:
         for flight in batch:
             answer = answers.get(flight.ref.stored_as, Unavailable("the store left a chunk unanswered"))
             if isinstance(answer, bytes):
+                self.counters.stored_bytes += len(answer)
                 stored.append((flight, answer))
             else:
                 self._fail(flight, answer)
@@ -173,6 +181,7 @@ class Fetcher:
         for (flight, _), plain in zip(stored, decoded, strict=True):
             if isinstance(plain, bytes):
                 good.append((Key(flight.ref.id, flight.ref.key), plain))
+                self.counters.chunks += 1
                 if not flight.plain.done():
                     flight.plain.set_result(plain)
             else:
@@ -181,9 +190,15 @@ class Fetcher:
 
     def _fail(self, flight: _Flight, error: NodeError) -> None:
         key = Key(flight.ref.id, flight.ref.key)
+        self.counters.errors += 1
         self._failed[id(flight.store), key] = (time.monotonic(), error)
         self._flights.pop(key, None)
         flight.plain.set_exception(error)
+
+    async def settled(self) -> None:
+        """Returns when what has been fetched until now is in the cache, or cannot be kept."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
 
     async def close(self) -> None:
         """End what is under way; its readers, and all that come later, get Unavailable."""

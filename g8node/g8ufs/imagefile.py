@@ -14,7 +14,9 @@ from typing import Final
 from g8node.errors import NodeError
 from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece
 from g8node.g8ufs.cache import ChunkCache
+from g8node.g8ufs.counters import STALL_S, Reads
 from g8node.g8ufs.fetch import Fetcher
+from g8node.g8ufs.profile import Recorder
 from g8node.g8ufs.segments import Key
 from g8node.linux.guard import off_loop
 from g8node.linux.nowait import in_memory, pread_now
@@ -56,6 +58,8 @@ class ImageFile:
         self._metadata_memory = False
         self._complained = float("-inf")
         self._suppressed = 0
+        self.counters = Reads()
+        self.recorder = Recorder(plan.chunk_count)
 
     @off_loop
     def open(self) -> None:
@@ -73,10 +77,32 @@ class ImageFile:
 
     async def read(self, offset: int, length: int) -> Part:
         """Exactly the bytes asked for, clipped to the file's size. OSError(EIO) otherwise."""
+        counters = self.counters
+        counters.reads += 1
         pieces = self.plan.plan(offset, length)
+        for piece in pieces:
+            if piece.kind is Kind.CHUNK:
+                self.recorder.note(piece.chunk)
+        try:
+            data = await self._read(pieces, min(length, max(self.size - offset, 0)))
+        except OSError:
+            counters.errors += 1
+            raise
+        counters.read_bytes += len(data)
+        return data
+
+    async def read_again(self, offset: int, length: int) -> Part:
+        """The same for what nobody asked for: it is not counted."""
+        return await self._read(self.plan.plan(offset, length), min(length, max(self.size - offset, 0)))
+
+    async def _read(self, pieces: Sequence[Piece], length: int) -> Part:
         parts = [self._now(piece, len(pieces)) for piece in pieces]
         absent = [at for at, part in enumerate(parts) if part is None]
+        self.counters.hits += sum(
+            piece.kind is Kind.CHUNK and part is not None for piece, part in zip(pieces, parts, strict=True)
+        )
         if absent:
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(self._read_timeout_s):
                     late = await self._later([pieces[at] for at in absent])
@@ -84,11 +110,13 @@ class ImageFile:
                 refs = [self.plan.chunk(pieces[at].chunk) for at in absent if pieces[at].kind is Kind.CHUNK]
                 self._complain(refs[0] if refs else None, f"no data within {self._read_timeout_s:g} s")
                 raise OSError(errno.EIO, "read timed out") from None
+            finally:
+                self.counters.stalls += time.monotonic() - began >= STALL_S
             for at, part in zip(absent, late, strict=True):
                 parts[at] = part
         whole = [part for part in parts if part is not None]
         data = whole[0] if len(whole) == 1 else b"".join(whole)
-        if len(data) != min(length, max(self.size - offset, 0)):
+        if len(data) != length:
             raise OSError(errno.EIO, "the plan does not cover the read")
         return data
 
@@ -123,7 +151,9 @@ class ImageFile:
             if plain is None:
                 absent.append(at)
             else:
+                self.counters.hits += 1
                 parts[at] = _cut(plain, pieces[at])
+        self.counters.misses += len(absent)
         for at, plain in zip(absent, await self._fetch([refs[at] for at in absent]), strict=True):
             parts[at] = _cut(plain, pieces[at])
         return [part for part in parts if part is not None]

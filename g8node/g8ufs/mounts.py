@@ -13,20 +13,24 @@ target again. What stands on a mount of before (an overlay, an open file) fails 
 """
 
 import asyncio
-import contextlib
-import errno
+import builtins
 import functools
 import os
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
 from g8node.config import Fuse
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.flist.image import ImageRef, prepare
+from g8node.flist.plan import ImagePlan
+from g8node.g8ufs import kept, kernelmount, prefetch
+from g8node.g8ufs.ahead import Ahead
 from g8node.g8ufs.cache import ChunkCache
+from g8node.g8ufs.counters import Reads
 from g8node.g8ufs.downloads import Downloads
 from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.imagefile import ImageFile
@@ -34,9 +38,6 @@ from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
 from g8node.g8ufs.sources import shown, sources
 from g8node.g8ufs.trust import Trust
-from g8node.linux import blockdev
-from g8node.linux import mount as linux
-from g8node.linux.mount import Mount
 from g8node.runtime import blocking, logs
 from g8node.store.base import Store
 from g8node.store.memory import MemoryStore
@@ -45,6 +46,9 @@ from g8node.wire.router import Router, format_router
 
 log = logs.get("g8ufs.mounts")
 
+_PRUNE_EVERY_S: Final = 60.0
+_KEPT_SHARE: Final = 4
+"""Images, flists and profiles may take this part of the cache's budget; the rest is for chunks."""
 _PREPARING: Final = 1
 """Images built at once: the cpu pool must keep a thread for decoding chunks that readers wait for."""
 
@@ -75,6 +79,7 @@ class _Image:
     router: Router | None
     store: Store
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    counters: Reads = field(default_factory=Reads)
     users: int = 0
     ready: "asyncio.Task[None] | None" = None
 
@@ -91,6 +96,10 @@ class Mounts:
         self._images_at = f"{os.path.abspath(run)}/g8ufs-images"
         self._prepared_at = f"{cache}/images"
         self._chunks_at = f"{cache}/chunks"
+        self._profiles_at = f"{cache}/profiles"
+        self._kept_at = (self._prepared_at, f"{cache}/flists", self._profiles_at)
+        self._pruned_s = float("-inf")
+        self._past = Reads()
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
         self._trust = Trust(self._config, self._downloads)
         self._cache: ChunkCache | None = None
@@ -113,7 +122,7 @@ class Mounts:
         self._fetcher = Fetcher(self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=limit_s)
         try:
             # The cache's lock says that no other process is alive here: what is mounted is a dead one's.
-            await blocking.run("path", _sweep, self._session.mountpoint, self._images_at)
+            await blocking.run("path", kernelmount.sweep, self._session.mountpoint, self._images_at)
             await self._session.start()
         except BaseException:
             await self._cache.close()
@@ -137,7 +146,7 @@ class Mounts:
                 image = await self._acquire(ref, router)
                 undo.push_async_callback(self._release, image)
                 await _bound(image.place, target, nosuid)
-                undo.push_async_callback(blocking.run, "path", _unmount, target)
+                undo.push_async_callback(blocking.run, "path", kernelmount.unmount, target)
                 if self._images.get(image.key) is not image:
                     raise Unavailable(f"flist {flist}: the FUSE session died meanwhile")
                 mounted = Mounted(target, flist, ref.digest, shown(router), dict(ref.plan.info), nosuid)
@@ -166,7 +175,7 @@ class Mounts:
             self._targets.pop(target, None)
 
     async def _detach(self, target: str, image: _Image) -> None:
-        await blocking.run("path", _unmount, target)
+        await blocking.run("path", kernelmount.unmount, target)
         await self._release(image)
 
     async def run(self) -> None:
@@ -199,7 +208,7 @@ class Mounts:
             return
         self._targets[mounted.target] = (mounted, image)
         try:
-            await blocking.run("path", _unmount, mounted.target)
+            await blocking.run("path", kernelmount.unmount, mounted.target)
             await _bound(image.place, mounted.target, mounted.nosuid)
         except OSError as error:
             log.error("a mount is lost", target=mounted.target, flist=mounted.flist, error=str(error))
@@ -208,6 +217,74 @@ class Mounts:
     async def list(self) -> list[Mounted]:
         """What is attached, oldest first."""
         return [found[0] for found in self._targets.values() if found]
+
+    async def shown(self) -> builtins.list[dict[str, Any]]:
+        """`g8ufs.list`: one row for each target; targets of one image share its counters."""
+        return [
+            {
+                "target": mounted.target,
+                "flist": mounted.flist,
+                "digest": mounted.digest,
+                "storage": mounted.storage,
+                "chunks": image.ref.plan.chunk_count,
+                "reads": image.counters.shown(),
+            }
+            for mounted, image in (found for found in self._targets.values() if found)
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """`g8ufs.stats`: since the start, all mounts together."""
+        cache, fetcher = self._opened()
+        total = Reads()
+        for counters in (self._past, *(image.counters for image in self._images.values())):
+            total.add(counters)
+        return {
+            "mounts": len(self._targets),
+            "images": len(self._images),
+            "reads": total.shown(),
+            "fetches": fetcher.counters.shown(),
+            "cache": cache.shown(),
+            "stores": self.stores.state(),
+        }
+
+    async def prefetch(self, flist: str, *, storage: str = "", paths: Sequence[str] = ()) -> dict[str, Any]:
+        """Bring the flist and its chunks (of these paths; none: all) into the cache; see prefetch.Fetched."""
+        cache, fetcher = self._opened()
+        ref = await self._prepared(flist)
+        router = await sources(flist, storage or self._storage, ref)
+        folders = [os.fsencode(posixpath.normpath(f"/{path}").lstrip("/")) for path in paths]
+        if router is None:
+            return asdict(prefetch.Fetched())
+        store = self.stores.open(router)
+        try:
+            refs = prefetch.wanted(ref.plan, folders)
+            return asdict(await prefetch.fetch_all(fetcher, cache, store, refs))
+        finally:
+            await store.close()
+
+    async def pin(self, flist: str) -> dict[str, Any]:
+        """Never evict the flist's chunks: `{digest, chunks, size_bytes}`. Exhausted: they are too many."""
+        cache, _ = self._opened()
+        ref = await self._prepared(flist)
+        chunks = await blocking.run("cpu", _ids, ref.plan)
+        await cache.pin(ref.digest, chunks)
+        return {"digest": ref.digest, "chunks": len(chunks), "size_bytes": sum(size for _, size in chunks)}
+
+    async def unpin(self, flist: str) -> bool:
+        """By the flist's name or digest; False when it was not pinned."""
+        cache, _ = self._opened()
+        digest = flist if re.fullmatch(r"[0-9a-f]{64}", flist) else (await self._prepared(flist)).digest
+        return await cache.unpin(digest)
+
+    async def drop(self) -> int:
+        """Forget all chunks but the pinned; the bytes that became free."""
+        cache, _ = self._opened()
+        return await cache.clear()
+
+    def _opened(self) -> tuple[ChunkCache, Fetcher]:
+        if self._cache is None or self._fetcher is None:
+            raise Unavailable("g8ufs is not running")
+        return self._cache, self._fetcher
 
     async def close(self) -> None:
         """Detach everything and end the session; never waits for a store. Safe to call twice."""
@@ -249,7 +326,23 @@ class Mounts:
             except OSError as error:
                 raise Unavailable(f"flist {flist}: {error}") from error
         self._trust.check(flist, signature, ref)
+        await blocking.run("disk", kept.touch, ref.directory)
+        await self._prune(ref)
         return ref
+
+    async def _prune(self, ref: ImageRef) -> None:
+        """Keep the folders beside the chunks within the budget that they share with them."""
+        now = asyncio.get_running_loop().time()
+        if now - self._pruned_s < _PRUNE_EVERY_S or self._cache is None:
+            return
+        self._pruned_s = now
+        budget = self._config.cache_bytes
+        keep = {ref.digest, *(image.ref.digest for image in self._images.values()), *self._cache.pins}
+        try:
+            size = await blocking.run("disk", kept.prune, self._kept_at, budget // _KEPT_SHARE, keep)
+            await self._cache.resize(max(budget - size, budget // 2))
+        except OSError as error:
+            log.warning("the folders of images and flists could not be pruned", error=str(error))
 
     async def _acquire(self, ref: ImageRef, router: Router | None) -> _Image:
         """The mounted image, with one more user. The first caller mounts, the others wait for it."""
@@ -282,27 +375,34 @@ class Mounts:
         if image.ready is not None:
             await asyncio.wait([image.ready])
         await image.undo.aclose()
+        self._past.add(image.counters)
 
     async def _mount(self, image: _Image) -> None:
         async with AsyncExitStack() as undo:
-            entry = await self._entry(image)
+            entry, file = await self._entry(image)
             undo.push_async_callback(self._session.remove, entry)
-            await blocking.run("path", _mount_erofs, self._session.path(entry), image.place)
-            undo.push_async_callback(blocking.run, "path", _unmount, image.place, remove=True)
+            await blocking.run("path", kernelmount.mount_erofs, self._session.path(entry), image.place)
+            undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
+            undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
 
-    async def _entry(self, image: _Image) -> Entry:
+    def _ahead(self, image: _Image, file: ImageFile) -> Ahead:
+        cache, fetcher = self._opened()
+        path = f"{self._profiles_at}/{image.ref.digest}"
+        return Ahead(image.ref.plan, file.recorder, path, fetcher=fetcher, cache=cache, store=image.store)
+
+    async def _entry(self, image: _Image) -> tuple[Entry, ImageFile]:
         """The entry in the session. It owns the file, and the file the store."""
-        assert self._cache is not None
-        assert self._fetcher is not None
+        cache, fetcher = self._opened()
         file = ImageFile(
             image.ref.plan,
             image.store,
-            self._cache,
-            self._fetcher,
+            cache,
+            fetcher,
             read_timeout_s=self._config.read_timeout_s,
             closed=lambda: self._background(image.store.close()),
         )
+        image.counters = file.counters
         around = ReadAround(file)
         try:
             await blocking.run("disk", file.open)
@@ -311,12 +411,18 @@ class Mounts:
             file.close()
             raise
         around.push = functools.partial(self._session.push, entry)
-        return entry
+        return entry, file
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _ids(plan: ImagePlan) -> list[tuple[bytes, int]]:
+    """(id, plain size) of every chunk."""
+    chunks = (plan.chunk(index) for index in range(plan.chunk_count))
+    return [(chunk.id, chunk.plain_size) for chunk in chunks]
 
 
 def _absolute(target: str) -> str:
@@ -327,13 +433,13 @@ def _absolute(target: str) -> str:
 
 async def _bound(place: str, target: str, nosuid: bool) -> None:
     """Bind the image at the target; a cancelled caller finds nothing mounted."""
-    task = asyncio.ensure_future(blocking.run("path", _bind, place, target, nosuid))
+    task = asyncio.ensure_future(blocking.run("path", kernelmount.bind, place, target, nosuid))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if task.exception() is None:
-            await blocking.run("path", _unmount, target)
+            await blocking.run("path", kernelmount.unmount, target)
         raise
 
 
@@ -345,58 +451,3 @@ async def _finish(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _bind(place: str, target: str, nosuid: bool) -> None:
-    os.makedirs(target, exist_ok=True)
-    linux.bind(place, target)
-    if nosuid:
-        flags = Mount.BIND | Mount.REMOUNT | Mount.RDONLY | Mount.NODEV | Mount.NOSUID
-        try:
-            linux.mount("none", target, "", flags)
-        except OSError:
-            linux.unmount_if_mounted(target, lazy=True)
-            raise
-
-
-def _mount_erofs(path: str, place: str) -> None:
-    """File-backed where the kernel can (6.12), through a loop device before."""
-    os.makedirs(place)
-    flags = Mount.RDONLY | Mount.NODEV
-    try:
-        try:
-            linux.mount(path, place, "erofs", flags)
-        except OSError as error:
-            if error.errno != errno.ENOTBLK:
-                raise
-            fd, device = blockdev.loop_attach(path)
-            try:
-                linux.mount(device, place, "erofs", flags)
-            finally:
-                os.close(fd)
-    except OSError as error:
-        os.rmdir(place)
-        raise Unavailable(f"cannot mount the image {path}: {error}") from error
-
-
-def _unmount(target: str, *, remove: bool = False) -> None:
-    """Unmount, lazily when it is in use."""
-    try:
-        linux.unmount_if_mounted(target)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        linux.unmount_if_mounted(target, lazy=True)
-    if remove:
-        os.rmdir(target)
-
-
-def _sweep(session: str, images: str) -> None:
-    """Unmount what a dead predecessor left, the newest first, and remove its mount points."""
-    for entry in reversed(linux.mounts()):
-        if entry.target == session or entry.target.startswith(f"{images}/"):
-            log.warning("unmounting what a dead process left", target=entry.target)
-            linux.unmount_if_mounted(entry.target, lazy=True)
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(images):
-            os.rmdir(f"{images}/{name}")

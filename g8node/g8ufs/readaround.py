@@ -79,7 +79,7 @@ class ReadAround:
 
     async def _push(self, offset: int, length: int) -> None:
         try:
-            data = await self._image.read(offset, length)
+            data = await self._image.read_again(offset, length)
             if self.push is not None:
                 await self.push(offset, bytes(data))
         except OSError as error:

@@ -26,7 +26,8 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from g8node.errors import Unavailable
+from g8node.errors import Exhausted, Unavailable
+from g8node.g8ufs.pins import Pins
 from g8node.linux.guard import off_loop
 from g8node.linux.nowait import in_memory, pread_now
 
@@ -171,6 +172,7 @@ class SegmentLog:
     @off_loop
     def __init__(self, directory: str, budget_bytes: int) -> None:
         """Raises Unavailable when another process has the folder open."""
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         self._directory = directory
         self._budget = budget_bytes
         self._segment_max = min(SEGMENT_BYTES, max(budget_bytes // 8, 1 << 16))
@@ -180,7 +182,7 @@ class SegmentLog:
         self._clock = 0
         self._next = 1
         self._tail: Segment | None = None
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.pins = Pins(f"{directory}/pins")
         self._owner = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +217,11 @@ class SegmentLog:
     @property
     def size_bytes(self) -> int:
         """Bytes of all segments."""
-        return sum(segment.size for segment in self._segments.values())
+        return sum(segment.size for segment in tuple(self._segments.values()))
+
+    @property
+    def budget_bytes(self) -> int:
+        return self._budget
 
     def has(self, chunk: bytes) -> bool:
         """Whether a record is indexed; cheap, may run on the loop. The record may still prove damaged."""
@@ -282,17 +288,17 @@ class SegmentLog:
         """Add verified chunks; present ones are skipped. OSError (no space) leaves the log usable."""
         with self._lock:
             for key, plain in chunks:
-                if _prefix(key.id) in self._index or len(plain) > min(_SIZE_MAX, self._budget // 4):
-                    continue
-                segment = self._room(_RECORD.size + len(plain))
-                offset = segment.size
-                record = segment.encode(offset, key, plain)
-                segment.size += len(record)  # a failed write leaves a hole; its offset is not used again
-                if os.pwrite(segment.fd, record, offset) != len(record):
-                    continue
-                number = self._next - 1
-                segment.places.append((key.id, offset, len(plain)))
-                self._index[_prefix(key.id)] = _pack(number, offset, len(plain))
+                if _prefix(key.id) not in self._index and len(plain) <= min(_SIZE_MAX, self._budget // 4):
+                    self._append(key, plain)
+
+    def _append(self, key: Key, plain: bytes) -> None:
+        segment = self._room(_RECORD.size + len(plain))
+        offset = segment.size
+        record = segment.encode(offset, key, plain)
+        segment.size += len(record)  # a failed write leaves a hole; its offset is not used again
+        if os.pwrite(segment.fd, record, offset) == len(record):
+            segment.places.append((key.id, offset, len(plain)))
+            self._index[_prefix(key.id)] = _pack(self._next - 1, offset, len(plain))
 
     def _room(self, length: int) -> Segment:
         tail = self._tail
@@ -305,20 +311,92 @@ class SegmentLog:
             self._clock += 1
             tail.used = self._clock
             self._evict()
-        return tail
+        return self._tail or tail
 
     def _evict(self) -> None:
-        """Drop the least recently read segments until a new one fits into the budget."""
+        """Drop the least recently read segments until a new one fits into the budget.
+
+        Pinned chunks move to the end of the log first. A segment that holds little else is passed over, or
+        its chunks would be copied again and again; pins cover half of the budget, so there is another.
+        """
         while len(self._segments) > 1 and self.size_bytes + self._segment_max > self._budget:
             candidates = [(s.used, number) for number, s in self._segments.items() if s is not self._tail]
-            if not candidates:
+            if not self._drop_one(sorted(candidates)):
                 return
-            number = min(candidates)[1]
-            path = self._segments.pop(number).path
-            self._index = {prefix: at for prefix, at in self._index.items() if _unpack(at).segment != number}
-            for name in (path, f"{path}.idx"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name)
+
+    def _drop_one(self, candidates: list[tuple[int, int]]) -> bool:
+        for _, number in candidates:
+            pinned = [prefix for prefix in self._in(number) if prefix in self.pins]
+            size = sum(_unpack(self._index[prefix]).length for prefix in pinned)
+            if size <= self._segments[number].size // 2:
+                self._drop_segment(number, pinned)
+                return True
+        return False
+
+    def _in(self, number: int) -> list[int]:
+        return [prefix for prefix, at in self._index.items() if at >> 64 == number]
+
+    def _drop_segment(self, number: int, pinned: Sequence[int]) -> None:
+        segment = self._segments.pop(number)
+        moved = [self._record(segment, _unpack(self._index[prefix])) for prefix in pinned]
+        for prefix in self._in(number):
+            del self._index[prefix]
+        for name in (segment.path, f"{segment.path}.idx"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        for found in moved:
+            if found is not None:
+                self._append(*found)
+
+    def _record(self, segment: Segment, place: Place) -> tuple[Key, bytes] | None:
+        """A whole record by its place; None when it is damaged."""
+        with contextlib.suppress(OSError):
+            record = memoryview(os.pread(segment.fd, place.length, place.offset))
+            if len(record) == place.length and segment.tag(place.offset, record) == record[:_TAG]:
+                _, _, _, chunk, key = _RECORD.unpack_from(record)
+                return Key(chunk, key), bytes(record[_RECORD.size :])
+        return None
+
+    @off_loop
+    def pin(self, name: str, chunks: Sequence[tuple[bytes, int]]) -> None:
+        """Never evict these chunks (id, plain size), whether they are here already or not.
+
+        Exhausted when pinned chunks would take more than half of the budget.
+        """
+        size = sum(_RECORD.size + plain for _, plain in chunks)
+        with self._lock:
+            others = sum(_unpack(at).length for prefix, at in self._index.items() if prefix in self.pins)
+            if size + (0 if name in self.pins.names() else others) > self._budget // 2:
+                raise Exhausted(
+                    f"{size} bytes do not fit: pins may take half of the cache's {self._budget} bytes",
+                    hint="raise g8ufs.cache_bytes, or unpin another flist",
+                )
+            self.pins.add(name, (_prefix(chunk) for chunk, _ in chunks))
+
+    @off_loop
+    def unpin(self, name: str) -> bool:
+        """False when nothing is pinned by that name."""
+        with self._lock:
+            return self.pins.remove(name)
+
+    @off_loop
+    def clear(self) -> int:
+        """Drop every chunk that is not pinned; the bytes that became free."""
+        with self._lock:
+            before = self.size_bytes
+            if self._tail is not None:
+                self._tail.seal()
+                self._tail = None
+            for number in list(self._segments):
+                self._drop_segment(number, [prefix for prefix in self._in(number) if prefix in self.pins])
+            return max(before - self.size_bytes, 0)
+
+    @off_loop
+    def resize(self, budget_bytes: int) -> None:
+        """Another budget from now on; what is too much goes."""
+        with self._lock:
+            self._budget = budget_bytes
+            self._evict()
 
     @off_loop
     def close(self) -> None:

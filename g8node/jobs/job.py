@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Phase = Literal["queued", "running", "waiting", "finished"]
 BACKLOG = 10
+BACKLOG_CHARS = 1 << 20
+"""A message may have megabytes; then fewer are kept."""
+
+_LONG = BACKLOG_CHARS // BACKLOG
 
 
 class Run(Protocol):
@@ -113,6 +117,8 @@ class Job:
             flags |= Flag.STREAM
         message = Message(text, time.time_ns(), level << 16 | int(flags))
         self.backlog.append(message)
+        if len(text) > _LONG:
+            self._shorten()
         self._log(self, message)
         if self.listeners and not self.emitting:
             self.emitting = True  # two jobs that follow each other must not recurse
@@ -121,6 +127,11 @@ class Job:
                     listener(message)
             finally:
                 self.emitting = False
+
+    def _shorten(self) -> None:
+        size = sum(len(message.message) for message in self.backlog)
+        while size > BACKLOG_CHARS and len(self.backlog) > 1:
+            size -= len(self.backlog.popleft().message)
 
     def end(self, level: int, text: str, *, ok: bool) -> None:
         """The one message that closes a run."""

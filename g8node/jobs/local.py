@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logs.get("local")
 
 REQUEST_BYTES: Final = 16 << 20
-REQUEST_S: Final = 10.0
+REQUEST_S: Final = 5.0
 ANSWER_S: Final = 30.0
 CLIENTS_MAX: Final = 64
 _READ_BYTES: Final = 256 << 10

@@ -22,7 +22,7 @@ from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NodeError, 
 from g8node.jobs import outcome as outcomes
 from g8node.jobs.access import check_role
 from g8node.jobs.job import Job, OnEnd, OnRun
-from g8node.jobs.model import LOCAL, Command, Message, Result
+from g8node.jobs.model import LOCAL, Command, Level, Message, Result
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Registry
 from g8node.jobs.runs import KILLED_CODE, Runner, Valve
@@ -216,6 +216,10 @@ class Manager:
                 begun = self._begin(job)
                 if isinstance(begun, Outcome):
                     end, delay_s = begun, self._settle(job, begun)
+        except asyncio.CancelledError:
+            if job.phase == "running":  # who follows it must not wait for the end of a run that was cut off
+                job.end(Level.STDERR, "", ok=False)
+            raise
         finally:
             self._finish(job, end)
 

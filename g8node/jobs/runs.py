@@ -8,6 +8,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -25,6 +26,8 @@ from g8node.runtime.stdio import CHUNK_BYTES, Pipes, Process
 from g8node.wire.levels import LevelParser, Text
 
 STREAM_CHUNKS: Final = 100
+STREAM_CHUNKS_LEAST: Final = 4
+KEPT_BYTES: Final = 256 << 20
 KILL_GRACE_S: Final = 1.0
 """How long what escaped the process group may keep a killed job's pipes open."""
 
@@ -32,11 +35,23 @@ KILLED_CODE: Final = 999
 _ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-class Tail:
-    """The last STREAM_CHUNKS chunks of a stream; small pieces share a chunk."""
+class Store:
+    """How much output all running jobs keep together, in bytes."""
 
-    def __init__(self) -> None:
-        self._chunks: deque[str] = deque(maxlen=STREAM_CHUNKS)
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self.most = most
+        self.used = 0
+
+
+class Tail:
+    """The last STREAM_CHUNKS chunks of a stream; small pieces share a chunk.
+
+    When all streams together keep too much, those that go on keep STREAM_CHUNKS_LEAST.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._chunks: deque[str] = deque()
         self._pieces: list[str] = []
         self._size = 0
 
@@ -47,13 +62,29 @@ class Tail:
         self._size += len(text)
 
     def _seal(self) -> None:
-        if self._pieces:
-            self._chunks.append("".join(self._pieces))
-            self._pieces, self._size = [], 0
+        if not self._pieces:
+            return
+        chunk = "".join(self._pieces)
+        self._pieces, self._size = [], 0
+        self._chunks.append(chunk)
+        self._store.used += sys.getsizeof(chunk)
+        while len(self._chunks) > STREAM_CHUNKS or (
+            self._store.used > self._store.most and len(self._chunks) > STREAM_CHUNKS_LEAST
+        ):
+            self._drop()
+
+    def _drop(self) -> None:
+        self._store.used -= sys.getsizeof(self._chunks.popleft())
 
     def text(self) -> str:
         self._seal()
         return "".join(self._chunks)
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._pieces.clear()
+        while self._chunks:
+            self._drop()
 
 
 class Valve:
@@ -84,6 +115,7 @@ class Runner:
         self._reaper = reaper
         self._environ = dict(environ)
         self.valve = valve
+        self.kept = Store()
 
     async def run(self, job: Job, process: Process) -> Outcome:
         """Run it to its end: exit and end of both outputs. Cancelling kills the process group."""
@@ -129,7 +161,7 @@ class ProcessRun:
         self._child: Child | None = None
         self._pipes: Pipes | None = None
         self._killed = False
-        self._tails = {Level.STDOUT: Tail(), Level.STDERR: Tail()}
+        self._tails = {Level.STDOUT: Tail(runner.kept), Level.STDERR: Tail(runner.kept)}
         self._data = ""
         self._data_level = 0
 
@@ -138,6 +170,13 @@ class ProcessRun:
         return self._child.pid if self._child is not None else 0
 
     async def run(self) -> Outcome:
+        try:
+            return await self._run()
+        finally:
+            for tail in self._tails.values():
+                tail.close()
+
+    async def _run(self) -> Outcome:
         parsers = [LevelParser(Level.STDOUT), LevelParser(Level.STDERR)]
         try:
             pipes = self._pipes = Pipes(

@@ -309,7 +309,8 @@ class Connection(asyncio.BufferedProtocol):
         reads: list[Request] = []
         writes: list[Request] = []
         size = written = 0
-        while pending and not self._stalled and self._may_begin(export, size + written):
+        room = _FLIGHT_BYTES - self._flight_bytes
+        while pending and size + written < room and self._may_begin(export):
             request = pending.popleft()
             if error := refusal(request):
                 self._transport.write(self._replies.error(request, error, "refused"))
@@ -342,12 +343,12 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._start(self._do(export, request))
 
-    def _may_begin(self, export: Export, size: int) -> bool:
+    def _may_begin(self, export: Export) -> bool:
         """Whether the bounds and the vdisk's limits allow one more request."""
-        if self._later is not None:
+        if self._stalled or self._later is not None or len(self._tasks) >= _FLIGHT_REQUESTS:
             return False
-        if self._flight_bytes + size >= _FLIGHT_BYTES or len(self._tasks) >= _FLIGHT_REQUESTS:
-            return False
+        if not export.limited:
+            return True
         request = self._pending[0]
         wait_s = export.pause_s(request.length if request.kind <= nbd.CMD_WRITE else 0)
         if wait_s > 0:
@@ -409,6 +410,8 @@ class Connection(asyncio.BufferedProtocol):
             errors = await export.write_many(data)
         except Exception as error:  # noqa: BLE001 - as above
             errors = [error] * len(writes)
+        for _, payload in data:
+            self._parser.recycle(payload)
         done, durable = [], []
         for request, failure in zip(writes, errors, strict=True):
             if failure is not None:

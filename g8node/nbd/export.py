@@ -46,6 +46,9 @@ class Export(Protocol):
     async def extents(self, offset: int, length: int, count: int) -> Sequence[Extent]:
         """The state of the range from its beginning on, at least one extent and at most `count`."""
 
+    limited: bool
+    """Whether `pause_s` must be asked."""
+
     def pause_s(self, length: int) -> float:
         """0: one more request of so many bytes may begin, and is accounted; else the seconds to wait."""
 

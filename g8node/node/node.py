@@ -11,6 +11,7 @@ from g8node.node.power import Power
 
 if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need costs no boot time
     from g8node.g8ufs.mounts import Mounts
+    from g8node.node.blocks import Blocks
     from g8node.node.btrfs import Btrfs
     from g8node.node.containers import Containers
     from g8node.node.disks import Disks
@@ -41,6 +42,7 @@ class Node:
     disks: "Disks" = field(init=False)
     btrfs: "Btrfs" = field(init=False)
     profile: "Profile" = field(init=False)
+    blocks: "Blocks" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
     _containers: "Containers | None" = field(default=None, init=False)
     _files: "Files | None" = field(default=None, init=False)

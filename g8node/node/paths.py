@@ -52,6 +52,16 @@ class Paths:
         return self._at("run/crun")
 
     @property
+    def vdisks(self) -> str:
+        """The vdisks, unless the settings name a folder."""
+        return self._at("var/lib/g8node/vdisks")
+
+    @property
+    def nbd_socket(self) -> str:
+        """Where the NBD server listens for this machine."""
+        return self._at("run/nbd.sock")
+
+    @property
     def cache(self) -> str:
         """Downloaded flists, EROFS images, chunks."""
         return self._at("var/cache/g8node")

@@ -16,11 +16,13 @@ from typing import Final
 
 import msgspec
 
-from g8node.errors import AlreadyExists, Conflict, NodeError, NotFound, Unavailable
+from g8node.errors import AlreadyExists, Conflict, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.linux.diskfile import Disk, DiskFile, read_whole, write_whole
 from g8node.linux.guard import off_loop
+from g8node.vdisk.encrypted import EncryptedFile
 from g8node.vdisk.parts import Parts, part_sizes
 from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
+from g8node.vdisk.seal import new_seal, vdisk_key
 
 RECORD: Final = "vdisk.json"
 _RECORD_BYTES_MAX: Final = 1 << 20
@@ -31,8 +33,10 @@ _EXTENTS: Final = 1024
 class Folder:
     """See the module. Paths are absolute; the caller serialises changes of one vdisk."""
 
-    def __init__(self, disk: Disk, path: str) -> None:
+    def __init__(self, disk: Disk, path: str, key: bytes = b"") -> None:
+        """`key`: the master key of encrypted vdisks, if there are any."""
         self._disk = disk
+        self._key = key
         self.path = path.rstrip("/")
 
     @off_loop
@@ -100,6 +104,18 @@ class Folder:
             raise
         return parts
 
+    def plain(self, record: Record, parts: Parts) -> DiskFile:
+        """What clients see of the bytes. Unavailable without the right key."""
+        if record.seal is None:
+            return parts
+        return EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+
+    def sealed(self, record: Record) -> Record:
+        """The record with a new key. InvalidArgument without a master key."""
+        if not self._key:
+            raise InvalidArgument("encrypted: there is no key", hint="give a key file")
+        return msgspec.structs.replace(record, seal=new_seal(self._key))
+
     def open_more(self, record: Record, parts: Parts) -> None:
         """Add the parts that `parts`, opened when the vdisk was smaller, does not have."""
         place = self._at(record.id)
@@ -154,7 +170,7 @@ class Folder:
         """A new vdisk with the bytes of another one that nobody changes meanwhile; holes stay holes."""
         self.create(target)
         try:
-            reader, writer = self.open(source), self.open(target)
+            reader, writer = self._open_plain(source), self._open_plain(target)
             try:
                 _copy(reader, writer, source.size)
                 writer.sync()
@@ -164,6 +180,14 @@ class Folder:
         except BaseException:
             with contextlib.suppress(OSError):
                 self.delete(target.id)
+            raise
+
+    def _open_plain(self, record: Record) -> DiskFile:
+        parts = self.open(record)
+        try:
+            return self.plain(record, parts)
+        except BaseException:
+            parts.close()
             raise
 
     def used(self, record: Record) -> int:
@@ -178,7 +202,7 @@ class Folder:
         """What is wrong with a vdisk, for a person; nothing when it is whole."""
         try:
             record = self.record(vdisk)
-            file = self.open(record)
+            file = self._open_plain(record)
         except (NodeError, OSError) as error:
             return [str(error)]
         try:

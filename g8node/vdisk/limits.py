@@ -29,6 +29,7 @@ class Throttle:
         self._buckets = [
             _Bucket(rate, limits.burst_s, clock()) for rate in (limits.iops, limits.bytes_s) if rate
         ]
+        self.limited = bool(self._buckets)
         self._of_bytes = [False] * bool(limits.iops) + [True] * bool(limits.bytes_s)
 
     def pause_s(self, length: int) -> float:

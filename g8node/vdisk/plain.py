@@ -47,8 +47,7 @@ class PlainVdisk:
 
     def __init__(self, file: DiskFile, record: Record) -> None:
         self._file = file
-        self.record = record
-        self.pause_s = Throttle(record.limits).pause_s
+        self.change(record)
         self.counters = Counters()
         self.count = self.counters.count
         self.read_now = file.read_now
@@ -60,7 +59,8 @@ class PlainVdisk:
     def change(self, record: Record) -> None:
         """Other limits from now on; another size for those who connect from now on."""
         self.record = record
-        self.pause_s = Throttle(record.limits).pause_s
+        throttle = Throttle(record.limits)
+        self.limited, self.pause_s = throttle.limited, throttle.pause_s
 
     async def read(self, offset: int, into: memoryview) -> None:
         await blocking.run("vdisk", self._file.read, offset, into)

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument
 from g8node.vdisk.limits import Limits
+from g8node.vdisk.seal import Seal
 
 SIZE_MAX: Final = 64 << 40
 BLOCK_MIN: Final = 512
@@ -28,7 +29,7 @@ BlockSize = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """One vdisk. Sizes in bytes, `created` in seconds since 1970."""
+    """One vdisk. Sizes in bytes, `created` in seconds since 1970; with a `seal` it is encrypted."""
 
     version: Literal[1] = 1
     id: VdiskId
@@ -37,6 +38,7 @@ class Record(Struct, frozen=True, kw_only=True):
     block_size: BlockSize = 4096
     read_only: bool = False
     limits: Limits = Limits()
+    seal: Seal | None = None
     created: int = 0
 
     def check(self) -> None:

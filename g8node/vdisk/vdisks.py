@@ -33,8 +33,9 @@ class _Opened:
 class Vdisks:
     """The exports of an NBD server. One process at a time uses a folder of vdisks."""
 
-    def __init__(self, path: str, disk: Disk | None = None) -> None:
-        self.folder = Folder(disk or KernelDisk(), path)
+    def __init__(self, path: str, disk: Disk | None = None, *, key: bytes = b"") -> None:
+        """`key`: the master key of encrypted vdisks."""
+        self.folder = Folder(disk or KernelDisk(), path, key)
         self._lock_fd = -1
         self._records: dict[str, Record] = {}
         self._opened: dict[str, _Opened] = {}
@@ -110,7 +111,12 @@ class Vdisks:
             opened = self._opened.get(vdisk)
             if opened is None:
                 parts = await blocking.run("disk", self.folder.open, record)
-                opened = self._opened[vdisk] = _Opened(PlainVdisk(parts, record), parts)
+                try:
+                    file = self.folder.plain(record, parts)
+                except NodeError:
+                    await blocking.run("disk", parts.close)
+                    raise
+                opened = self._opened[vdisk] = _Opened(PlainVdisk(file, record), parts)
             opened.users += 1
             return opened.vdisk
 
@@ -129,8 +135,10 @@ class Vdisks:
 
     # What people ask
 
-    async def create(self, record: Record) -> Record:
+    async def create(self, record: Record, *, encrypted: bool = False) -> Record:
         """AlreadyExists, InvalidArgument."""
+        if encrypted:
+            record = self.folder.sealed(record)
         record = msgspec.structs.replace(record, created=int(time.time()))
         check_id(record.id)
         async with self._alone(record.id):
@@ -149,6 +157,7 @@ class Vdisks:
             "counters": opened.vdisk.counters.table() if opened else {},
         }
         table: dict[str, Any] = msgspec.to_builtins(record)
+        table["encrypted"] = table.pop("seal") is not None
         return table | more
 
     async def resize(self, vdisk: str, size: int) -> Record:
@@ -191,6 +200,8 @@ class Vdisks:
             if not source.read_only:
                 self._refuse_open(vdisk)
             record = msgspec.structs.replace(source, id=target, read_only=False, created=int(time.time()))
+            if source.seal is not None:
+                record = self.folder.sealed(record)
             await blocking.run("vdisk", self.folder.copy, source, record)
             self._records[target] = record
             return record

@@ -5,8 +5,8 @@ handshake is in `nbd_handshake`.
 
 Theory of operation. `RequestParser` owns the memory that a socket receives into: the caller asks for
 `buffer()`, fills the first part of it, and `received(count)` gives every request that is complete now, which
-is one batch. A payload is a view of that memory, never a copy: after a receive that held payloads the parser
-goes on in fresh memory, so a view stays valid for as long as somebody keeps it. A payload that does not fit
+is one batch. A payload is a view of that memory, never a copy: what was given away is not received into
+again, so a view stays valid for as long as somebody keeps it. A payload that does not fit
 gets memory of its own size, so that a write of 32 MiB is received where it is used. A payload above the
 limit is not kept: it is skipped, and the request comes out without one, to be refused. Only what leaves the
 stream's meaning open (a wrong magic, a length that nobody would skip) is a ProtocolError.
@@ -78,7 +78,10 @@ PAYLOAD_MAX: Final = 32 << 20
 SIZE_MAX: Final = (1 << 63) - 1
 _SKIP_MAX: Final = 1 << 32
 _ERROR_TEXT_MAX: Final = 4096
-_BUFFER_BYTES: Final = 128 << 10
+_BUFFER_BYTES: Final = 256 << 10
+_ROOM_MIN: Final = 16 << 10
+_SPARES: Final = 16
+_SPARE_BYTES: Final = 512 << 10
 _U32: Final = 0xFFFFFFFF
 
 _COMPACT: Final = struct.Struct(">IHHQQI")
@@ -116,21 +119,30 @@ class RequestParser:
         self._payload_max = payload_max
         self._extended = extended
         self._view = memoryview(bytearray(_BUFFER_BYTES))
-        self._end = 0  # bytes received into the view
+        self._start = self._end = 0  # what of the view is received and not taken
+        self._lent = False  # whether views of it were given away
         self._large: tuple[Request, memoryview] | None = None  # a payload that is received where it is used
         self._filled = 0
+        self._own: dict[int, bytearray] = {}  # memory of single payloads that are in use
+        self._spares: list[bytearray] = []
         self._skip: tuple[Request, int] | None = None  # bytes of an oversized payload still to come
 
     @property
     def idle(self) -> bool:
         """Whether no request is half received."""
-        return self._end == 0 and self._large is None and self._skip is None
+        return self._start == self._end and self._large is None and self._skip is None
 
     def buffer(self) -> memoryview:
         """Where to receive next; never empty."""
         if self._large is not None:
             return self._large[1][self._filled :]
         return self._view[self._end :]
+
+    def recycle(self, payload: memoryview) -> None:
+        """Nobody uses this payload any more: memory of its own serves another one."""
+        spare = self._own.pop(id(payload.obj), None)
+        if spare is not None and len(spare) <= _SPARE_BYTES and len(self._spares) < _SPARES:
+            self._spares.append(spare)
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Request]:
         """As buffer and received, for data that was received elsewhere (after TLS, the handshake's rest)."""
@@ -159,32 +171,35 @@ class RequestParser:
     def _cut(self) -> list[Request]:
         requests: list[Request] = []
         view, end, header = self._view, self._end, self._header
-        size, magic, pos, lent = header.size, self._magic, 0, False
+        size, magic, pos = header.size, self._magic, self._start
         if self._skip is not None:
-            pos = self._skipped(requests)
+            pos = self._skipped(requests, pos)
         while end - pos >= size:
             found, flags, kind, cookie, offset, length = header.unpack_from(view, pos)
             if found != magic:
                 raise ProtocolError(f"request magic {found:#x}: expected {magic:#x}")
-            request = Request(kind, flags, cookie, offset, length)
-            if kind != CMD_WRITE and not (flags & CMD_FLAG_PAYLOAD_LEN and self._extended):
-                requests.append(request)
-                pos += size
-                continue
             body = pos + size
-            if length > self._payload_max or kind != CMD_WRITE:
-                pos = self._begin_skip(request, body, requests)
+            if kind != CMD_WRITE or length > self._payload_max:
+                pos = self._without_payload(Request(kind, flags, cookie, offset, length), body, requests)
                 continue
-            if body + length > end:
-                if body + length > len(view):
-                    self._begin_large(request, view[body:end])
+            past = body + length
+            if past > end:
+                if past > len(view):
+                    self._begin_large(Request(kind, flags, cookie, offset, length), view[body:end])
                     pos = end
                 break
-            requests.append(request._replace(payload=view[body : body + length]))
-            lent = True
-            pos = body + length
-        self._keep(pos, lent)
+            requests.append(Request(kind, flags, cookie, offset, length, view[body:past]))
+            self._lent = True
+            pos = past
+        self._keep(pos)
         return requests
+
+    def _without_payload(self, request: Request, body: int, requests: list[Request]) -> int:
+        """Take a request whose payload, if there is one, nobody wants; where the next one begins."""
+        if request.kind == CMD_WRITE or (request.flags & CMD_FLAG_PAYLOAD_LEN and self._extended):
+            return self._begin_skip(request, body, requests)
+        requests.append(request)
+        return body
 
     def _begin_skip(self, request: Request, body: int, requests: list[Request]) -> int:
         """Past as much of a payload that nobody wants as is here already."""
@@ -204,17 +219,29 @@ class RequestParser:
         return pos + count
 
     def _begin_large(self, request: Request, first: memoryview) -> None:
-        memory = memoryview(bytearray(request.length))
+        spare = next((one for one in self._spares if len(one) >= request.length), None)
+        if spare is not None:
+            self._spares.remove(spare)
+        else:
+            spare = bytearray(request.length)
+        self._own[id(spare)] = spare
+        memory = memoryview(spare)[: request.length]
         memory[: len(first)] = first
         self._large, self._filled = (request, memory), len(first)
 
-    def _keep(self, pos: int, lent: bool) -> None:
-        """Go on behind what was taken; in fresh memory when somebody holds views of this one."""
-        rest = self._end - pos
-        if lent or (pos and rest):
-            old, self._view = self._view, memoryview(bytearray(_BUFFER_BYTES)) if lent else self._view
-            self._view[:rest] = bytes(old[pos : self._end])
-        self._end = rest
+    def _keep(self, pos: int) -> None:
+        """Go on behind what was taken: where nobody holds views, and where there is room."""
+        end = self._end
+        if pos == end and not self._lent:
+            self._start = self._end = 0
+        elif len(self._view) - end >= _ROOM_MIN:
+            self._start = pos
+        else:
+            rest = bytes(self._view[pos:end])
+            if self._lent:
+                self._view, self._lent = memoryview(bytearray(_BUFFER_BYTES)), False
+            self._view[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
 
 
 _ALWAYS: Final = CMD_FLAG_FUA

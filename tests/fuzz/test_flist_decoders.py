@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from g8node.errors import InvalidArgument
 from g8node.flist.container import read_flist, write_flist
 from g8node.flist.image import build
+from g8node.flist.merkle import merkle_root
 from g8node.flist.records import read_tree, tree_records
-from g8node.flist.tree import Flist, Node
-from g8node.wire.flist import Blocks, decode_acl, decode_directory
+from g8node.flist.rfs import read_fl
+from g8node.flist.sqlite import read_database, write_database
+from g8node.flist.tree import Flist, Limits, Node
+from g8node.wire import codecs
+from g8node.wire.flist import Blocks, Codec, decode_acl, decode_directory
+from g8node.wire.router import format_router, parse_router
 from g8node.wire.sstable import Budget, read_table
 
 
@@ -83,6 +88,56 @@ def test_mutated_container_is_read_or_refused(container: bytes, tmp_path: Path) 
         except InvalidArgument:
             outcomes.add(False)
     assert outcomes == {True, False}
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A v2 and a v3 database of the sample."""
+    folder, root = tmp_path_factory.mktemp("sqlite"), sample()
+    file = (root.children or {})[b"file"]
+    file.blocks.codec = Codec.V3
+    write_flist(Flist(root, {"a": "b"}), str(folder / "v3"), "v3")
+    file.blocks.codec = Codec.V2
+    return {"v2": write_database(Flist(root, {"a": "b"})), "v3": (folder / "v3").read_bytes()}
+
+
+@given(st.sampled_from(["v2", "v3"]), mutations)
+@settings(max_examples=300, deadline=None)
+def test_mutated_database_is_read_or_refused(
+    databases: dict[str, bytes], form: str, changes: list[tuple[int, int]]
+) -> None:
+    data = mutate(databases[form], changes)
+    try:
+        flist = read_database(data, Limits()) if form == "v2" else read_fl(data, Limits())
+        merkle_root(flist)
+        build(flist)
+    except InvalidArgument:
+        return
+
+
+@given(st.sampled_from([Codec.V1, Codec.V2, Codec.V3, Codec.G8]), mutations, st.integers(1, 2000))
+@settings(max_examples=200, deadline=None)
+def test_mutated_chunk_is_the_same_or_refused(
+    codec: Codec, changes: list[tuple[int, int]], size: int
+) -> None:
+    plain = b"some text " * 100
+    made = codecs.encode(codec, plain)
+    try:
+        got = codecs.decode(codec, mutate(made.stored, changes), made.id, made.key, size)
+    except InvalidArgument:
+        return
+    assert got == plain
+
+
+@given(st.text(max_size=300) | st.sampled_from(["pools: {a: {00: 'zdb://x'}}\nlookup: [a]"]), mutations)
+@settings(max_examples=200, deadline=None)
+def test_router_of_anything_is_read_or_refused(text: str, changes: list[tuple[int, int]]) -> None:
+    data = mutate(text.encode("utf-8", "surrogatepass") or b"x", changes)
+    try:
+        router = parse_router(data)
+    except InvalidArgument:
+        return
+    assert parse_router(format_router(router)) == router
 
 
 @given(st.binary(max_size=200), st.binary(min_size=45, max_size=45))

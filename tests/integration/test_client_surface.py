@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -534,6 +535,15 @@ def _families(client: Client) -> list[type]:
     managers = [each for each in vars(client).values() if isinstance(each, Manager)]
     inner = [each for manager in managers for each in vars(manager).values() if isinstance(each, Manager)]
     return [type(each) for each in (*managers, *inner)]
+
+
+def test_many_threads_share_a_client(client: Client) -> None:
+    def work(number: int) -> list[str]:
+        return [client.bash(f"echo {number}.{turn}").get().stdout for turn in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, texts in enumerate(pool.map(work, range(8))):
+            assert texts == [f"{number}.{turn}\n" for turn in range(5)]
 
 
 def test_wrong_types_are_refused_before_anything_is_sent(client: Client) -> None:

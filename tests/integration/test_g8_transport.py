@@ -11,6 +11,7 @@ import pytest
 
 from g8node.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavailable
 from g8tools.g8.aio_transport import AsyncTransport
+from g8tools.g8.client import Client
 from g8tools.g8.flow import Request
 from g8tools.g8.results import ResultError, Unreachable
 from g8tools.g8.transport import Address, BlockingTransport
@@ -172,6 +173,20 @@ def test_wrong_password_is_a_refusal(execute: Execute) -> None:
     for reply in (b"-WRONGPASS invalid\r\n", b"-ERR too many failed attempts, try again later\r\n"):
         with peer(answering(reply)) as port, pytest.raises(PermissionDenied, match=f"node 127.0.0.1:{port}"):
             execute(Address("127.0.0.1", port, "wrong"), PING, 1)
+
+
+def test_client_tries_as_often_as_it_is_told() -> None:
+    connections: list[int] = []
+
+    def serve(connection: socket.socket) -> None:
+        connections.append(1)  # and it hangs up
+
+    with peer(serve) as port:
+        with pytest.raises(ConnectionError, match="it closed the connection"):
+            Client("127.0.0.1", port, ssl=False, testConnectionAttempts=2)
+        assert len(connections) == 2
+        Client("127.0.0.1", port, ssl=False, testConnectionAttempts=0).close()
+        assert len(connections) == 2
 
 
 def test_closed_client_sends_nothing() -> None:

@@ -1,5 +1,6 @@
 """Flists of every generation, mounted; and a node that requires signatures."""
 
+import asyncio
 import errno
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from g8node.errors import InvalidArgument, PermissionDenied
 from g8node.flist.container import Format, read_flist, write_flist
 from g8node.flist.convert import convert
 from g8node.flist.image import prepare
-from g8node.flist.merkle import sealed
+from g8node.flist.merkle import check, sealed
 from g8node.flist.pack import PackOptions, pack
 from g8node.flist.signature import load_key, new_key, public_hex, sign
 from g8node.flist.tree import Flist, walk
@@ -19,7 +20,9 @@ from g8node.store.local import LocalStore
 from g8node.wire.codecs import encode, stored_as
 from g8node.wire.flist import ABSENT_ID, Codec
 from tests.support.chunks import digests
+from tests.support.daemon import daemon
 from tests.support.mounted import Node, in_child, open_mounts
+from tests.support.rootfs import make_rootfs
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -132,3 +135,24 @@ async def test_changed_metadata_is_found_at_mount(node: Node) -> None:
     await blocking.run("cpu", write_flist, flist, node.flist)
     with pytest.raises(InvalidArgument, match="the flist was changed"):
         await node.attach()
+
+
+def test_container_of_an_unsigned_flist_does_not_start(tmp_path: Path) -> None:
+    key = load_key(new_key())
+    flist = tmp_path / "x.flist"
+    chunks = f"dir://{tmp_path}/chunks"
+
+    async def packed() -> bytes:
+        result = await pack(str(make_rootfs(tmp_path / "tree")), str(flist), LocalStore(chunks[6:]))
+        root = check(await blocking.run("cpu", read_flist, str(flist)))
+        return sign(key, bytes.fromhex(result.digest), root)
+
+    signature = asyncio.run(packed())
+    config = f'[g8ufs]\nrequire_signature = true\nallowed_keys = ["{public_hex(key)}"]\n'
+    start = {"root": str(flist), "storage": chunks, "nics": [], "command": "echo hi"}
+    with daemon(tmp_path / "agent", config) as node:
+        refused = node.job("corex.create", start)
+        assert (refused["state"], refused["code"]) == ("ERROR", 403)
+        assert "is not signed, and this node requires signed flists" in refused["data"]
+        Path(f"{flist}.sig").write_bytes(signature)
+        assert node.job("corex.create", start)["state"] == "SUCCESS"

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from g8node.errors import InvalidArgument
 from g8node.jobs import gate as gates
+from g8tools.g8 import client as blocking
 from g8tools.g8.aio import Client
 from tests.support.daemon import Daemon, daemon
 from tests.support.keys import TestAuthority, p384, private_pem
@@ -247,6 +249,21 @@ async def test_client_library_speaks_tls(node: Daemon) -> None:
     async with Client("127.0.0.1", node.port, node.password, cacert=ca_of(node)) as client:
         assert (await client.ping()).startswith("PONG")
         assert (await client.sync("core.state", {})).state == "SUCCESS"
+
+
+def test_blocking_client_verifies_by_the_ca_it_is_given(node: Daemon, tmp_path: Path) -> None:
+    address = ("127.0.0.1", node.port, node.password)
+    with blocking.Client(*address, cacert=ca_of(node)) as opened:
+        assert opened.ping().startswith("PONG")
+    with blocking.Client(*address) as opened:  # as the original: whoever answers
+        assert opened.ping().startswith("PONG")
+    foreign = str(TestAuthority(tmp_path).path)
+    with pytest.raises(ConnectionError, match="TLS: "):
+        blocking.Client(*address, cacert=foreign, testConnectionAttempts=1)
+    with pytest.raises(ConnectionError, match=f"node 127.0.0.1:{node.port}"):
+        blocking.Client(*address, ssl=False, timeout=2, testConnectionAttempts=1)
+    with pytest.raises(InvalidArgument, match=r"TLS: .*none\.pem"):
+        blocking.Client(*address, cacert=f"{tmp_path}/none.pem")
 
 
 @pytest.mark.parametrize("by", ["option", "environment", "insecure"])

@@ -1,6 +1,10 @@
-"""The NBD server with the clients that people use: libnbd's tools and Python, qemu's tools, fio."""
+"""The NBD server with the clients that people use: libnbd's tools and Python, qemu's tools, fio.
+
+Debian 12's, and Debian 13's from a root of their own, which negotiate extended headers.
+"""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +14,10 @@ from g8node.wire import nbd
 from tests.support.vdisks import Served, run, served
 
 SIZE = 64 << 20
+TOP = Path(__file__).resolve().parents[2]
+
+
+pytestmark = pytest.mark.root  # clients13.sh
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +35,34 @@ def server(shared: Served) -> Served:
     return shared
 
 
+class Tools:
+    """The clients of one Debian."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    @property
+    def is_new(self) -> bool:
+        return bool(self._root)
+
+    def __call__(self, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        if not self._root:
+            return run(program, *arguments)
+        libraries = f"{self._root}/usr/lib/x86_64-linux-gnu"
+        loader = f"{self._root}/lib64/ld-linux-x86-64.so.2", "--library-path", libraries
+        return run(*loader, f"{self._root}/usr/bin/{program}", *arguments)
+
+
+@pytest.fixture(scope="module", params=["debian 12", "debian 13"])
+def tools(request: pytest.FixtureRequest) -> Tools:
+    if request.param == "debian 12":
+        return Tools("")
+    made = subprocess.run(
+        [TOP / "initramfs-build/clients13.sh"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Tools(made.stdout.strip())
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """Random data, a hole, random data up to the end."""
@@ -38,10 +74,11 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_nbdinfo_sees_a_modern_export(server: Served) -> None:
-    shown = json.loads(run("nbdinfo", "--json", server.uri()).stdout)
+def test_nbdinfo_sees_a_modern_export(server: Served, tools: Tools) -> None:
+    shown = json.loads(tools("nbdinfo", "--json", server.uri()).stdout)
     (export,) = shown["exports"]
     assert shown["structured"]
+    assert shown.get("extended", False) is tools.is_new
     assert export["export-size"] == SIZE
     assert export["contexts"] == ["base:allocation"]
     able = ("cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero")
@@ -49,21 +86,23 @@ def test_nbdinfo_sees_a_modern_export(server: Served) -> None:
     assert not export["is_read_only"]
 
 
-def test_nbdinfo_lists_the_exports(server: Served) -> None:
-    shown = json.loads(run("nbdinfo", "--list", "--json", server.uri("")).stdout)
+def test_nbdinfo_lists_the_exports(server: Served, tools: Tools) -> None:
+    shown = json.loads(tools("nbdinfo", "--list", "--json", server.uri("")).stdout)
     sizes = {export["export-name"]: export["export-size"] for export in shown["exports"]}
     assert sizes == {"vd": SIZE, "ubuntu:latest": 64 << 40}
 
 
-def test_nbdcopy_there_and_back_over_several_connections(server: Served, image: Path, tmp_path: Path) -> None:
-    run("nbdcopy", "--connections=4", "--flush", str(image), server.uri())
-    run("nbdcopy", "--connections=4", server.uri(), str(tmp_path / "back"))
+def test_nbdcopy_there_and_back_over_several_connections(
+    server: Served, tools: Tools, image: Path, tmp_path: Path
+) -> None:
+    tools("nbdcopy", "--connections=4", "--flush", str(image), server.uri())
+    tools("nbdcopy", "--connections=4", server.uri(), str(tmp_path / "back"))
     run("cmp", str(image), str(tmp_path / "back"))
 
 
-def test_holes_stay_holes(server: Served, image: Path) -> None:
-    run("nbdcopy", "--destination-is-zero", str(image), server.uri())
-    extents = json.loads(run("nbdinfo", "--map", "--json", server.uri()).stdout)
+def test_holes_stay_holes(server: Served, tools: Tools, image: Path) -> None:
+    tools("nbdcopy", "--destination-is-zero", str(image), server.uri())
+    extents = json.loads(tools("nbdinfo", "--map", "--json", server.uri()).stdout)
     assert [(one["offset"], one["length"], one["type"]) for one in extents] == [
         (0, 5 << 20, 0),
         (5 << 20, SIZE - (6 << 20), 3),
@@ -71,8 +110,8 @@ def test_holes_stay_holes(server: Served, image: Path) -> None:
     ]
 
 
-def test_end_of_a_vdisk_of_64_tib_is_written_and_read(server: Served) -> None:
-    shown = run(
+def test_end_of_a_vdisk_of_64_tib_is_written_and_read(server: Served, tools: Tools) -> None:
+    shown = tools(
         *("qemu-io", "-f", "raw", server.uri("ubuntu:latest")),
         *("-c", f"write -P 9 {(64 << 40) - 4096} 4k"),
         *("-c", f"write -P 8 {(1 << 40) - 4096} 8k"),
@@ -84,15 +123,15 @@ def test_end_of_a_vdisk_of_64_tib_is_written_and_read(server: Served) -> None:
     assert "Pattern verification failed" not in shown
 
 
-def test_qemu_img_converts_and_compares(server: Served, image: Path, tmp_path: Path) -> None:
-    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), server.uri())
-    run("qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), server.uri())
-    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", server.uri(), str(tmp_path / "copy.qcow2"))
-    run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(image), str(tmp_path / "copy.qcow2"))
+def test_qemu_img_converts_and_compares(server: Served, tools: Tools, image: Path, tmp_path: Path) -> None:
+    tools("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), server.uri())
+    tools("qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), server.uri())
+    tools("qemu-img", "convert", "-f", "raw", "-O", "qcow2", server.uri(), str(tmp_path / "copy.qcow2"))
+    tools("qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(image), str(tmp_path / "copy.qcow2"))
 
 
-def test_qemu_io_writes_zeroes_and_discards(server: Served) -> None:
-    shown = run(
+def test_qemu_io_writes_zeroes_and_discards(server: Served, tools: Tools) -> None:
+    shown = tools(
         *("qemu-io", "-f", "raw", "-d", "unmap", server.uri()),
         *("-c", "write -P 5 0 4M"),
         *("-c", "write -P 7 1k 3k"),
@@ -110,7 +149,7 @@ def test_qemu_io_writes_zeroes_and_discards(server: Served) -> None:
         *("-c", "read -P 5 2M 1M"),
     ).stdout
     assert "failed" not in shown
-    extents = json.loads(run("nbdinfo", "--map", "--json", server.uri()).stdout)
+    extents = json.loads(tools("nbdinfo", "--map", "--json", server.uri()).stdout)
     state = {one["offset"]: (one["length"], one["type"]) for one in extents}
     assert state[256 << 10] == (256 << 10, 3)
     assert state[1 << 20] == (1 << 20, 3)

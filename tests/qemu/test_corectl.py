@@ -1,10 +1,14 @@
 """corectl in the image, and the names reboot and poweroff, which are links to it."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from g8tools.g8 import cli
+from g8tools.g8.client import Client
 from tests.support.vm import NodeVm, node
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
@@ -37,6 +41,56 @@ def test_programs_of_jobs_are_asked_for_by_name(vm: NodeVm) -> None:
     assert done["state"] == "SUCCESS", done
     assert "kernelVersion:" in done["streams"][0]
     assert vm.result("slow")["state"] == "ERROR"
+
+
+def test_client_reaches_a_booted_node(vm: NodeVm, tmp_path: Path) -> None:
+    """What an agent cannot show: control groups, the firmware's tables, services."""
+    with Client("127.0.0.1", vm.ports[6379], vm.password, ssl=False, timeout=60) as client:
+        group = client.cgroup
+        assert group.list() == {}
+        group.ensure("memory", "box")
+        group.ensure("cpuset", "box")
+        assert group.list() == {"cpuset": ["box"], "memory": ["box"]}
+        sleeper = client.system("sleep 600", id="member")
+        deadline = time.monotonic() + 30
+        while not (pid := client.job.list("member")[0]["pid"]):
+            assert time.monotonic() < deadline
+        assert group.tasks("memory", "box") == []
+        group.task_add("memory", "box", pid)
+        assert group.tasks("memory", "box") == [pid]
+        assert group.memory("box", 64 << 20) == {"mem": 64 << 20, "swap": 0}
+        assert group.cpuset("box", cpus="0")["cpus"] == "0"
+        group.task_remove("memory", "box", pid)
+        group.reset("memory", "box")
+        assert group.memory("box")["mem"] > 200 << 20
+        for subsystem in ("memory", "cpuset"):
+            group.remove(subsystem, "box")  # type: ignore[arg-type]
+        client.job.kill("member", 9)
+        assert sleeper.get().code == 999
+        (section, *_) = client.info.dmi("bios")["sections"]
+        assert section["typenum"] == 0
+        assert {row["id"] for row in client.service.list()} >= {"syslogd", "klogd"}
+        (tmp_path / "f").write_bytes(b"over there")
+        client.filesystem.upload_file("/tmp/f", str(tmp_path / "f"))
+        assert client.system("cat /tmp/f").get().stdout == "over there"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["info"], "memory"),
+        (["info", "dmi"], "Vendor"),
+        (["service", "list"], "syslogd"),
+        (["state"], "redis"),
+    ],
+)
+def test_tool_reaches_a_booted_node(
+    vm: NodeVm, words: list[str], text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "password").write_text(vm.password)
+    where = ["--node", f"127.0.0.1:{vm.ports[6379]}", "--password-file", str(tmp_path / "password")]
+    assert cli.main([*words, *where, "--timeout", "60"]) == 0
+    assert text in capfd.readouterr().out
 
 
 def test_poweroff_is_corectl_and_ends_the_machine(vm: NodeVm) -> None:

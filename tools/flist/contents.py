@@ -11,6 +11,8 @@ from g8node.flist.container import read_flist
 from g8node.flist.tree import Flist, Node, walk
 from g8node.ids import ChunkId
 from g8node.wire.chunk import ID_SIZE
+from g8node.wire.codecs import stored_as
+from g8node.wire.flist import ABSENT_ID
 
 _HOLE: Final = bytes(ID_SIZE)
 
@@ -33,28 +35,26 @@ def chunk_ids(path: str) -> list[ChunkId]:
 
 
 def ids_of(flist: Flist) -> list[ChunkId]:
-    """Distinct chunks in the order of the tree, holes left out."""
+    """Distinct chunks in the order of the tree as stores know them, holes and forgotten ones left out."""
     found: dict[ChunkId, None] = {}
     for _, node in walk(flist.root):
         ids = bytes(node.blocks.ids)
         for at in range(0, len(ids), ID_SIZE):
-            found[ChunkId(ids[at : at + ID_SIZE])] = None
-    found.pop(ChunkId(_HOLE), None)
+            id = ids[at : at + ID_SIZE]
+            if id not in (_HOLE, ABSENT_ID):
+                found[stored_as(node.blocks.codec, id)] = None
     return list(found)
 
 
 def lines(flist: Flist) -> Iterator[Line]:
     """Every name, parents first, names in byte order."""
-    for path, node in walk(flist.root):
-        yield Line(
-            "/" + _text(path),
-            stat.filemode(node.mode),
-            node.uid,
-            node.gid,
-            node.size,
-            node.mtime_s,
-            _text(node.target),
-        )
+    return (line_of(path, node) for path, node in walk(flist.root))
+
+
+def line_of(path: bytes, node: Node) -> Line:
+    """One name."""
+    mode = stat.filemode(node.mode)
+    return Line("/" + safe(path), mode, node.uid, node.gid, node.size, node.mtime_s, safe(node.target))
 
 
 def long_format(line: Line) -> str:
@@ -64,7 +64,8 @@ def long_format(line: Line) -> str:
     return f"{line.mode} {line.uid:>5} {line.gid:>5} {line.size:>10} {when} {line.path}{arrow}"
 
 
-def _text(raw: bytes) -> str:
+def safe(raw: bytes) -> str:
+    """A name as text that may be printed."""
     # No control character reaches a terminal from a stranger's flist.
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()

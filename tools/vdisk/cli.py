@@ -23,6 +23,12 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+KeyFile = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE", envvar="G8_VDISK_KEY", help="Master key, 64 to 128 hex digits; else G8_VDISK_KEY."
+    ),
+]
 Id = Annotated[str, typer.Argument(metavar="VDISK", help="Its id, which is also the export's name.")]
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -38,16 +44,17 @@ def size_of(text: str, name: str = "size") -> int:
     return int(digits) * _UNITS[unit]
 
 
-def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]") -> T:
+def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = "") -> T:
     """Run work on the vdisks of a folder."""
     from g8node.runtime import blocking, logs
+    from g8node.vdisk.seal import read_master_key
     from g8node.vdisk.vdisks import Vdisks
 
     logs.configure("warning")
     path = str(data.absolute())
 
     async def run() -> T:
-        vdisks = Vdisks(path)
+        vdisks = Vdisks(path, key=read_master_key(key_file) if key_file else b"")
         await vdisks.start()
         try:
             return await work(vdisks)
@@ -67,6 +74,8 @@ def create(
     block_size: Annotated[str, typer.Option(help="A power of two, 512 to 128K.")] = "4096",
     iops: Annotated[int, typer.Option(help="Requests a second; 0: no limit.")] = 0,
     bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="AES-256-XTS; needs --key-file.")] = False,
+    key_file: KeyFile = "",
     json: Json = False,
 ) -> None:
     """Make an empty vdisk; it takes space only for what is written."""
@@ -85,7 +94,7 @@ def create(
         record = msgspec.convert(fields, Record)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"vdisk: {error}") from error
-    made = _with(data, lambda vdisks: vdisks.create(record))
+    made = _with(data, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file)
     console.show(made, json=json, text="")
 
 
@@ -133,15 +142,20 @@ def delete(vdisk: Id, data: Data) -> None:
 
 
 @app.command()
-def copy(vdisk: Id, target: Annotated[str, typer.Argument(help="The new vdisk's id.")], data: Data) -> None:
+def copy(
+    vdisk: Id,
+    target: Annotated[str, typer.Argument(help="The new vdisk's id.")],
+    data: Data,
+    key_file: KeyFile = "",
+) -> None:
     """Make another vdisk with the same content."""
-    _with(data, lambda vdisks: vdisks.copy(vdisk, target))
+    _with(data, lambda vdisks: vdisks.copy(vdisk, target), key_file)
 
 
 @app.command()
-def check(vdisk: Id, data: Data, json: Json = False) -> None:
+def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> None:
     """Read everything; exit code 100 and a list when something is damaged."""
-    problems = _with(data, lambda vdisks: vdisks.check(vdisk))
+    problems = _with(data, lambda vdisks: vdisks.check(vdisk), key_file)
     console.show({"problems": problems}, json=json, text="\n".join(problems))
     if problems:
         raise Conflict(f"vdisk {vdisk!r} is damaged")
@@ -158,6 +172,7 @@ def serve(
         str, typer.Option(metavar="FILE", help="PEM CA that clients' certificates must be of.")
     ] = "",
     tls_only: Annotated[bool, typer.Option("--tls-only", help="Refuse clients without TLS.")] = False,
+    key_file: KeyFile = "",
 ) -> None:
     """Serve all vdisks of a folder over NBD until SIGTERM or SIGINT."""
     from g8node.runtime import logs
@@ -176,5 +191,6 @@ def serve(
         address=address,
         tls=(tls_certificate, tls_key, tls_client_ca) if tls_certificate else None,
         tls_only=tls_only,
+        key_file=key_file,
     )
     console.run_async(service.serve(options))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
+from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
 
 log = logs.get("vdisk")
@@ -22,6 +23,7 @@ class Options:
     address: tuple[str, int] | None
     tls: tuple[str, str, str] | None
     tls_only: bool
+    key_file: str = ""
 
 
 async def serve(options: Options) -> None:
@@ -33,7 +35,8 @@ async def serve(options: Options) -> None:
     context: ssl.SSLContext | None = None
     if options.tls is not None:
         context = await blocking.run("disk", server_context, *options.tls)
-    vdisks = Vdisks(options.data)
+    key = await blocking.run("disk", read_master_key, options.key_file) if options.key_file else b""
+    vdisks = Vdisks(options.data, key=key)
     server = Server(vdisks, tls=context, tls_only=options.tls_only)
     await vdisks.start()
     try:

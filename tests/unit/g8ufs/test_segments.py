@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from g8node.errors import Unavailable
+from g8node.errors import Exhausted, Unavailable
 from g8node.g8ufs.segments import Key, SegmentLog
 from tests.support.chunks import some_bytes
 
@@ -128,4 +128,82 @@ def test_segments_read_now_never_waits_for_large_chunks(tmp_path: Path) -> None:
     log = filled(tmp_path, count=1, size=100_000)
     with pytest.raises(BlockingIOError):
         log.read_now(chunk(0)[0], 65536)
+    log.close()
+
+
+PIN = "ab" * 32
+
+
+def flood(log: SegmentLog, first: int, count: int = 60) -> None:
+    for number in range(first, first + count):
+        log.append([chunk(number, 100_000)])
+
+
+def pinned(folder: Path, count: int = 10) -> tuple[SegmentLog, list[Key]]:
+    log = SegmentLog(str(folder), BUDGET)
+    chunks = [chunk(number, 50_000) for number in range(count)]
+    log.pin(PIN, [(key.id, len(plain)) for key, plain in chunks])
+    log.append(chunks)
+    return log, [key for key, _ in chunks]
+
+
+def test_segments_never_evict_what_is_pinned(tmp_path: Path) -> None:
+    log, keys = pinned(tmp_path)
+    flood(log, 1000)
+    flood(log, 2000)
+    assert log.read_many(keys) == [chunk(number, 50_000)[1] for number in range(10)]
+    assert log.read_many([chunk(1000, 100_000)[0]]) == [None]
+    assert log.size_bytes <= BUDGET
+    log.close()
+
+
+def test_segments_remember_pins_over_a_restart(tmp_path: Path) -> None:
+    log, keys = pinned(tmp_path)
+    killed(log)
+    log = SegmentLog(str(tmp_path), BUDGET)
+    assert log.pins.names() == [PIN]
+    flood(log, 1000)
+    assert None not in log.read_many(keys)
+    assert log.unpin(PIN)
+    assert not log.unpin(PIN)
+    flood(log, 2000)
+    assert log.read_many(keys) == [None] * len(keys)
+    log.close()
+
+
+def test_segments_refuse_to_pin_more_than_half(tmp_path: Path) -> None:
+    log, _ = pinned(tmp_path)
+    with pytest.raises(Exhausted, match="half"):
+        log.pin("cd" * 32, [(chunk(number)[0].id, BUDGET // 10) for number in range(6)])
+    assert log.pins.names() == [PIN]
+    log.close()
+
+
+def test_segments_clear_leaves_the_pinned(tmp_path: Path) -> None:
+    log, keys = pinned(tmp_path)
+    log.append([chunk(77)])
+    flood(log, 1000, 10)
+    assert log.clear() > 900_000
+    assert log.read_many([chunk(77)[0]]) == [None]
+    assert None not in log.read_many(keys)
+    assert len(log) == len(keys)
+    log.append([chunk(78)])
+    assert log.read_many([chunk(78)[0]]) == [chunk(78)[1]]
+    log.close()
+
+
+def test_segments_shrink_to_a_smaller_budget(tmp_path: Path) -> None:
+    log = filled(tmp_path, count=30, size=100_000)
+    log.resize(BUDGET // 2)
+    assert log.size_bytes <= BUDGET // 2
+    log.close()
+
+
+def test_segments_drop_a_damaged_pin(tmp_path: Path) -> None:
+    log, _ = pinned(tmp_path)
+    log.close()
+    (tmp_path / "pins" / PIN).write_bytes(b"odd")
+    log = SegmentLog(str(tmp_path), BUDGET)
+    assert log.pins.names() == []
+    assert not list((tmp_path / "pins").iterdir())
     log.close()

@@ -281,6 +281,29 @@ async def test_close_ends_every_job_and_refuses_new_ones() -> None:
             manager.submit(command("core.ping", "9"))
 
 
+async def test_close_sends_the_end_message_of_a_run_that_it_cuts_off() -> None:
+    async def forever(ctx: Context) -> None:
+        await asyncio.Event().wait()
+
+    async with running_manager() as manager:
+        manager.submit(command("x", "a"), runner=forever)
+        await asyncio.sleep(0)
+        await manager.close()
+        ends = [(id, message.meta) for id, message in recorder(manager).messages if message.ended]
+        assert ends == [("a", 2 << 16 | 4)]
+
+
+async def test_backlog_of_long_messages_is_bounded() -> None:
+    async with running_manager() as manager:
+        job = manager.submit(command("x", "a"), runner=lambda ctx: asyncio.Event().wait())
+        for number in range(20):
+            job.emit(1, str(number % 10) * (600 << 10))
+        assert [message.message[0] for message in job.backlog] == ["9"]
+        for _ in range(20):
+            job.emit(1, "short")
+        assert len(job.backlog) == 10
+
+
 def test_base_commands_are_those_of_the_spec() -> None:
     registry: Registry = make_registry()
     host_only = {name for name in registry.names() if not registry.get(name).base}

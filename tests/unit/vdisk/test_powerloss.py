@@ -16,6 +16,7 @@ from tests.support.powerloss import SECTOR, MemoryDisk, PowerLost
 
 SIZE = 16 << 10
 SECTORS = SIZE // SECTOR
+KEY = bytes(range(32))
 
 
 class Oracle:
@@ -37,8 +38,9 @@ class Oracle:
 
 async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int) -> None:
     """Writes, zeroes, trims, writes in parallel with a flush, flushes, until the power goes."""
-    folder = Folder(disk, "/pool")
-    vdisk = PlainVdisk(folder.open(folder.record("vd")), folder.record("vd"))
+    folder = Folder(disk, "/pool", KEY)
+    record = folder.record("vd")
+    vdisk = PlainVdisk(folder.plain(record, folder.open(record)), record)
     for _ in range(steps):
         offset = dice.randrange(SECTORS) * SECTOR
         length = min(dice.choice((1, 2, 8, 9)) * SECTOR, SIZE - offset)
@@ -60,20 +62,24 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
 
 
 def content(disk: MemoryDisk) -> bytes:
-    folder = Folder(disk, "/pool")
+    folder = Folder(disk, "/pool", KEY)
     folder.sweep()
     record = folder.record("vd")
     data = bytearray(record.size)
-    folder.open(record).read(0, memoryview(data))
+    folder.plain(record, folder.open(record)).read(0, memoryview(data))
     return bytes(data)
 
 
-async def states(seed: int, crashes: int, *, syncs: bool = True) -> Iterator[tuple[Oracle, MemoryDisk]]:
+async def states(
+    seed: int, crashes: int, *, syncs: bool = True, encrypted: bool = False
+) -> Iterator[tuple[Oracle, MemoryDisk]]:
     dice = random.Random(seed)
     disk = MemoryDisk()
     disk.make_folder("/pool")
     disk.sync_folder("/")
-    Folder(disk, "/pool").create(Record(id="vd", type="db", size=SIZE))
+    folder = Folder(disk, "/pool", KEY)
+    record = Record(id="vd", type="db", size=SIZE)
+    folder.create(folder.sealed(record) if encrypted else record)
     disk.syncs = syncs
     disk.operations = dice.randrange(40)
     oracle = Oracle()
@@ -82,10 +88,10 @@ async def states(seed: int, crashes: int, *, syncs: bool = True) -> Iterator[tup
     return ((oracle, disk.crash(dice)) for _ in range(crashes))
 
 
-async def wrong_sectors(seeds: range, crashes: int, *, syncs: bool = True) -> int:
+async def wrong_sectors(seeds: range, crashes: int, *, syncs: bool = True, encrypted: bool = False) -> int:
     wrong = 0
     for seed in seeds:
-        for oracle, disk in await states(seed, crashes, syncs=syncs):
+        for oracle, disk in await states(seed, crashes, syncs=syncs, encrypted=encrypted):
             found = content(disk)
             for sector in range(SECTORS):
                 value = found[sector * SECTOR : (sector + 1) * SECTOR]
@@ -99,13 +105,15 @@ def _threads() -> Iterator[None]:
     blocking.close()
 
 
-async def test_flushed_data_survives_any_power_loss() -> None:
-    assert await wrong_sectors(range(50), 20) == 0
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_flushed_data_survives_any_power_loss(encrypted: bool) -> None:
+    assert await wrong_sectors(range(30), 20, encrypted=encrypted) == 0
 
 
 @pytest.mark.soak
-async def test_flushed_data_survives_ten_thousand_power_losses() -> None:
-    assert await wrong_sectors(range(1000, 1500), 20) == 0
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_flushed_data_survives_ten_thousand_power_losses(encrypted: bool) -> None:
+    assert await wrong_sectors(range(1000, 1500), 20, encrypted=encrypted) == 0
 
 
 async def test_a_flush_that_does_nothing_would_be_noticed() -> None:

@@ -79,6 +79,21 @@ def test_large_payload_is_received_in_memory_of_its_own() -> None:
     assert parser.idle
 
 
+def test_recycled_memory_serves_the_next_large_payload() -> None:
+    parser = RequestParser()
+    (first,) = parser.feed(request(nbd.CMD_WRITE, 0, payload=b"a" * 300_000))
+    assert first.payload is not None
+    kept = first.payload.obj
+    parser.recycle(first.payload)
+    (second,) = parser.feed(request(nbd.CMD_WRITE, 0, payload=b"b" * 299_000))
+    assert second.payload is not None
+    assert second.payload.obj is kept
+    assert second.payload == b"b" * 299_000
+    (third,) = parser.feed(request(nbd.CMD_WRITE, 0, payload=b"c" * 300_000))
+    assert third.payload is not None
+    assert third.payload.obj is not kept
+
+
 def test_payload_above_the_limit_is_skipped_and_the_next_request_is_found() -> None:
     big = request(nbd.CMD_WRITE, 0, payload=b"q" * 5000, cookie=3)
     assert parsed(big[:1000], big[1000:] + FLUSH, payload_max=4096) == [

@@ -1,0 +1,80 @@
+"""g8ufs.*: mounted flists and the chunk cache (async)."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from g8node.jobs.arguments import PATH_BYTES_MAX
+from g8node.jobs.registry import Context, command
+
+FlistName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=PATH_BYTES_MAX,
+        pattern=r"\A[^\x00]+\Z",
+        extra={"kind": "flist"},
+        description="/path, file:///path, http://... or https://...",
+    ),
+]
+StoreUrl = Annotated[
+    str,
+    Meta(
+        max_length=PATH_BYTES_MAX,
+        pattern=r"\A[^\x00]*\Z",
+        extra={"kind": "url"},
+        description="chunk store; empty: as a container would have it",
+    ),
+]
+
+
+@command("g8ufs.list", role="reader")
+async def list_(ctx: Context) -> list[dict[str, Any]]:
+    """The mounted flists: where, from which stores, and what their readers asked for."""
+    return await ctx.node.flists.shown()
+
+
+@command("g8ufs.stats", role="reader")
+async def stats(ctx: Context) -> dict[str, Any]:
+    """Reads, fetches and the cache, all mounts together; how the chunk stores do."""
+    return ctx.node.flists.stats()
+
+
+class PrefetchArgs(Struct, frozen=True):
+    flist: FlistName
+    storage: StoreUrl = ""
+    paths: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=PATH_BYTES_MAX, pattern=r"\A[^\x00]+\Z")]],
+        Meta(max_length=1000, description="files and folders inside; none: everything"),
+    ] = []
+
+
+@command("g8ufs.prefetch")
+async def prefetch(ctx: Context, args: PrefetchArgs) -> dict[str, Any]:
+    """Fetch an flist and its chunks into the cache: `{chunks, size_bytes, cached, failed, error}`."""
+    return await ctx.node.flists.prefetch(args.flist, storage=args.storage, paths=args.paths)
+
+
+class FlistArgs(Struct, frozen=True):
+    flist: FlistName
+
+
+@command("g8ufs.pin")
+async def pin(ctx: Context, args: FlistArgs) -> dict[str, Any]:
+    """Never evict an flist and its chunks, those fetched later included: `{digest, chunks, size_bytes}`.
+
+    Pins live as long as the cache does; together they take half of it at most (503).
+    """
+    return await ctx.node.flists.pin(args.flist)
+
+
+@command("g8ufs.unpin")
+async def unpin(ctx: Context, args: FlistArgs) -> bool:
+    """Undo g8ufs.pin; false when it was not pinned. A digest is as good as a name here."""
+    return await ctx.node.flists.unpin(args.flist)
+
+
+@command("g8ufs.drop", role="admin")
+async def drop(ctx: Context) -> int:
+    """Empty the chunk cache but for what is pinned; the bytes that became free."""
+    return await ctx.node.flists.drop()

@@ -1,0 +1,158 @@
+"""vdisk.*: block devices, served over NBD (async)."""
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta, Struct
+
+from g8node.jobs.registry import Context, command
+from g8node.vdisk.limits import Limits
+from g8node.vdisk.record import BLOCK_MAX, BLOCK_MIN, ID_MAX, SIZE_MAX, Kind, Record
+
+Id = Annotated[
+    str,
+    Meta(
+        extra={"kind": "vdisk"},
+        pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z",
+        description="1 to 80 printable ASCII characters, no space.",
+    ),
+]
+Size = Annotated[int, Meta(ge=BLOCK_MIN, le=SIZE_MAX, description="Bytes, a multiple of the block size.")]
+Iops = Annotated[int, Meta(ge=0, le=1 << 50, description="Requests a second; 0: no limit.")]
+BytesS = Annotated[int, Meta(ge=0, le=1 << 50, description="Bytes a second; 0: no limit.")]
+BurstMs = Annotated[int, Meta(ge=1, le=3_600_000, description="Unused rate of so long may be used at once.")]
+
+
+class CreateArgs(Struct, frozen=True):
+    id: Id
+    size: Size
+    type: Kind = "db"
+    block_size: Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX, description="A power of two.")] = 4096
+    read_only: bool = False
+    encrypted: bool = False
+    iops: Iops = 0
+    bytes_s: BytesS = 0
+    burst_ms: BurstMs = 1000
+
+
+class Counted(Struct, frozen=True):
+    """Requests and bytes since the vdisk was opened."""
+
+    read_ops: int
+    write_ops: int
+    flush_ops: int
+    trim_ops: int
+    zero_ops: int
+    read_bytes: int
+    write_bytes: int
+    trim_bytes: int
+    zero_bytes: int
+
+
+class Info(Struct, frozen=True):
+    """`used` are bytes on the disk, `uri` is for clients here; `counters` only while it is open."""
+
+    id: str
+    type: Kind
+    size: int
+    block_size: int
+    read_only: bool
+    encrypted: bool
+    limits: Limits
+    created: int
+    used: int
+    connections: int
+    uri: str
+    counters: Counted | None = None
+
+
+async def _info(ctx: Context, vdisk: str) -> Info:
+    found = await ctx.node.blocks.vdisks.info(vdisk)
+    socket = ctx.node.blocks.socket
+    fields: dict[str, Any] = found | {
+        "uri": f"nbd+unix:///{quote(vdisk, safe='')}?socket={quote(socket)}",
+        "counters": found["counters"] or None,
+    }
+    return msgspec.convert(fields, Info)
+
+
+@command("vdisk.create", role="admin")
+async def create(ctx: Context, args: CreateArgs) -> Info:
+    """Make an empty vdisk; it takes space only for what is written. Encryption needs `vdisk.key_file`."""
+    record = Record(
+        id=args.id,
+        type=args.type,
+        size=args.size,
+        block_size=args.block_size,
+        read_only=args.read_only,
+        limits=Limits(args.iops, args.bytes_s, args.burst_ms / 1000),
+    )
+    await ctx.node.blocks.vdisks.create(record, encrypted=args.encrypted)
+    return await _info(ctx, args.id)
+
+
+@command("vdisk.list", role="reader")
+async def list_(ctx: Context) -> list[Info]:
+    """All vdisks, by id."""
+    return [await _info(ctx, record.id) for record in ctx.node.blocks.vdisks.records()]
+
+
+class IdArgs(Struct, frozen=True):
+    id: Id
+
+
+@command("vdisk.info", role="reader")
+async def info(ctx: Context, args: IdArgs) -> Info:
+    """One vdisk, with what it has done since it was opened."""
+    return await _info(ctx, args.id)
+
+
+class ResizeArgs(Struct, frozen=True):
+    id: Id
+    size: Size
+
+
+@command("vdisk.resize", role="admin")
+async def resize(ctx: Context, args: ResizeArgs) -> Info:
+    """Grow a vdisk, also one in use: clients see it when they connect again. 409 for less."""
+    await ctx.node.blocks.vdisks.resize(args.id, args.size)
+    return await _info(ctx, args.id)
+
+
+class LimitArgs(Struct, frozen=True):
+    id: Id
+    iops: Iops = 0
+    bytes_s: BytesS = 0
+    burst_ms: BurstMs = 1000
+
+
+@command("vdisk.limit", role="admin")
+async def limit(ctx: Context, args: LimitArgs) -> Info:
+    """Other limits of rate, at once and for good."""
+    await ctx.node.blocks.vdisks.limit(args.id, Limits(args.iops, args.bytes_s, args.burst_ms / 1000))
+    return await _info(ctx, args.id)
+
+
+class CopyArgs(Struct, frozen=True):
+    id: Id
+    target: Id
+
+
+@command("vdisk.copy", role="admin")
+async def copy(ctx: Context, args: CopyArgs) -> Info:
+    """A new vdisk with the same content; 409 while somebody may write."""
+    await ctx.node.blocks.vdisks.copy(args.id, args.target)
+    return await _info(ctx, args.target)
+
+
+@command("vdisk.delete", role="admin")
+async def delete(ctx: Context, args: IdArgs) -> None:
+    """Remove a vdisk and its data; 409 while it is in use."""
+    await ctx.node.blocks.vdisks.delete(args.id)
+
+
+@command("vdisk.check", role="operator")
+async def check(ctx: Context, args: IdArgs) -> list[str]:
+    """Read everything; what is damaged, for a person."""
+    return await ctx.node.blocks.vdisks.check(args.id)

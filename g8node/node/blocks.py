@@ -1,0 +1,97 @@
+"""The node's block devices (async): the vdisks of one folder, and the NBD server that they are reached by.
+
+A folder that cannot be used must not keep a node from starting: it is logged, and every `vdisk.*` command
+answers Unavailable with the reason.
+"""
+
+import os
+from typing import Any
+
+from g8node.config import VdiskSettings
+from g8node.errors import InvalidArgument, NodeError, Unavailable
+from g8node.nbd.server import Server
+from g8node.nbd.tls import server_context
+from g8node.runtime import blocking, logs
+from g8node.vdisk.seal import read_master_key
+from g8node.vdisk.vdisks import Vdisks
+
+log = logs.get("vdisk")
+
+
+class Blocks:
+    """Owner of the vdisks and of their server."""
+
+    def __init__(self, settings: VdiskSettings, *, folder: str, socket: str) -> None:
+        self._settings = settings
+        self._folder = settings.folder or folder
+        self.socket = socket
+        self.address = ""
+        self._vdisks: Vdisks | None = None
+        self._servers: list[Server] = []
+        self._problem = "the node is starting"
+
+    @property
+    def vdisks(self) -> Vdisks:
+        """Unavailable, with the reason, when the folder cannot be used."""
+        if self._vdisks is None:
+            raise Unavailable(f"vdisks: {self._problem}")
+        return self._vdisks
+
+    async def start(self) -> None:
+        """Open the folder and listen. Never raises for what a setting or a disk is to blame for."""
+        vdisks: Vdisks | None = None
+        try:
+            key_file = self._settings.key_file
+            key = await blocking.run("disk", read_master_key, key_file) if key_file else b""
+            vdisks = Vdisks(self._folder, key=key)
+            await vdisks.start()
+            await self._listen(vdisks)
+        except (NodeError, OSError) as error:
+            self._problem = str(error)
+            log.error("vdisks cannot be served", folder=self._folder, reason=self._problem)
+            await self._close_servers()
+            if vdisks is not None:
+                await vdisks.close()
+            return
+        self._vdisks = vdisks
+
+    async def _listen(self, vdisks: Vdisks) -> None:
+        settings = self._settings
+        if bool(settings.tls_certificate) != bool(settings.tls_key):
+            raise InvalidArgument("vdisk.tls_certificate and vdisk.tls_key: expected both or none")
+        context = None
+        if settings.tls_certificate:
+            files = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+            context = await blocking.run("disk", server_context, *files)
+        server = Server(vdisks, tls=context)
+        self._servers.append(server)
+        await blocking.run("disk", os.makedirs, os.path.dirname(self.socket), exist_ok=True)
+        await server.listen_unix(self.socket)
+        if settings.listen:
+            host, _, port = settings.listen.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > 65535:
+                raise InvalidArgument(f"vdisk.listen: expected host:port, not {settings.listen!r}")
+            if context is None and not settings.plain:
+                raise InvalidArgument("vdisk.listen: expected tls_certificate, or plain = true")
+            remote = Server(vdisks, tls=context, tls_only=not settings.plain)
+            self._servers.append(remote)
+            self.address = f"{host}:{await remote.listen_tcp(host.strip('[]'), int(port))}"
+
+    def state(self) -> dict[str, Any]:
+        """For `core.state`."""
+        if self._vdisks is None:
+            return {"problem": self._problem}
+        return {"vdisks": len(self._vdisks.records()), "socket": self.socket, "address": self.address}
+
+    async def close(self) -> None:
+        """Answer what is in flight, flush everything, let go of the folder."""
+        vdisks, self._vdisks = self._vdisks, None
+        self._problem = "the node is shutting down"
+        await self._close_servers()
+        if vdisks is not None:
+            await vdisks.close()
+
+    async def _close_servers(self) -> None:
+        for server in self._servers:
+            await server.close()
+        self._servers.clear()

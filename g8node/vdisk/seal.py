@@ -1,0 +1,58 @@
+"""Keys of encrypted vdisks (blocking: one function reads a file).
+
+The master key comes from outside and is never written down here. Each vdisk has a key of its own, BLAKE2b of
+its random salt under the master key; a check value tells a wrong master key from a right one.
+"""
+
+import hashlib
+import hmac
+import os
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from g8node.errors import InvalidArgument, Unavailable
+
+_KEY_MIN: Final = 32
+_KEY_MAX: Final = 64
+Hex16 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+
+
+class Seal(Struct, frozen=True):
+    """What is written down of a vdisk's encryption: hex of 16 bytes each."""
+
+    salt: Hex16
+    check: Hex16
+
+
+def read_master_key(path: str) -> bytes:
+    """The first line of a file: 64 to 128 hex digits. InvalidArgument, without a word of what is in it."""
+    try:
+        with open(path, encoding="ascii") as file:
+            key = bytes.fromhex(file.readline(1024).strip())
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "expected hex digits"
+        raise InvalidArgument(f"{path}: {reason}") from None
+    if not _KEY_MIN <= len(key) <= _KEY_MAX:
+        raise InvalidArgument(f"{path}: expected {2 * _KEY_MIN} to {2 * _KEY_MAX} hex digits")
+    return key
+
+
+def new_seal(master: bytes) -> Seal:
+    """For a new vdisk."""
+    salt = os.urandom(16)
+    return Seal(salt.hex(), _check(master, salt).hex())
+
+
+def vdisk_key(master: bytes, seal: Seal, vdisk: str) -> bytes:
+    """Unavailable without a master key, or with another one than the vdisk was made with."""
+    if not master:
+        raise Unavailable(f"vdisk {vdisk!r} is encrypted, and there is no key")
+    salt = bytes.fromhex(seal.salt)
+    if not hmac.compare_digest(_check(master, salt).hex(), seal.check):
+        raise Unavailable(f"vdisk {vdisk!r} was encrypted with another key")
+    return hashlib.blake2b(salt, key=master, digest_size=64, person=b"g8 vdisk xts").digest()
+
+
+def _check(master: bytes, salt: bytes) -> bytes:
+    return hashlib.blake2b(salt, key=master, digest_size=16, person=b"g8 vdisk check").digest()

@@ -1,0 +1,250 @@
+"""`g8 flist` as a user types it: every command, its text and its JSON."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from g8node.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NodeError,
+    NotFound,
+    PermissionDenied,
+)
+from g8node.linux.mount import mounts
+from g8tools.flist.cli import app
+from tests.support.trees import look, nasty
+
+TOP = Path(__file__).resolve().parent.parent.parent
+
+
+class Failed(Exception):
+    """The command ended with another code than 0."""
+
+
+def flist(*words: str | Path) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    if done.exit_code:
+        raise Failed(done.output)
+    return done.stdout
+
+
+def parsed(*words: str | Path) -> Any:
+    return json.loads(flist(*words, "--json"))
+
+
+def refused(error: type[NodeError], message: str, *words: str | Path) -> None:
+    with pytest.raises(error, match=message):
+        flist(*words)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    top = tmp_path / "tree"
+    (top / "etc").mkdir(parents=True)
+    (top / "etc" / "app.conf").write_text("port = 1\n")
+    (top / "bin").mkdir()
+    (top / "bin" / "app").write_bytes(os.urandom(700_000))
+    (top / "bin" / "app").chmod(0o755)
+    (top / "link").symlink_to("bin/app")
+    for path in [*top.rglob("*"), top]:
+        os.utime(path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
+    return top
+
+
+@pytest.fixture
+def made(tree: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "x.flist"
+    flist("pack", tree, out, "--store", tmp_path / "store", "--route", f"dir://{tmp_path}/store")
+    return out
+
+
+def test_looking_into_an_flist(made: Path, tree: Path) -> None:
+    assert [line["path"] for line in parsed("ls", made, "/etc")] == ["/etc", "/etc/app.conf"]
+    assert "/bin/app" in flist("ls", made)
+    assert "└── link -> bin/app" in flist("tree", made)
+    assert parsed("tree", made) == {"bin": {"app": 700_000}, "etc": {"app.conf": 9}, "link": 7}
+    assert parsed("stat", made, "bin/app")["size"] == 700_000
+    assert "mode    -rwxr-xr-x" in flist("stat", made, "/bin/app")
+    assert flist("find", made, "--name", "*.conf") == "/etc/app.conf\n"
+    assert parsed("find", made, "--type", "f", "--larger", "1000") == ["/bin/app"]
+    assert flist("cat", made, "/etc/app.conf") == "port = 1\n"
+    refused(NotFound, "no/such is not in the flist", "cat", made, "no/such")
+    refused(InvalidArgument, "no regular file", "cat", made, "/etc")
+    refused(InvalidArgument, "expected one of f", "find", made, "--type", "x")
+    with pytest.raises(FileNotFoundError):
+        flist("ls", tree / "nothing")
+
+
+def test_info_tells_what_it_is(made: Path, tmp_path: Path) -> None:
+    found = parsed("info", made)
+    assert (found["format"], found["files"], found["directories"], found["links"]) == ("g8", 2, 3, 1)
+    assert (found["bytes"], found["chunks"], found["codecs"]) == (700_009, 3, "g8")
+    assert found["stores"] == [{"pool": "stores", "range": "00:ff", "url": f"dir://{tmp_path}/store"}]
+    assert len(found["digest"]) == len(found["merkle"]) == 64
+    assert "format" in flist("info", made)
+
+
+def test_credentials_do_not_get_into_an_flist(tree: Path, tmp_path: Path) -> None:
+    out, route = tmp_path / "y.flist", "00-7f=zdb://user:geheim@host:9900/ns"
+    flist("pack", tree, out, "--store", tmp_path / "store", "--route", route)
+    assert parsed("info", out)["stores"][0]["url"] == "zdb://host:9900/ns"
+    router = tmp_path / "router.yaml"
+    router.write_text("pools: {hub: {'00:ff': 'redis://me:geheim@host'}}\nlookup: [hub]\n")
+    words = ("pack", tree, out, "--store", tmp_path / "store", "--router-file", router, "--keep-credentials")
+    flist(*words)
+    from g8node.flist.container import read_flist
+
+    kept = read_flist(str(out)).router
+    assert kept is not None
+    assert "geheim" in kept.pools["hub"][0].url
+
+
+def test_everything_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    top, out = tmp_path / "nasty", tmp_path / "x.flist"
+    nasty(top)
+    flist("pack", top, out, "--store", tmp_path / "store", "--split", "cdc")
+    flist("get", out, "/", tmp_path / "back", "--store", tmp_path / "store")
+    before, after = look(top), look(tmp_path / "back")
+    assert after.keys() == before.keys()
+    assert {path: (after[path], before[path]) for path in before if after[path] != before[path]} == {}
+    refused(AlreadyExists, "exists", "get", out, "/hello", tmp_path / "back", "--store", tmp_path / "store")
+
+
+def test_ignored_paths_are_left_out(tree: Path, tmp_path: Path) -> None:
+    patterns = tmp_path / "ignore"
+    patterns.write_text("# no settings\n*.conf\n")
+    words = ("pack", tree, tmp_path / "y", "--store", tmp_path / "s", "--ignore-file", patterns)
+    flist(*words, "--ignore", "/bin/")
+    assert parsed("find", tmp_path / "y") == ["/", "/etc", "/link"]
+    refused(InvalidArgument, "expected fixed or cdc", *words, "--split", "other")
+
+
+def test_editing_in_place(made: Path, tree: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    new = tmp_path / "new.tar"
+    new.write_text("not unpacked")
+    flist("edit", "put", made, new, "/etc/new", "--store", store)
+    flist("edit", "put", made, tree / "etc", "/copy", "--store", store)
+    flist("edit", "chmod", made, "4711", "/bin/app", "--owner", "5:6")
+    flist("edit", "rm", made, "/link")
+    flist("edit", "set", made, "entrypoint=[]", "gone=")
+    assert flist("cat", made, "/etc/new") == "not unpacked"
+    assert flist("cat", made, "/copy/app.conf") == "port = 1\n"
+    stat = parsed("stat", made, "/bin/app")
+    assert (stat["mode"], stat["uid"], stat["gid"]) == ("-rws--x--x", 5, 6)
+    assert "/link" not in parsed("find", made)
+    assert parsed("info", made)["metadata"] == {"entrypoint": "[]"}
+    refused(AlreadyExists, "exists", "edit", "put", made, new, "/etc/new", "--store", store)
+    refused(InvalidArgument, "not empty", "edit", "rm", made, "/etc")
+    refused(InvalidArgument, "octal", "edit", "chmod", made, "9", "/etc")
+    refused(InvalidArgument, "UID:GID", "edit", "chmod", made, "755", "/etc", "--owner", "root")
+    refused(InvalidArgument, "KEY=VALUE", "edit", "set", made, "x")
+    flist("edit", "rm", made, "/etc", "-r")
+    assert parsed("diff", made, made) == []
+
+
+def test_uniting_and_comparing(made: Path, tmp_path: Path) -> None:
+    other, top = tmp_path / "o.flist", tmp_path / "other"
+    (top / "etc").mkdir(parents=True)
+    (top / "etc" / "app.conf").write_text("port = 2\n")
+    flist("pack", top, other, "--store", tmp_path / "store")
+    flist("merge", tmp_path / "merged", made, other)
+    flist("layer", tmp_path / "layered", made, other)
+    store = tmp_path / "store"
+    assert flist("cat", tmp_path / "merged", "/etc/app.conf", "--store", store) == "port = 1\n"
+    assert flist("cat", tmp_path / "layered", "/etc/app.conf", "--store", store) == "port = 2\n"
+    with pytest.raises(Failed, match=r"/etc/app.conf  mtime, content"):
+        flist("diff", made, tmp_path / "layered")
+    refused(InvalidArgument, "two flists", "merge", tmp_path / "z", made)
+
+
+def test_check_finds_what_is_missing_or_wrong(made: Path, tmp_path: Path) -> None:
+    assert parsed("check", made) == {"chunks": 3, "findings": []}
+    assert parsed("check", made, "--content")["findings"] == []
+    chunk = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())[0]
+    data = chunk.read_bytes()
+    chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    flist("check", made)
+    with pytest.raises(Failed, match="do not match the id"):
+        flist("check", made, "--content")
+    chunk.unlink()
+    with pytest.raises(Failed, match="missing"):
+        flist("check", made)
+
+
+def test_prefetch_fills_another_store(made: Path, tmp_path: Path) -> None:
+    assert parsed("prefetch", made, "--into", tmp_path / "near")["copied"] == 3
+    assert parsed("prefetch", made, "--into", tmp_path / "near")["copied"] == 0
+    assert parsed("check", made, "--store", tmp_path / "near", "--content")["findings"] == []
+
+
+def test_converting(made: Path, tmp_path: Path) -> None:
+    flist("edit", "chmod", made, "750", "/")
+    store = ("--store", tmp_path / "store")
+    words = ("convert", made, tmp_path / "a", "--to", "v2", *store)
+    refused(FailedPrecondition, "attributes of the root", *words)
+    done = parsed("convert", made, tmp_path / "a.flist", "--to", "v2", "--lossy", *store)
+    assert (done["format"], done["chunks"]) == ("v2", 3)
+    flist("convert", tmp_path / "a.flist", tmp_path / "a.fl", "--to", "v3", *store)
+    assert flist("cat", tmp_path / "a.fl", "/etc/app.conf", *store) == "port = 1\n"
+    assert parsed("check", tmp_path / "a.fl", "--content", *store)["findings"] == []
+    refused(InvalidArgument, "expected one of g8", "convert", made, tmp_path / "b", "--to", "v9")
+
+
+def test_signing(made: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    public = parsed("keygen", key)["public"]
+    assert key.stat().st_mode & 0o777 == 0o600
+    refused(AlreadyExists, "exists", "keygen", key)
+    refused(PermissionDenied, "is not signed", "verify", made, "--key", public)
+    flist("sign", made, "--key", key)
+    assert parsed("verify", made, "--key", f"{key}.pub")["key"] == public
+    refused(PermissionDenied, "not among the allowed", "verify", made, "--key", "0" * 64)
+    refused(InvalidArgument, "is a private key", "verify", made, "--key", key)
+    flist("edit", "set", made, "entrypoint=[1]")
+    refused(PermissionDenied, "another flist", "verify", made, "--key", public)
+
+
+def test_packing_into_shards_and_out_again(tmp_path: Path) -> None:
+    top, out = tmp_path / "sizes", tmp_path / "x.flist"
+    top.mkdir()
+    for size in (0, 100 << 10, 1 << 20, 10 << 20):
+        (top / str(size)).write_bytes(os.urandom(size))
+    shards = [f"00-7f=dir://{tmp_path}/low", f"80-ff=dir://{tmp_path}/high"]
+    routes = [word for shard in shards for word in ("--route", shard)]
+    flist("pack", top, out, *[word for shard in shards for word in ("--store", shard)], *routes)
+    assert all(int(path.name[:2], 16) < 0x80 for path in (tmp_path / "low").rglob("*") if path.is_file())
+    assert any((tmp_path / "high").iterdir())
+    flist("get", out, "/", tmp_path / "back")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == {
+        path.name: path.read_bytes() for path in top.iterdir()
+    }
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+def test_mounting_without_a_node(made: Path, tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mnt"
+    argv = [sys.executable, "-m", "g8tools.g8", "flist", "mount", str(made), str(target)]
+    argv += ["--store", str(tmp_path / "store")]
+    with subprocess.Popen(argv, cwd=TOP, stdout=subprocess.PIPE, text=True) as mounted:
+        try:
+            assert mounted.stdout is not None
+            assert mounted.stdout.readline() == "mount starts\n"
+            done = subprocess.run(["diff", "-r", "--no-dereference", tree, target], check=False, timeout=60)
+            assert done.returncode == 0
+        finally:
+            mounted.send_signal(signal.SIGTERM)
+            assert mounted.wait(60) == 0
+    assert not [m for m in mounts() if m.target.startswith(str(tmp_path))]

@@ -1,0 +1,95 @@
+"""vdisk.* of a real agent, and its NBD socket."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.daemon import Daemon, daemon
+from tests.support.vdisks import Client, run
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with daemon(tmp_path_factory.mktemp("node")) as running:
+        yield running
+        assert "Traceback" not in running.log()
+
+
+def refused(node: Daemon, name: str, **arguments: object) -> str:
+    with node.gate() as gate, pytest.raises(redis.ResponseError) as answer:
+        gate.execute_command(name, json.dumps(arguments))
+    return str(answer.value)
+
+
+def test_vdisk_lives_from_create_to_delete(node: Daemon) -> None:
+    made = node.direct("vdisk.create", id="ubuntu:latest", size=64 << 20, type="boot")
+    assert (made["type"], made["size"], made["used"], made["counters"]) == ("boot", 64 << 20, 0, None)
+    run("qemu-io", "-f", "raw", "-c", "write -P 3 1M 1M", "-c", "flush", made["uri"])
+    assert node.direct("vdisk.info", id="ubuntu:latest")["used"] >= 1 << 20
+    assert node.direct("vdisk.resize", id="ubuntu:latest", size=128 << 20)["size"] == 128 << 20
+    copied = node.direct("vdisk.copy", id="ubuntu:latest", target="two")
+    shown = run("qemu-io", "-r", "-f", "raw", "-c", "read -P 3 1M 1M", copied["uri"]).stdout
+    assert "failed" not in shown
+    assert [row["id"] for row in node.direct("vdisk.list")] == ["two", "ubuntu:latest"]
+    assert node.direct("vdisk.check", id="two") == []
+    for vdisk in ("two", "ubuntu:latest"):
+        node.direct("vdisk.delete", id=vdisk)
+    assert node.direct("vdisk.list") == []
+
+
+def test_vdisk_in_use_is_counted_and_kept(node: Daemon) -> None:
+    node.direct("vdisk.create", id="used", size=1 << 20)
+    client = Client(str(node.folder / "root/run/nbd.sock"), "used")
+    client.write(0, bytes(4096))
+    client.read(0, 512)
+    found = node.direct("vdisk.info", id="used")
+    assert found["connections"] == 1
+    assert (found["counters"]["write_bytes"], found["counters"]["read_ops"]) == (4096, 1)
+    assert refused(node, "vdisk.delete", id="used").startswith("409 ")
+    assert refused(node, "vdisk.copy", id="used", target="other").startswith("409 ")
+    assert node.direct("vdisk.limit", id="used", iops=1000)["limits"]["iops"] == 1000
+    assert client.read(0, 512) == bytes(512)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status"),
+    [
+        ("vdisk.create", {"id": "odd", "size": 5000}, 400),
+        ("vdisk.create", {"id": "odd", "size": 6000, "block_size": 1000}, 400),
+        ("vdisk.create", {"id": "kept", "size": 1 << 20}, 409),
+        ("vdisk.resize", {"id": "kept", "size": 512 << 10}, 409),
+        ("vdisk.copy", {"id": "kept", "target": "kept"}, 409),
+        ("vdisk.info", {"id": "nosuch"}, 404),
+        ("vdisk.delete", {"id": "nosuch"}, 404),
+        ("vdisk.check", {"id": "nosuch"}, 404),
+    ],
+)
+def test_wrong_request_has_its_status(
+    node: Daemon, name: str, arguments: dict[str, object], status: int
+) -> None:
+    if not any(row["id"] == "kept" for row in node.direct("vdisk.list")):
+        node.direct("vdisk.create", id="kept", size=1 << 20)
+    assert refused(node, name, **arguments).startswith(f"{status} ")
+
+
+def test_vdisks_are_there_after_a_restart(tmp_path: Path) -> None:
+    with daemon(tmp_path) as node:
+        made = node.direct("vdisk.create", id="vd", size=1 << 20)
+        run("qemu-io", "-f", "raw", "-c", "write -P 9 0 64k", made["uri"])
+    with daemon(tmp_path) as node:
+        assert [row["id"] for row in node.direct("vdisk.list")] == ["vd"]
+        shown = run("qemu-io", "-r", "-f", "raw", "-c", "read -P 9 0 64k", made["uri"]).stdout
+        assert "failed" not in shown
+
+
+def test_folder_that_cannot_be_used_is_told_and_the_node_lives(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with daemon(tmp_path, config=f'[vdisk]\nfolder = "{tmp_path}/file/x"\n') as node:
+        assert refused(node, "vdisk.list").startswith("503 ")
+        assert "problem" in node.direct("core.state")["vdisks"]

@@ -1,0 +1,79 @@
+"""What the commands of `g8 flist` share: opening flists, choosing stores, paths (async)."""
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from g8tools.g8 import console
+
+if TYPE_CHECKING:
+    from g8node.flist.tree import Flist
+    from g8node.store.base import Store
+    from g8node.wire.router import Router
+
+FlistArgument = Annotated[
+    str, typer.Argument(help="The flist: a path, file:// or http(s)://.", metavar="FLIST")
+]
+StoreOption = Annotated[
+    str, typer.Option(metavar="DIR|URL", help="Where the chunks are; default: where the flist says.")
+]
+TokenOption = Annotated[Path | None, typer.Option(help="Token for a Hub.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def local(flist: str) -> Iterator[str]:
+    """The flist as a file: itself, or a download that is gone afterwards."""
+    if "://" not in flist:
+        yield flist
+        return
+    from g8node.g8ufs.downloads import Downloads
+
+    with tempfile.TemporaryDirectory(prefix="g8-flist-") as folder:
+        yield console.run_async(Downloads(folder, size_max_bytes=1 << 30).fetch(flist))
+
+
+def read(flist: str) -> "Flist":
+    """The validated flist."""
+    from g8node.flist.container import read_flist
+
+    with local(flist) as path:
+        return read_flist(path)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    store: str, router: "Router | None", token_file: Path | None = None
+) -> "AsyncIterator[Store | None]":
+    """The store that was given, else those of the flist's router, as a node would ask them; None without."""
+    from g8node.store.stores import Stores
+    from g8tools.hub.cli import read_token, store_address
+
+    if store:
+        chosen = Stores().open(store_address(store), token=read_token(token_file))
+    elif router is not None:
+        chosen = Stores().open(router)
+    else:
+        yield None
+        return
+    try:
+        yield chosen
+    finally:
+        await chosen.close()
+
+
+def router_lines(router: "Router | None") -> list[dict[str, str]]:
+    """The router for people, without passwords."""
+    from g8node.wire.router import without_credentials
+
+    if router is None:
+        return []
+    return [
+        {"pool": pool, "range": str(rule.range) or "all", "url": without_credentials(rule.url)}
+        for pool in router.lookup
+        for rule in router.pools[pool]
+    ]

@@ -100,7 +100,8 @@ def test_log_of_core0_is_in_a_file_that_can_be_turned(vm: NodeVm) -> None:
     assert "service broken: failed" in shell(vm, "cat /var/log/core.log")
     vm.direct("logger.reopen")
     shell(vm, "logger done")
-    until(lambda: "service broken" in shell(vm, "cat /var/log/core.log.2* 2>/dev/null || true"), "the old file", 30)
+    old = "cat /var/log/core.log.2* 2>/dev/null || true"
+    until(lambda: "service broken" in shell(vm, old), "the old file", 30)
     assert "service broken: failed" not in shell(vm, "cat /var/log/core.log")
 
 

@@ -27,6 +27,7 @@ async def open_port(ctx: Context, args: PortArgs) -> None:
 @command("nft.drop_port")
 async def drop_port(ctx: Context, args: PortArgs) -> None:
     """Close a port that nft.open_port opened; another one is no error."""
+    _network(args.subnet or "")
     await ctx.node.firewall.drop_port(args.port)
 
 
@@ -39,6 +40,7 @@ class ExistsArgs(Struct, frozen=True):
 @command("nft.rule_exists", role="reader")
 def rule_exists(ctx: Context, args: ExistsArgs) -> bool:
     """Whether nft.open_port opened the port; interface and subnet are not looked at."""
+    _network(args.subnet or "")
     return ctx.node.firewall.is_open(args.port)
 
 

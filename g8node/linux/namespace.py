@@ -52,6 +52,12 @@ def call_in(namespaces: Sequence[int], fn: Callable[P, T], /, *args: P.args, **k
     return _in_thread(enter)
 
 
+@off_loop
+def call_alone(fn: Callable[[], T]) -> T:
+    """fn's value, called by a thread that is made for it and ends with it, whatever it did to itself."""
+    return _in_thread(fn)
+
+
 def _in_thread(fn: Callable[[], T]) -> T:
     """A thread of a pool must keep its namespaces, so that none is borrowed."""
     values: list[T] = []

@@ -266,16 +266,32 @@ def test_blocking_client_verifies_by_the_ca_it_is_given(node: Daemon, tmp_path: 
         blocking.Client(*address, cacert=f"{tmp_path}/none.pem")
 
 
-@pytest.mark.parametrize("by", ["option", "environment", "insecure"])
-def test_g8_speaks_tls(node: Daemon, by: str) -> None:
+@pytest.mark.parametrize("by", ["option", "environment", "insecure", "context"])
+def test_g8_speaks_tls(node: Daemon, by: str, tmp_path: Path) -> None:
     env = {
         "PATH": "/usr/bin:/bin",
         "G8_NODE": f"127.0.0.1:{node.port}",
         "G8_PASSWORD_FILE": str(node.folder / "password"),
+        "XDG_CONFIG_HOME": str(tmp_path),
         **({"G8_CACERT": ca_of(node)} if by == "environment" else {}),
     }
-    options = {"option": ["--tls", "--cacert", ca_of(node)], "environment": [], "insecure": ["--insecure"]}
-    argv = [sys.executable, "-m", "g8tools.g8", *options[by], "ping"]
+    options = {"option": ["--tls", "--cacert", ca_of(node)], "insecure": ["--insecure"]}
+    g8 = [sys.executable, "-m", "g8tools.g8"]
+    argv = [*g8, *options.get(by, []), "ping"]
+    if by == "context":
+        address, password_file = env.pop("G8_NODE"), env.pop("G8_PASSWORD_FILE")
+        add = [
+            *g8,
+            "context",
+            "add",
+            "lab",
+            address,
+            "--cacert",
+            ca_of(node),
+            "--password-file",
+            password_file,
+        ]
+        subprocess.run(add, cwd=TOP, env=env, check=True, timeout=60)
     done = subprocess.run(argv, cwd=TOP, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.startswith("PONG"), done.stderr
 

@@ -193,6 +193,21 @@ class BaseClient(Runs[M], Generic[M]):
         `queue`: jobs of one queue run one after another. `max_time`: seconds until the node kills it.
         `recurring_period`: run again so many seconds after each end. `max_restart`: runs until one succeeds.
         """
+        fields = (queue, max_time, stream, tags, id, recurring_period, max_restart)
+        return self._start(command, arguments, *fields)
+
+    def _start(
+        self,
+        command: str,
+        arguments: Mapping[str, Any],
+        queue: str | None,
+        max_time: int | None,
+        stream: bool,
+        tags: Sequence[str] | None,
+        id: str | None,
+        recurring_period: int | None,
+        max_restart: int | None = None,
+    ) -> Flow[Response[M]]:
         wire = command_of(
             command,
             arguments,
@@ -278,18 +293,8 @@ class BaseClient(Runs[M], Generic[M]):
         if not words:
             raise InvalidArgument("command: expected at least a program")
         arguments = {"name": words[0], "args": words[1:], "dir": dir, "stdin": stdin, "env": env}
-        return self.hand_over(
-            command_of(
-                "core.system",
-                arguments,
-                queue=queue,
-                max_time=max_time,
-                stream=stream,
-                tags=tags,
-                id=id,
-                recurring_period=recurring_period,
-            )
-        )
+        fields = (queue, max_time, stream, tags, id, recurring_period)
+        return self._start("core.system", arguments, *fields)
 
     @call
     def bash(
@@ -304,18 +309,8 @@ class BaseClient(Runs[M], Generic[M]):
         recurring_period: int | None = None,
     ) -> Flow[Response[M]]:
         """Run a shell script."""
-        return self.hand_over(
-            command_of(
-                "bash",
-                {"script": script, "stdin": stdin},
-                queue=queue,
-                max_time=max_time,
-                stream=stream,
-                tags=tags,
-                id=id,
-                recurring_period=recurring_period,
-            )
-        )
+        fields = (queue, max_time, stream, tags, id, recurring_period)
+        return self._start("bash", {"script": script, "stdin": stdin}, *fields)
 
     @call
     def subscribe(self, job: str, id: str | None = None, follow: bool = True) -> Flow[Response[M]]:

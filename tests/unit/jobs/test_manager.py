@@ -254,6 +254,27 @@ async def test_subscribe_replays_the_backlog_and_forwards_to_the_end() -> None:
         assert heard == [*(str(number) for number in range(10, 20)), "last", "7"]
 
 
+async def test_subscribe_ends_when_killed_or_with_the_backlog_and_its_target_goes_on() -> None:
+    async def speak(ctx: Context) -> None:
+        ctx.job.emit(Level.STDOUT, "said")
+        await asyncio.Event().wait()
+
+    async with running_manager() as manager:
+        target = manager.submit(command("x"), runner=speak)
+        await eventually(lambda: recorder(manager).messages)
+        follower = manager.submit(command("core.subscribe", "2", {"id": "1"}))
+        await eventually(lambda: follower.follows)
+        manager.kill("2", 15)
+        result = await follower.result()
+        assert (result.state, result.code) == ("ERROR", 999)
+        short = await manager.submit(command("core.subscribe", "3", {"id": "1", "follow": False})).result()
+        assert short.state == "SUCCESS"
+        heard = [message.message for id, message in recorder(manager).messages if id == "3"]
+        assert heard == ["said", ""]
+        assert target.phase == "running"
+        assert not target.listeners
+
+
 async def test_subscribe_to_nobody_or_to_a_follower_is_an_error() -> None:
     async with running_manager() as manager:
         nobody = await manager.submit(command("core.subscribe", "2", {"id": "9"})).result()

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from g8node.wire.jsonend import ObjectEnd
 
@@ -30,6 +32,22 @@ def test_end_does_not_depend_on_the_pieces(value: object) -> None:
 def test_other_values_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="expected a JSON object"):
         ObjectEnd().feed(data)
+
+
+TEXTS = st.text(max_size=20) | st.sampled_from(['"', "\\", "}{", '\\"', "]"])
+VALUES = st.recursive(
+    TEXTS | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=4), st.binary(max_size=8), st.data())
+def test_end_is_where_json_ends(value: dict[str, object], rest: bytes, data: st.DataObject) -> None:
+    whole = json.dumps(value).encode()
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    end = ObjectEnd()
+    assert end.feed(whole[:cut]) is None
+    assert end.feed(whole[cut:] + rest) == len(whole) - cut
 
 
 def test_incomplete_object_has_no_end() -> None:

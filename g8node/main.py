@@ -58,6 +58,7 @@ _ONLINE_S = 15.0
 _NOFILE = 65536
 _INCLUDE = {"size_max": 1 << 20, "count_max": 1000}
 _M_ARENA_MAX = -8
+_LOG = "/var/log/core.log"
 _RELEASE = "/etc/g8node-release"
 
 
@@ -365,7 +366,7 @@ def run_init(config_file: str) -> Never:
     """PID 1: ends in a reboot or a power-off; a fatal error says so and reboots, never panics."""
     mode: Mode = "reboot"
     faulthandler.enable()
-    console = Console(2, kernel_log=_kernel_log())
+    console = Console(2, kernel_log=_kernel_log(), file=_LOG)
     try:
         os.environ.update(ENVIRON)
         with contextlib.suppress(OSError):
@@ -410,7 +411,10 @@ def _read(config_file: str, words: list[tuple[str, str]], console: Console | Non
         text = file.read()
     settings, warnings = config.load(text, file=config_file, overrides=words)
     level = "debug" if ("debug", "") in words else settings.main.log_level
-    logs.configure(level, console, keep=console.keep if console is not None else None)
+    if console is None:
+        logs.configure(level)
+    else:
+        logs.configure(level, console, keep=console.keep, turn=console.turn)
     for warning in warnings:
         log.warning(warning)
     return settings

@@ -156,10 +156,11 @@ class Bus:
         await self.outbox.flushed()
         await self._manager.wait_for_room()
         entries = await self._take(min(_BATCH, self._manager.room), _BATCH_BYTES)
+        if not entries:  # nothing is pending, so that what comes next is all there is
+            entry = await self._blocking.call("BLMOVE", QUEUE, PENDING, "LEFT", "RIGHT", _BLOCK_S)
+            entries = [] if entry is None else [entry]
         if entries:
             await self._accept(entries)
-        else:
-            await self._blocking.call("BLMOVE", QUEUE, PENDING, "LEFT", "RIGHT", _BLOCK_S)
 
     async def _accept(self, entries: list[bytes]) -> None:
         """Submit the commands of a batch. Nothing awaits between the first submission and the trim."""

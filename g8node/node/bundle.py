@@ -18,6 +18,7 @@ from g8node.linux import oom
 from g8node.linux.devices import Device
 from g8node.node import seccomp
 
+LAYERS_MAX: Final = 16
 DEFAULT_HOSTNAME: Final = "corex"
 INIT: Final = "/dev/init"
 _ENV: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
@@ -56,6 +57,9 @@ class Spec(Struct, frozen=True, omit_defaults=False):
     """The arguments of `corex.create` (spec core0-resources 1.2), as the caller gave them."""
 
     root: Annotated[str, Meta(description="flist of the root: path, file:// or http(s):// URL")] = ""
+    layers: Annotated[
+        list[str] | None, Meta(description="flists over the root, the last on top; see docs/flist.md")
+    ] = None
     mount: Annotated[
         dict[str, str] | None, Meta(description="host path or flist URL -> absolute path inside")
     ] = None
@@ -101,6 +105,7 @@ def validate(spec: Spec) -> None:
     """InvalidArgument names the first field that is wrong and what it should be."""
     if not spec.root:
         raise InvalidArgument("root: expected an flist (path or URL), got none")
+    _validate_layers(spec)
     if spec.nics:
         raise InvalidArgument(
             "nics: expected [] (default, bridge, macvlan, passthrough, vlan, vxlan and zerotier come later)",
@@ -117,6 +122,16 @@ def validate(spec: Spec) -> None:
         if "\0" in path or not path.strip("/"):
             raise InvalidArgument(f"config: expected the path of a file, got {path[:80]!r}")
     command(spec)
+
+
+def _validate_layers(spec: Spec) -> None:
+    layers = spec.layers or []
+    if len(layers) > LAYERS_MAX:
+        raise InvalidArgument(f"layers: expected at most {LAYERS_MAX} flists, got {len(layers)}")
+    if not all(layers):
+        raise InvalidArgument("layers: expected flists (path or URL), got an empty one")
+    if len({spec.root, *layers}) <= len(layers):
+        raise InvalidArgument("layers: one flist is named twice, expected different ones")
 
 
 def mounts_host(spec: Spec) -> bool:

@@ -149,7 +149,7 @@ class Containers:
         """The flists at these folders broke under the containers that stand on them: end those."""
         gone = set(targets)
         for container in list(self._live.values()):
-            if not gone.isdisjoint(layers.lower for layers in container.tree.layers):
+            if not gone.isdisjoint(lower for layers in container.tree.layers for lower in layers.lowers):
                 log.error("container is ended: its flist was lost", container=container.id)
                 self._background(self._terminate_lost(container))
 
@@ -239,9 +239,8 @@ class Containers:
                 break
         self._last_id = id
         flists = sum(_is_flist(source) for source in spec.mount or {})
-        container = Container(
-            ContainerId(id), spec, rootfs.Tree(f"{self._folder}/{id}", flists), f"{self._parent}/c{id}"
-        )
+        tree = rootfs.Tree(f"{self._folder}/{id}", flists, len(spec.layers or ()))
+        container = Container(ContainerId(id), spec, tree, f"{self._parent}/c{id}")
         self._live[id] = container
         return container
 
@@ -260,9 +259,10 @@ class Containers:
             await blocking.run("path", rootfs.check_sources, list(hosts))
         undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
         await blocking.run("path", rootfs.make, tree)
-        for flist, layers in zip([spec.root, *flists], tree.layers, strict=True):
-            await self._mounts.attach(flist, layers.lower, storage=spec.storage or "")
-            undo.push_async_callback(self._mounts.detach, layers.lower)
+        lowers = [lower for layers in tree.layers for lower in layers.lowers]
+        for flist, lower in zip([spec.root, *(spec.layers or ()), *flists], lowers, strict=True):
+            await self._mounts.attach(flist, lower, storage=spec.storage or "")
+            undo.push_async_callback(self._mounts.detach, lower)
         for layers in tree.layers:
             undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
         inside = zip((layers.target for layers in tree.layers[1:]), flists.values(), strict=True)

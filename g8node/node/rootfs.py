@@ -2,8 +2,9 @@
 
 <containers>/<id>/config.json   the OCI bundle
                   lower         the flist, read-only (mounted by g8ufs)
+                  layer<n>      flists over it (`layers`), 1 the lowest
                   data          a tmpfs of bounded size: upper and work folders
-                  rootfs        overlay of both
+                  rootfs        overlay of all
                   mount<n>/     the same for each flist in `mount`
 """
 
@@ -22,6 +23,7 @@ from g8node.linux.guard import off_loop
 from g8node.linux.mount import Mount, mount, mounts, unmount_if_mounted
 
 _DATA_SIZE: Final = "25%"  # of memory; what is written also counts against the container's own limit
+_OVERLAY_OPTIONS: Final = "index=off,metacopy=off,redirect_dir=nofollow"
 _BUSY_S: Final = 1.0
 _HOST_RESOLV_CONF: Final = "/etc/resolv.conf"
 _CONFIG_MODE: Final = 0o600
@@ -30,9 +32,9 @@ _CONFIG_DIRECTORY_MODE: Final = 0o700
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """One overlay: `lower` is attached by g8ufs, the rest is made here."""
+    """One overlay: `lowers` (the lowest first) are attached by g8ufs, the rest is made here."""
 
-    lower: str
+    lowers: tuple[str, ...]
     upper: str
     work: str
     target: str
@@ -44,6 +46,8 @@ class Tree:
 
     top: str
     flists: int = 0
+    above: int = 0
+    """Layers over the root's flist."""
 
     @property
     def data(self) -> str:
@@ -52,10 +56,12 @@ class Tree:
     @property
     def layers(self) -> list[Layers]:
         """The root's first."""
-        root = Layers(f"{self.top}/lower", f"{self.data}/upper", f"{self.data}/work", f"{self.top}/rootfs")
+        above = (f"{self.top}/layer{number}" for number in range(1, self.above + 1))
+        lowers = (f"{self.top}/lower", *above)
+        root = Layers(lowers, f"{self.data}/upper", f"{self.data}/work", f"{self.top}/rootfs")
         return [root] + [
             Layers(
-                f"{self.top}/mount{number}/lower",
+                (f"{self.top}/mount{number}/lower",),
                 f"{self.data}/upper{number}",
                 f"{self.data}/work{number}",
                 f"{self.top}/mount{number}/root",
@@ -72,7 +78,8 @@ def make(tree: Tree) -> None:
     flags = Mount.NOSUID | Mount.NODEV
     mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={_DATA_SIZE}")
     for layers in tree.layers:
-        os.makedirs(layers.lower)
+        for lower in layers.lowers:
+            os.makedirs(lower)
         os.makedirs(layers.target)
         os.mkdir(layers.upper)
         os.mkdir(layers.work)
@@ -86,7 +93,7 @@ def remove(tree: Tree) -> None:
     """
     unmount(tree.data)
     for layers in reversed(tree.layers):
-        for folder in (layers.lower, layers.target, os.path.dirname(layers.target)):
+        for folder in (*layers.lowers, layers.target, os.path.dirname(layers.target)):
             if folder != tree.top:
                 _discard(os.rmdir, folder)
     _discard(os.unlink, f"{tree.top}/config.json")
@@ -136,11 +143,27 @@ def unmount(target: str) -> None:
 def stack(layers: Layers, *, devices: bool) -> None:
     """Mount the overlay. `devices`: whether device nodes in it work."""
     # The root of an overlay takes the mode of the upper folder.
-    lower = os.stat(layers.lower)
+    lower = os.stat(layers.lowers[-1])
     os.chmod(layers.upper, lower.st_mode & 0o7777)
     os.chown(layers.upper, lower.st_uid, lower.st_gid)
-    data = f"lowerdir={layers.lower},upperdir={layers.upper},workdir={layers.work}"
-    mount("overlay", layers.target, "overlay", 0 if devices else Mount.NODEV, data)
+    over(layers, devices=devices)
+
+
+@off_loop
+def over(layers: Layers, *, devices: bool) -> None:
+    """Mount the overlay with an upper folder that may have been used before.
+
+    None of the features that make overlayfs remember a lower in the upper folder: another layer may come
+    between them, and a folder that the container makes goes on uniting with those of the layers.
+    """
+    lowers = ":".join(reversed(layers.lowers))
+    data = f"lowerdir={lowers},upperdir={layers.upper},workdir={layers.work},{_OVERLAY_OPTIONS}"
+    try:
+        mount("overlay", layers.target, "overlay", 0 if devices else Mount.NODEV, data)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidArgument("layers: one flist is named twice, expected different ones") from error
+        raise
 
 
 @off_loop

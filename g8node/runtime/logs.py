@@ -41,6 +41,7 @@ class _Memory:
         self.lines: deque[str] = deque(maxlen=_KEPT)
         self.trouble: Trouble | None = None
         self.keep: Callable[[str], None] | None = None
+        self.turn: Callable[[], None] | None = None
         self.renderer: Any = None
 
     def __call__(self, logger: Any, name: str, record: Any) -> str:
@@ -66,12 +67,13 @@ def configure(
     *,
     json: bool = False,
     keep: Callable[[str], None] | None = None,
+    turn: Callable[[], None] | None = None,
 ) -> None:
     """Send records of `level` and above to `stream` (default stderr), one line each.
 
-    `keep` is called with what is a warning or worse.
+    `keep` is called with what is a warning or worse, `turn` begins a new log file.
     """
-    _memory.keep = keep
+    _memory.keep, _memory.turn = keep, turn
     _memory.renderer = (
         structlog.processors.JSONRenderer()
         if json
@@ -112,6 +114,12 @@ def keep(text: str) -> None:
     """Hand text to where records outlive the process, if there is such a place."""
     if _memory.keep is not None:
         _memory.keep(text)
+
+
+def reopen() -> None:
+    """Begin a new log file, if there is one."""
+    if _memory.turn is not None:
+        _memory.turn()
 
 
 def get(component: str) -> Any:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BATCH: Final = 256
 _MISSING_BATCH: Final = 16384
 _UPLOAD_BYTES: Final = 8 << 20
+_UPLOAD_COUNT: Final = 128
+"""The Hub syncs each of them to its disk before it answers, within our time limit."""
 _LENGTH: Final = struct.Struct("<I")
 _ABSENT: Final = 0xFFFFFFFF
 _TYPE: Final = {"Content-Type": "application/octet-stream"}
@@ -128,12 +130,15 @@ class HttpStore:
         for alike in _by_size(chunks):
             call = _size_query(alike[0])
             body = bytearray()
+            count = 0
             for id in alike:
                 stored = chunks[id]
-                if body and len(body) + len(stored) > _UPLOAD_BYTES:
+                if body and (count == _UPLOAD_COUNT or len(body) + len(stored) > _UPLOAD_BYTES):
                     await self._post(call, bytes(body), 1 << 20)
                     body.clear()
+                    count = 0
                 body += id + _LENGTH.pack(len(stored)) + stored
+                count += 1
             await self._post(call, bytes(body), 1 << 20)
 
     async def _post(self, call: str, body: bytes, reply_max: int) -> bytes:

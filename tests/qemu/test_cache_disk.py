@@ -63,5 +63,6 @@ def test_blank_disk_holds_cache_and_logs_over_a_reboot_and_the_signed_one_is_not
         assert "kept" not in shell(vm, "ls /var/cache")
         shell(vm, "mkdir -p /mnt/old && mount -t btrfs /dev/vdb1 /mnt/old")
         assert shell(vm, "cat /mnt/old/cache/kept; ls /mnt/old/logs") == "kept\n1\n"
+        assert "g8node ready" in shell(vm, "cat /mnt/old/logs/1/core.log")
         assert "hello" in shell(vm, "cat /mnt/old/logs/1/messages")
     assert digest(signed) == before

@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from g8tools.up.cli import fetch
+from tests.support.acceptance import SCENARIOS, Client
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
 from tests.support.vm import TOP, NodeVm, node
@@ -44,6 +45,11 @@ def test_original_sequence_against_pid_1(vm: NodeVm) -> None:
     assert result["state"] == "SUCCESS"
     assert "PONG Version: " in result["data"]
     assert "PONG Version: " in ask("core.ping")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_acceptance(vm: NodeVm, scenario: Callable[[Client], None]) -> None:
+    scenario(Client(vm.gate))
 
 
 def test_core0_is_process_1(vm: NodeVm) -> None:

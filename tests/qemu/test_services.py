@@ -96,6 +96,15 @@ def test_failing_service_shows_its_reason_on_the_serial_console(vm: NodeVm) -> N
     assert "Traceback" not in console
 
 
+def test_log_of_core0_is_in_a_file_that_can_be_turned(vm: NodeVm) -> None:
+    assert "service broken: failed" in shell(vm, "cat /var/log/core.log")
+    vm.direct("logger.reopen")
+    shell(vm, "logger done")
+    old = "cat /var/log/core.log.2* 2>/dev/null || true"
+    until(lambda: "service broken" in shell(vm, old), "the old file", 30)
+    assert "service broken: failed" not in shell(vm, "cat /var/log/core.log")
+
+
 def test_messages_of_kernel_and_programs_are_kept(vm: NodeVm) -> None:
     assert "Linux version" in shell(vm, "cat /var/log/messages")
     shell(vm, "logger -t me a word")

@@ -41,7 +41,8 @@ def set_level(ctx: Context, args: LevelArgs) -> None:
 
 @command("logger.reopen", role="admin")
 def reopen(ctx: Context) -> None:
-    """Nothing to reopen: the node keeps no log file, its log is stderr. Here for the original's clients."""
+    """Begin a new log file; the old one becomes `core.log.YYYYMMDD-HHMMSS`. An agent's log is its stderr."""
+    logs.reopen()
 
 
 class SubscribeArgs(Struct, frozen=True):

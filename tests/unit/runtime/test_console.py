@@ -1,8 +1,10 @@
 """The console's own thread: nobody waits for a slow line, and what is lost is counted."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,37 @@ def test_what_is_kept_goes_to_the_kernel_log_line_by_line(pipe: tuple[int, int])
     console.keep("one\ntwo")
     assert console.drained(5)
     assert os.read(pipe[0], 4096) == b"<31>g8node: one<31>g8node: two"
+
+
+def test_log_file_gets_the_lines_and_is_bounded(tmp_path: Path) -> None:
+    log = tmp_path / "core.log"
+    null = os.open("/dev/null", os.O_WRONLY)
+    console = Console(null, file=str(log))
+    console.write("first\n")
+    assert console.drained(5)
+    assert log.read_text() == "first\n"
+    console.turn()
+    console.write("second\n")
+    assert console.drained(5)
+    assert log.read_text() == "second\n"
+    [old] = tmp_path.glob("core.log.*")
+    assert re.fullmatch(r"core\.log\.\d{8}-\d{6}", old.name)
+    assert old.read_text() == "first\n"
+    for number in range(10):
+        (tmp_path / f"core.log.2000010{number}-000000").write_text("old")
+    for _ in range(200):
+        console.write("z" * 8000 + "\n")
+    assert console.drained(5)
+    assert log.stat().st_size <= 1 << 20
+    assert len(list(tmp_path.glob("core.log.*"))) == 4
+    os.close(null)
+
+
+def test_log_file_that_cannot_be_written_is_no_error(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    console = Console(pipe[1], file=str(tmp_path / "missing/core.log"))
+    console.write("line\n")
+    assert console.drained(5)
+    assert os.read(pipe[0], 100) == b"line\n"
 
 
 def test_closed_line_is_no_error() -> None:

@@ -79,4 +79,5 @@ def test_shipped_tables_have_no_problem() -> None:
         "crash": "init",
         "hostname": "init",
         "time": "net",
+        "protect": "boot",
     }

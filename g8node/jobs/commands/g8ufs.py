@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from g8node.jobs.arguments import PATH_BYTES_MAX
+from g8node.jobs.arguments import PATH_BYTES_MAX, Path
 from g8node.jobs.registry import Context, command
 
 FlistName = Annotated[
@@ -22,7 +22,7 @@ StoreUrl = Annotated[
     Meta(
         max_length=PATH_BYTES_MAX,
         pattern=r"\A[^\x00]*\Z",
-        extra={"kind": "url"},
+        extra={"kind": "storage"},
         description="chunk store; empty: as a container would have it",
     ),
 ]
@@ -44,7 +44,7 @@ class PrefetchArgs(Struct, frozen=True):
     flist: FlistName
     storage: StoreUrl = ""
     paths: Annotated[
-        list[Annotated[str, Meta(min_length=1, max_length=PATH_BYTES_MAX, pattern=r"\A[^\x00]+\Z")]],
+        list[Path],
         Meta(max_length=1000, description="files and folders inside; none: everything"),
     ] = []
 

@@ -58,6 +58,22 @@ def kill(path: str) -> None:
 
 
 @off_loop
+def freeze(path: str, *, timeout_s: float = 2.0) -> None:
+    """Let every process of the group stand still; returns when all do, or after the time limit."""
+    _write(f"{MOUNT}/{path}/cgroup.freeze", "1")
+    deadline = time.monotonic() + timeout_s
+    while "frozen 1" not in _read(f"{MOUNT}/{path}/cgroup.events") and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+@off_loop
+def thaw(path: str) -> None:
+    """Undo `freeze`; nothing happens when the group is gone."""
+    with contextlib.suppress(OSError):
+        _write(f"{MOUNT}/{path}/cgroup.freeze", "0")
+
+
+@off_loop
 def remove(path: str, *, timeout_s: float = 2.0) -> None:
     """Remove the group and those below it. Killed processes leave a group a moment after their death."""
     deadline = time.monotonic() + timeout_s

@@ -41,6 +41,10 @@ class Container:
     step: "asyncio.Task[Any] | None" = None
     inner: "asyncio.Task[Inner] | None" = None
     cleaning: bool = False
+    layering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    live: str = ""
+    """Where the flist is that was put over the running container."""
+    swaps: int = 0
 
     @property
     def name(self) -> str:

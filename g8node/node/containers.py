@@ -20,7 +20,7 @@ import msgspec
 from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, devices, namespace
-from g8node.node import bundle, host, rootfs
+from g8node.node import bundle, host, livelayer, rootfs
 from g8node.node.bundle import Spec
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
@@ -145,11 +145,22 @@ class Containers:
             await self._stop(container, container.child, grace_s)
         await container.gone.wait()
 
+    async def put_layer(self, id: int, flist: str) -> None:
+        """Put an flist over the root of a running container; a second one takes the first one's place.
+
+        NotFound, what is wrong with the flist, Conflict: the container ended, or a process of it hinders.
+        """
+        container = await self.started(id)
+        facts, _ = self._opened()
+        putting = livelayer.put(container, flist, self._mounts, cgroups=facts.cgroups)
+        await asyncio.shield(self._background(putting))
+
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
         gone = set(targets)
         for container in list(self._live.values()):
-            if not gone.isdisjoint(lower for layers in container.tree.layers for lower in layers.lowers):
+            lowers = [lower for layers in container.tree.layers for lower in layers.lowers]
+            if not gone.isdisjoint([*lowers, container.live]):
                 log.error("container is ended: its flist was lost", container=container.id)
                 self._background(self._terminate_lost(container))
 
@@ -372,6 +383,7 @@ class Containers:
         try:
             await _close_inner(container)
             await crun.delete(container.name)
+            await livelayer.drop(container, self._mounts)
             if facts.cgroups:
                 await blocking.run("disk", cgroup.remove, container.cgroup)
             await container.undo.aclose()

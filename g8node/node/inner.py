@@ -59,6 +59,10 @@ class Inner:
         await self.files.close_all()
         await blocking.run("path", self._handles.close)
 
+    async def renew(self, pid: int) -> None:
+        """The container's root was replaced under its PID 1."""
+        await blocking.run("path", lambda: self._handles.tree.renew(rootpath.open_process_root(pid)))
+
     async def system(self, processes: int) -> dict[str, Any]:
         """info.os with the container's own name and release; `processes` is how many it has."""
         return await blocking.run("path", self._system, processes)

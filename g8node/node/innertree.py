@@ -47,6 +47,13 @@ class InnerTree:
                 self._closed = True
                 os.close(self._root)
 
+    @off_loop
+    def renew(self, root: int) -> None:
+        """Another root from now on; it is ours then."""
+        with self._lock:
+            root, self._root = (root, self._root) if self._closed else (self._root, root)
+        os.close(root)
+
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[int]:
         with self._lock:

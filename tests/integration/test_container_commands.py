@@ -26,6 +26,18 @@ async def test_create_with_command_streams_and_ends_as_job(agent: Agent) -> None
 
 
 @in_agent
+async def test_flist_layer_comes_over_a_running_container(agent: Agent) -> None:
+    client = Client(agent)
+    (agent.tmp / "layer").mkdir()
+    (agent.tmp / "layer/new").touch()
+    id = await client.create()
+    assert await client.call("corex.flist-layer", {"container": id, "flist": f"{agent.tmp}/layer"}) is None
+    assert (await client.inside(id, "filesystem.exists", {"path": "/new"})).data == "true"
+    assert (await client.send("corex.flist-layer", {"container": 77, "flist": "/x"})).code == 404
+    assert (await client.send("corex.flist-layer", {"container": id, "flist": "/x"})).code == 404
+
+
+@in_agent
 async def test_list_get_and_find_show_the_container(agent: Agent) -> None:
     client = Client(agent)
     id = await client.call("corex.create", {"root": str(agent.root), "name": "Web"}, tags=["x", "y"])

@@ -1,12 +1,21 @@
 """Several flists over each other in one root."""
 
+import asyncio
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from g8node.errors import InvalidArgument
-from tests.support.agent import Agent, in_agent
+from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
+from g8node.flist.pack import pack
+from g8node.g8ufs.mounts import Mounts
+from g8node.node.containers import Containers
+from g8node.runtime import blocking
+from g8node.store.local import LocalStore
+from tests.support.agent import Agent, in_agent, until
+from tests.support.mounted import read_at
 
 pytestmark = pytest.mark.root
 
@@ -75,3 +84,155 @@ async def test_sixteen_layers_are_mounted(agent: Agent) -> None:
     layers = [layer(agent, f"l{number}", {f"n/{number}": "", "last": f"{number}\n"}) for number in range(16)]
     ended = await agent.run(["sh", "-c", "ls /n | wc -l; cat /last"], layers=layers)
     assert ended.out.split() == ["16", "15"], ended
+
+
+@in_agent
+async def test_layer_comes_over_a_running_container(agent: Agent) -> None:
+    first = layer(agent, "first", {"opt/a": "first\n", "etc/os-release": "first\n", "own/theirs": "first\n"})
+    script = """
+        echo own >/own-file; mkdir /own; echo own >/own/mine; rm /bin/ls; exec 3</etc/os-release
+        echo up; while [ ! -e /opt/a ]; do sleep 0.05; done
+        cat /opt/a /etc/os-release /own-file /own/mine /own/theirs; cat <&3; [ -e /bin/ls ] || echo gone
+        echo late >/opt/late; pwd; cat /proc/1/comm /dev/null /etc/hostname
+    """
+    container, run = await agent.start(["sh", "-c", script], hostname="box")
+    await until(lambda: "up" in run.output())
+    await agent.containers.put_layer(container.id, first)
+    ended = await run.ended()
+    assert ended.out.split() == [
+        "up", "first", "first", "own", "own", "first", "ID=busybox", "gone", "/", "sh", "box",
+    ], ended  # fmt: skip
+    await container.gone.wait()
+    assert not await blocking.run("path", os.path.exists, f"{first}/opt/late")
+
+
+@in_agent
+async def test_second_layer_takes_the_place_of_the_first(agent: Agent) -> None:
+    await agent.run("true")
+    before = agent.traces()
+    container, run = await agent.start(layers=[layer(agent, "low", {"low": "low\n", "both": "low\n"})])
+    inner = await agent.containers.inner(container)
+    for number in range(1, 4):
+        flist = layer(agent, f"live{number}", {f"only{number}": "", "both": f"{number}\n"})
+        await agent.containers.put_layer(container.id, flist)
+        ended = await agent.output(
+            container, "sh", "-c", f"cat /low /both; ls / | grep only; echo {number} >>/n"
+        )
+        assert ended.out.split() == ["low", str(number), f"only{number}"]
+        assert await inner.files.exists(f"/only{number}")
+        assert len(agent.mounts.attached) == 3
+    assert (await agent.output(container, "cat", "/n")).out.split() == ["1", "2", "3"]
+    assert read_at(f"{container.rootfs}/n", 0, 100) == b"1\n2\n3\n"
+    await agent.containers.terminate(container.id)
+    await run.ended()
+    assert agent.traces() == before
+
+
+@in_agent
+async def test_mounts_of_the_container_stay_what_they_are(agent: Agent) -> None:
+    folder = agent.tmp / "shared"
+    folder.mkdir()
+    script = "cd /mnt; echo up; while [ ! -e /new ]; do sleep 0.05; done; echo in >in; cat /mnt/in; pwd"
+    container, run = await agent.start(["sh", "-c", script], mount={str(folder): "/mnt"})
+    await until(lambda: "up" in run.output())
+    table = (await agent.output(container, "cut", "-d ", "-f5", "/proc/self/mountinfo")).out
+    await agent.containers.put_layer(container.id, layer(agent, "new", {"new": ""}))
+    after = await agent.output(container, "cut", "-d ", "-f5", "/proc/self/mountinfo")
+    assert sorted(after.out.split()) == sorted(table.split())
+    assert (await run.ended()).out.split() == ["up", "in", "/mnt"]
+    assert (folder / "in").read_text() == "in\n"
+
+
+JAIL = """mkdir -p /jail/bin; cp /bin/busybox /jail/bin
+    chroot /jail /bin/busybox sh -c 'echo up; exec /bin/busybox sleep 1000' & wait"""
+
+
+@in_agent
+async def test_layer_is_refused_where_a_process_would_not_see_it(agent: Agent) -> None:
+    flist = layer(agent, "new", {"new": ""})
+    for script, message in (
+        ("cd /tmp; echo up; sleep 1000; true", r"process 1 \(sh\) works in /tmp"),
+        ("exec 3</usr; echo up; sleep 1000; true", r"process 1 \(sh\) has the folder /usr open"),
+        (JAIL, r"process \d+ \(\w+\) has another root, /jail"),
+    ):
+        container, run = await agent.start(["sh", "-c", script])
+        await until(lambda run=run: "up" in run.output())  # type: ignore[misc]  # bound now
+        before = agent.traces()
+        with pytest.raises(Conflict, match=message):
+            await agent.containers.put_layer(container.id, flist)
+        assert agent.traces() == before
+        assert (await agent.output(container, "test", "-e", "/new")).code == 1
+        await agent.containers.terminate(container.id)
+
+
+@in_agent
+async def test_wrong_live_layer_changes_nothing(agent: Agent) -> None:
+    flist = layer(agent, "new", {"new": ""})
+    container, _ = await agent.start()
+    blocked = layer(agent, "blocked", {"x": ""})
+    os.symlink("/x", f"{blocked}/sys")
+    before = agent.traces()
+    for wrong, error, message in (
+        (blocked, Conflict, "the layer leaves no place for the mount at /sys"),
+        ("/no/such/flist", NotFound, "does not exist"),
+        (str(agent.root), InvalidArgument, "one flist is named twice"),
+    ):
+        with pytest.raises(error, match=message):
+            await agent.containers.put_layer(container.id, wrong)
+        assert agent.traces() == before
+    await agent.containers.put_layer(container.id, flist)
+    assert (await agent.output(container, "test", "-e", "/new")).code == 0
+    with pytest.raises(NotFound, match="container 77"):
+        await agent.containers.put_layer(77, flist)
+
+
+@in_agent
+async def test_end_of_the_container_and_cancelling_during_a_layer_leave_nothing(agent: Agent) -> None:
+    await agent.run("true")
+    before = agent.traces()
+    flist = layer(agent, "new", {"new": ""})
+    for turn in range(4):
+        container, run = await agent.start()
+        putting = asyncio.create_task(agent.containers.put_layer(container.id, flist))
+        await until(lambda: len(agent.mounts.attached) == 2)
+        if turn % 2:
+            putting.cancel()
+        else:
+            os.kill(run.child.pid, signal.SIGKILL)
+        with contextlib.suppress(Conflict, Unavailable, asyncio.CancelledError):
+            await putting
+        with contextlib.suppress(NotFound):
+            await agent.containers.terminate(container.id)
+        await run.ended()
+        await container.gone.wait()
+        assert agent.traces() == before
+
+
+@in_agent
+async def test_layers_are_images_that_the_kernel_mounted(agent: Agent) -> None:
+    """The same over g8ufs: EROFS below, a root whose chunks come from a store."""
+    tree = {"root": agent.root, "low": layer(agent, "low", {"both": "low\n"})}
+    tree |= {"live": layer(agent, "live", {"both": "live\n", "tmp/x": ""})}
+    flists = {}
+    for name, folder in tree.items():
+        flists[name] = f"{agent.tmp}/{name}.flist"
+        await pack(str(folder), flists[name], LocalStore(f"{agent.tmp}/chunks"))
+    mounts = Mounts(run=f"{agent.tmp}/g8", cache=f"{agent.tmp}/cache", storage=f"dir://{agent.tmp}/chunks")
+    await mounts.start()
+    containers = Containers(
+        agent.reaper, mounts, folder=f"{agent.tmp}/run/real", state=f"{agent.tmp}/run/crun-real"
+    )
+    await containers.open()
+    agent.containers = containers
+    try:
+        script = "echo own >/tmp/own; echo up; while [ ! -e /tmp/x ]; do sleep 0.05; done; cat /both /tmp/own"
+        container, run = await agent.start(["sh", "-c", script], root=flists["root"], layers=[flists["low"]])
+        await until(lambda: "up" in run.output())
+        assert (await agent.output(container, "cat", "/both")).out == "low\n"
+        await containers.put_layer(container.id, flists["live"])
+        assert (await run.ended()).out.split() == ["up", "live", "own"]
+        await container.gone.wait()
+        assert await mounts.list() == []
+    finally:
+        await containers.close()
+        await mounts.close()

@@ -10,6 +10,7 @@ from msgspec import Meta, Raw, Struct
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import inside
+from g8node.jobs.commands.g8ufs import FlistName
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
@@ -90,6 +91,22 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
         runner=lambda _: Process(argv=argv, start=start),
         on_end=ended,
     )
+
+
+class LayerArgs(Struct, frozen=True):
+    container: ContainerId
+    flist: FlistName
+
+
+@command("corex.flist-layer")
+async def flist_layer(ctx: Context, args: LayerArgs) -> None:
+    """Put an flist over the root of a running container, in place of the one put before.
+
+    Its processes see it in what they open from now on; 409 names a process that could not. See docs/flist.md.
+    """
+    container = ctx.node.containers.get(args.container)
+    _may(ctx, container.spec)
+    await ctx.node.containers.put_layer(container.id, args.flist)
 
 
 class FindArgs(Struct, frozen=True):

@@ -1,0 +1,132 @@
+"""One more flist over the root of a running container (async): `corex.flist-layer`.
+
+The new overlay has the same upper folder as the old one, so that what the container wrote is there, and a
+work folder of its own. Files that are still open on the old one are files of the upper folder or of a layer,
+which both overlays read alike; whoever could still make or remove names by way of the old one is refused
+(`linux/rootswap.py`), because two overlays do not hear of each other's names.
+"""
+
+import asyncio
+import contextlib
+import os
+from contextlib import AsyncExitStack
+
+from g8node.errors import Conflict, Unavailable
+from g8node.linux import cgroup, mount, rootswap
+from g8node.linux.guard import off_loop
+from g8node.node import rootfs
+from g8node.node.container import Container, Mounts
+from g8node.runtime import blocking, logs
+
+log = logs.get("containers")
+
+_TRIES = 20
+_PAUSE_S = 0.1
+
+
+async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool) -> None:
+    """Put the flist over the container's layers, in place of the one put before; all or nothing.
+
+    To be run to its end: a cancelled caller leaves it in the background. Conflict says who is in the way.
+    """
+    async with container.layering:
+        _check(container)
+        container.swaps += 1
+        lower = f"{container.tree.top}/live{container.swaps}"
+        async with AsyncExitStack() as undo:
+            await blocking.run("path", os.mkdir, lower)
+            undo.push_async_callback(blocking.run, "path", os.rmdir, lower)
+            await mounts.attach(flist, lower, storage=container.spec.storage or "")
+            undo.push_async_callback(mounts.detach, lower)
+            await _swap(container, lower, container.cgroup if cgroups else "")
+            undo.pop_all()
+        old, container.live = container.live, lower
+        if old:
+            await _detach(old, mounts)
+        await _renew(container)
+    log.info("layer put over a running container", container=container.id, flist=flist)
+
+
+async def drop(container: Container, mounts: Mounts) -> None:
+    """When the container has ended: detach its layer, after a `put` that is under way."""
+    async with container.layering:
+        old, container.live = container.live, ""
+        if old:
+            await _detach(old, mounts)
+
+
+def _check(container: Container) -> None:
+    if container.cleaning or container.child is None or not container.child.running:
+        raise Conflict(f"container {container.id} ended")
+
+
+async def _renew(container: Container) -> None:
+    """Let dispatched commands look things up in the new root."""
+    if (inner := container.inner) is not None:
+        await asyncio.wait([inner])
+        if not inner.cancelled() and inner.exception() is None:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                await inner.result().renew(container.pid)
+
+
+async def _detach(lower: str, mounts: Mounts) -> None:
+    await mounts.detach(lower)
+    await blocking.run("path", os.rmdir, lower)
+
+
+async def _swap(container: Container, lower: str, group: str) -> None:
+    """Somebody may have a folder open just for a moment: tried again until nobody has, or the last try."""
+    for left in reversed(range(_TRIES)):
+        try:
+            _check(container)
+            await blocking.run("path", _swap_now, container, lower, group)
+        except Conflict:
+            if not left:
+                raise
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+
+
+@off_loop
+def _swap_now(container: Container, lower: str, group: str) -> None:
+    tree = container.tree
+    root = tree.layers[0]
+    work, place = f"{tree.data}/work-live{container.swaps}", f"{tree.top}/next"
+    for folder in (work, place):
+        os.makedirs(folder, exist_ok=True)
+    layers = rootfs.Layers((*root.lowers, lower), root.upper, work, place)
+    try:
+        rootfs.over(layers, devices=bool(container.spec.privileged))
+        _swap_still(container, place, group)
+        rootfs.unmount(root.target)
+        try:
+            mount.bind(place, root.target)
+        except OSError as error:
+            log.error(
+                "the root of a container is not shown any more", container=container.id, error=str(error)
+            )
+    except BaseException:
+        rootfs.unmount(place)
+        for folder in (f"{work}/work", work):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(folder)
+        raise
+    finally:
+        rootfs.unmount(place)
+        os.rmdir(place)
+
+
+def _swap_still(container: Container, place: str, group: str) -> None:
+    """While nothing in the container moves, where it has a control group."""
+    try:
+        if group:
+            cgroup.freeze(group)
+        rootswap.swap(container.pid, place)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise Conflict(f"container {container.id} ended") from error
+    except OSError as error:
+        raise Unavailable(f"the layer cannot be put over container {container.id}: {error}") from error
+    finally:
+        if group:
+            cgroup.thaw(group)

@@ -1,0 +1,89 @@
+"""Two hundred mounts and a thousand readers at once: everything is given back."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from g8node.flist.pack import pack
+from g8node.runtime import blocking
+from g8node.store.local import LocalStore
+from tests.support.agent import until
+from tests.support.chunks import some_bytes
+from tests.support.mounted import TOP, Node, drop_caches, in_child
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+MOUNTS, READERS, FILES = 200, 1000, 5
+
+
+def pss_kib() -> int:
+    gc.collect()
+    found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def held() -> dict[str, int]:
+    """What this process holds that a leak would show in."""
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
+def plant(top: Path, seed: int) -> None:
+    top.mkdir()
+    for number in range(FILES):
+        (top / f"f{number}").write_bytes(some_bytes(3000 + 17 * number, seed * FILES + number))
+
+
+def read_all(files: list[str]) -> None:
+    argv = [sys.executable, "-m", "tests.support.crowd", str(READERS), *files]
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+async def round_trip(node: Node, flists: list[str]) -> None:
+    """Mount all, read from all at once, unmount all."""
+    targets = [str(node.tmp / f"mnt{number}") for number in range(len(flists))]
+    store = f"dir://{node.tmp}/many"
+    await asyncio.gather(
+        *(
+            node.mounts.attach(flist, target, storage=store)
+            for flist, target in zip(flists, targets, strict=True)
+        )
+    )
+    assert len(await node.mounts.list()) == len(flists)
+    await blocking.run("disk", drop_caches)
+    await blocking.run("path", read_all, [f"{target}/f{n}" for target in targets for n in range(FILES)])
+    await asyncio.gather(*(node.mounts.detach(target) for target in targets))
+    assert await node.mounts.list() == []
+
+
+@in_child(stalls=True, deadline_s=240)
+async def test_two_hundred_mounts_and_a_thousand_readers_leave_nothing(node: Node) -> None:
+    flists = []
+    for number in range(MOUNTS):
+        tree = node.tmp / f"tree{number}"
+        await blocking.run("disk", plant, tree, number)
+        flists.append(str(node.tmp / f"{number}.flist"))
+        await pack(str(tree), flists[-1], LocalStore(str(node.tmp / "many")))
+    await round_trip(node, flists)  # what is made once, pools and caches, is there from here on
+    before, memory = held(), pss_kib()
+    await node.mounts.drop()
+    await round_trip(node, flists)
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: held() == before)
+    after, memory_after = held(), pss_kib()
+    print(f"before {before}, {memory} KiB; after {after}, {memory_after} KiB")
+    assert after == before, sorted(thread.name for thread in threading.enumerate())
+    assert memory_after <= memory * 1.1

@@ -37,6 +37,7 @@ __all__ = [
 def commands() -> tuple[ModuleType, ...]:
     """The command modules beside main's `EARLY` and those of the statistics, by their names."""
     from g8node.jobs.commands import (
+        bridge,
         btrfs,
         clock,
         config,
@@ -55,6 +56,7 @@ def commands() -> tuple[ModuleType, ...]:
     )
 
     return (
+        bridge,
         btrfs,
         clock,
         config,

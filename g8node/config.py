@@ -61,7 +61,7 @@ class Screen(Struct, frozen=True):
     )
     probe: Annotated[
         str, Meta(description="host:port,... that tell whether the internet is reached; empty: none.")
-    ] = "1.1.1.1:80,deb.debian.org:80"
+    ] = "1.1.1.1:80,9.9.9.9:53"
 
 
 class Cache(Struct, frozen=True):

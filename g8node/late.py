@@ -10,7 +10,7 @@ from g8node.g8ufs import mounts
 from g8node.jobs import local
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
-from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, links, profile
+from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, firewall, links, profile
 
 __all__ = [
     "blocks",
@@ -22,6 +22,7 @@ __all__ = [
     "disks",
     "extensions",
     "files",
+    "firewall",
     "links",
     "local",
     "mounts",
@@ -36,6 +37,7 @@ __all__ = [
 def commands() -> tuple[ModuleType, ...]:
     """The command modules beside main's `EARLY` and those of the statistics, by their names."""
     from g8node.jobs.commands import (
+        bridge,
         btrfs,
         clock,
         config,
@@ -45,6 +47,7 @@ def commands() -> tuple[ModuleType, ...]:
         g8ufs,
         hardware,
         ip,
+        nft,
         pprof,
         rtinfo,
         service,
@@ -53,6 +56,7 @@ def commands() -> tuple[ModuleType, ...]:
     )
 
     return (
+        bridge,
         btrfs,
         clock,
         config,
@@ -62,6 +66,7 @@ def commands() -> tuple[ModuleType, ...]:
         g8ufs,
         hardware,
         ip,
+        nft,
         pprof,
         rtinfo,
         service,

@@ -173,6 +173,7 @@ class Core0:
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
+            modules.firewall.Firewall(self.node.reaper, closed=False),
         )
         self.node.profile = modules.profile.Profile()
         self._start_screen()
@@ -295,6 +296,8 @@ class Core0:
         if node.is_complete:
             await shutdown.step("flist mounts", node.supervisor.stop("g8ufs"), 5)
             await shutdown.step("flists", node.flists.close(), 10)
+        if hasattr(node, "firewall"):
+            await shutdown.step("firewall", node.firewall.close(), 10)
         if self.statistics is not None:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)

@@ -28,6 +28,14 @@ OptionalMac = Annotated[
         description="A MAC address, or empty.",
     ),
 ]
+OptionalNetwork = Annotated[
+    str,
+    Meta(
+        extra={"kind": "network or empty"},
+        max_length=64,
+        description="network/prefix of IPv4; empty: any",
+    ),
+]
 Mtu = Annotated[int, Meta(ge=68, le=65535)]
 AbsolutePath = Annotated[
     str,

@@ -11,6 +11,7 @@ from g8node.linux.guard import off_loop
 from g8node.linux.mount import Mount, mount
 
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWNET: Final = 0x40000000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +51,17 @@ def call_in(namespaces: Sequence[int], fn: Callable[P, T], /, *args: P.args, **k
         return fn(*args, **kwargs)
 
     return _in_thread(enter)
+
+
+@off_loop
+def new_network() -> int:
+    """A network namespace that lives by this descriptor, and by the processes that enter it."""
+
+    def make() -> int:
+        _check(_libc.unshare(_CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return _in_thread(make)
 
 
 @off_loop

@@ -155,6 +155,17 @@ def ports(proc: str = "/proc", net: str = "", pids: Mapping[int, int] | None = N
     return [row | {"pid": owners.get(inode, 0)} for row, inode in rows]
 
 
+@off_loop
+def listening(protocol: str) -> list[tuple[str, int]]:
+    """(address, port) of every server of `tcp` or `udp`, both families, without looking for its owner."""
+    state = _TCP_LISTEN if protocol == "tcp" else _UDP_UNCONNECTED
+    return [
+        (row["ip"], row["port"])
+        for network in (protocol, f"{protocol}6")
+        for row, _ in inet_listeners(network, state, _read(f"/proc/thread-self/net/{network}"))
+    ]
+
+
 def inet_listeners(network: str, state: str, table: str) -> list[tuple[dict[str, Any], str]]:
     """Rows of /proc/net/tcp and its like that are in `state`, each with its inode."""
     rows = []

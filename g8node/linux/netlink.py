@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -258,3 +258,50 @@ def bond_files() -> dict[str, str]:
         with contextlib.suppress(OSError), open(f"{_BONDING}/{name}", encoding="utf-8") as file:
             found[name] = file.read(_BOND_FILE_MAX)
     return found
+
+
+@off_loop
+def veth_add(name: str, bridge: str, peer: str, netns: int, hwaddr: str, mtu: int = 1500) -> None:
+    """A pair: `name` here, up and a port of the bridge; `peer` in the namespace of that descriptor, down.
+
+    ENODEV or EINVAL for a bridge that is none. Deleting either end deletes both.
+    """
+    with _rtnl() as rtnl:
+        master = _of_kind(rtnl, bridge, "bridge")["index"]
+        there: dict[str, Any] = {"ifname": peer, "net_ns_fd": netns, "mtu": mtu}
+        if hwaddr:
+            there["address"] = hwaddr
+        rtnl.link("add", ifname=name, kind="veth", mtu=mtu, master=master, state="up", peer=there)
+
+
+@off_loop
+def link_remove(name: str) -> None:
+    """Delete a link of any kind; nothing happens when there is none."""
+    with _rtnl() as rtnl, contextlib.suppress(OSError):
+        rtnl.link("del", index=_find(rtnl, name)["index"])
+
+
+@off_loop
+def link_configure(name: str, cidrs: Sequence[str], gateways: Sequence[str], metric: int) -> None:
+    """Bring a link and the loopback up, give the addresses, then a default route by each gateway."""
+    with _rtnl() as rtnl:
+        index = _find(rtnl, name)["index"]
+        rtnl.link("set", index=_find(rtnl, "lo")["index"], state="up")
+        for cidr in cidrs:
+            ip, _, prefix = cidr.partition("/")
+            rtnl.addr("add", index=index, address=ip, prefixlen=int(prefix))
+        rtnl.link("set", index=index, state="up")
+        for gateway in gateways:
+            family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+            priority = {"priority": metric} if metric else {}
+            rtnl.route("add", family=int(family), oif=index, dst="default", gateway=gateway, **priority)
+
+
+@off_loop
+def all_addresses() -> list[str]:
+    """address/prefix of every link of this namespace."""
+    with _rtnl() as rtnl:
+        return [
+            f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}"
+            for row in rtnl.get_addr()
+        ]

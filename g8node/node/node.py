@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.containers import Containers
     from g8node.node.disks import Disks
     from g8node.node.files import Files
+    from g8node.node.firewall import Firewall
     from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
@@ -41,6 +42,7 @@ class Node:
     links: "Links" = field(init=False)
     disks: "Disks" = field(init=False)
     btrfs: "Btrfs" = field(init=False)
+    firewall: "Firewall" = field(init=False)
     profile: "Profile" = field(init=False)
     blocks: "Blocks" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)
@@ -60,9 +62,9 @@ class Node:
         self._containers = containers
         self._files = files
 
-    def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs") -> None:
+    def add_hardware(self, links: "Links", disks: "Disks", btrfs: "Btrfs", firewall: "Firewall") -> None:
         """Called once, by main, before the commands that need them are registered."""
-        self.links, self.disks, self.btrfs = links, disks, btrfs
+        self.links, self.disks, self.btrfs, self.firewall = links, disks, btrfs, firewall
 
     def inside(self, files: "Files", links: "Links") -> "Node":
         """The node as commands of a container are to see it: its files and links instead of the node's."""

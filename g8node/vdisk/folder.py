@@ -42,7 +42,13 @@ class Folder:
     @off_loop
     def lock(self) -> int:
         """Make the folder if need be, and be its only user until the descriptor is closed."""
+        made = self.path
+        while not os.path.exists(made):
+            made = os.path.dirname(made)
         os.makedirs(self.path, mode=0o700, exist_ok=True)
+        while made != self.path:  # a new folder must not be lost with the vdisks in it
+            self._disk.sync_folder(made)
+            made = f"{made.rstrip('/')}/{self.path[len(made) :].lstrip('/').partition('/')[0]}"
         fd = os.open(f"{self.path}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,6 +57,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def running_on_redis(tmp_path_factory: pytest.TempPathFactory, redis: RedisProcess) -> Iterator[RunningHub]:
+    with hub(tmp_path_factory.mktemp("hub"), chunks=f"{redis.url}/0\n{redis.url}/1?hash=h\n") as running:
+        yield running
+
+
 def of(make: Callable[[Path], Store]) -> Opener:
     async def opened(_request: pytest.FixtureRequest, folder: Path, _ending: AsyncExitStack) -> Store:
         return make(folder)
@@ -99,6 +105,14 @@ async def of_hub(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncEx
     return open_store(running.url, token=TOKEN)
 
 
+async def of_hub_on_redis(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncExitStack) -> Store:
+    server: RedisProcess = request.getfixturevalue("redis")
+    with server.client() as client:
+        client.flushall()
+    running: RunningHub = request.getfixturevalue("running_on_redis")
+    return open_store(running.url, token=TOKEN)
+
+
 async def of_s3(request: pytest.FixtureRequest, _folder: Path, _ending: AsyncExitStack) -> Store:
     server: S3Server = request.getfixturevalue("s3")
     await asyncio.to_thread(server.reset)
@@ -123,6 +137,7 @@ KINDS: dict[str, Opener] = {
     "http": http(batches=True),
     "http-single": http(batches=False),
     "hub": of_hub,
+    "hub-on-redis": of_hub_on_redis,
     "redis": of_redis(),
     "redis-hash": of_redis("/3?hash=chunks"),
     "cluster": of_cluster,

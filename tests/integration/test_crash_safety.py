@@ -72,9 +72,11 @@ def test_node_that_survived_all_errors_works_as_before(node: Daemon) -> None:
 
 def test_process_that_dies_of_a_signal_shows_where_it_was(tmp_path: Path) -> None:
     with daemon(tmp_path) as running:
+        redis = int(subprocess.check_output(["pgrep", "-P", str(running.pid), "redis-server"]))
         os.kill(running.pid, signal.SIGSEGV)
         running.process.wait(10)
         log = running.log()
+        os.kill(redis, signal.SIGKILL)  # nobody is left to end it
     assert "Fatal Python error: Segmentation fault" in log
     assert "g8-watchdog" in log or "in _watch" in log
 

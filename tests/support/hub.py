@@ -34,14 +34,17 @@ class RunningHub(NamedTuple):
 
 
 @contextmanager
-def hub(folder: Path, *, read_only: bool = False) -> Iterator[RunningHub]:
-    """`g8 hub serve` until the block ends; its state lies in folder/hub."""
+def hub(folder: Path, *, read_only: bool = False, chunks: str = "") -> Iterator[RunningHub]:
+    """`g8 hub serve` until the block ends; its state lies in folder/hub, its chunks there or in `chunks`."""
     tokens = folder / "tokens"
     tokens.write_text(f"# of the tests\n{TOKEN}\n{USER_TOKEN}:alice\n")
     argv = [
         sys.executable, "-m", "g8tools.hub", "--data", str(folder / "hub"), "--listen", "127.0.0.1:0",
     ]  # fmt: skip
     argv += [] if read_only else ["--token-file", str(tokens)]
+    if chunks:
+        (folder / "stores").write_text(chunks)
+        argv += ["--chunks-file", str(folder / "stores")]
     process = subprocess.Popen(argv, cwd=TOP, stdout=subprocess.PIPE, text=True)
     try:
         yield RunningHub(_ready(process), folder / "hub", tokens, process)

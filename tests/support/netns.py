@@ -1,7 +1,9 @@
 """An agent in a network namespace of its own, and how to talk to its gate from outside."""
 
 import ctypes
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +41,31 @@ class Inside(Daemon):
             client.connection_pool.release(client.connection_pool.get_connection())
         return client
 
+    def refused(self, command: str, /, **arguments: Any) -> tuple[int, str]:
+        """(code, message) of a command that fails."""
+        done = self.job(command, arguments)
+        assert done["state"] == "ERROR", done
+        return done["code"], json.loads(done["data"])
+
+    def there(self, *argv: str) -> str:
+        """Output of a program of the machine in the daemon's network namespace."""
+        entered = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv]
+        return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
+
 
 @contextmanager
 def agent_inside(folder: Path) -> Iterator[Daemon]:
     """With the links v0 and v1, a pair."""
     with daemon(folder, prefix=["unshare", "--net", "/bin/sh", "-c", _SCRIPT, "sh"], kind=Inside) as running:
+        yield running
+
+
+@contextmanager
+def daemon_inside(folder: Path, script: str = "", config: str = "") -> Iterator[Inside]:
+    """`script`: shell commands that prepare the namespace, whose loopback is up already."""
+    prepare = f'ip link set lo up; {script or ":"}; exec "$@"'
+    with daemon(
+        folder, config, prefix=["unshare", "--net", "/bin/sh", "-ec", prepare, "sh"], kind=Inside
+    ) as running:
+        assert isinstance(running, Inside)
         yield running

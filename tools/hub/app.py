@@ -18,6 +18,7 @@ from g8node import __version__
 from g8node.errors import InvalidArgument, NodeError
 from g8node.runtime import logs
 from g8node.store.local import LocalStore
+from g8node.store.stores import Stores
 from g8tools.hub import chunks, flists, pages
 from g8tools.hub.repository import Flists
 from g8tools.hub.service import HttpRequest, Hub
@@ -72,15 +73,18 @@ def create_app(hub: Hub) -> Litestar:
 
 @asynccontextmanager
 async def open_hub(
-    data: Path, token_file: Path | None, flist_bytes_max: int = flists.FLIST_BYTES_MAX
+    data: Path, token_file: Path | None, flist_bytes_max: int = flists.FLIST_BYTES_MAX, chunks: str = ""
 ) -> AsyncIterator[Hub]:
-    """The parts of the Hub whose state lies in `data`. InvalidArgument, Conflict, OSError."""
+    """The parts of the Hub whose state lies in `data`. InvalidArgument, Conflict, OSError.
+
+    `chunks`: addresses of stores (docs/stores.md) that hold the chunks instead of a folder in `data`.
+    """
     tokens = Tokens()
     if token_file is not None:
         tokens = Tokens.parse(await asyncio.to_thread(_token_text, token_file), str(token_file))
     published = await asyncio.to_thread(Flists, str(data))
     await asyncio.to_thread(os.makedirs, data / "chunks", exist_ok=True)
-    store = LocalStore(str(data / "chunks"), fsync=True)
+    store = Stores().open(chunks) if chunks else LocalStore(str(data / "chunks"), fsync=True)
     try:
         yield Hub(published, store, tokens, flist_bytes_max, asyncio.Semaphore(_UPLOADS_AT_ONCE))
     finally:
@@ -105,9 +109,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, reason, f"{host}:{port}") from None
 
 
-async def serve(data: Path, listener: socket.socket, token_file: Path | None) -> None:
+async def serve(data: Path, listener: socket.socket, token_file: Path | None, chunks: str = "") -> None:
     """Serve until SIGINT or SIGTERM; then requests under way have ten seconds."""
-    async with open_hub(data, token_file) as hub:
+    async with open_hub(data, token_file, chunks=chunks) as hub:
         config = uvicorn.Config(
             create_app(hub),
             log_level="warning",

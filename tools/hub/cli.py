@@ -39,6 +39,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="Lines token[:user]; without it the Hub is read-only.")
     ] = None,
+    chunks_file: Annotated[
+        Path | None, typer.Option(help="Addresses of the stores for chunks, instead of a folder in DATA.")
+    ] = None,
 ) -> None:
     """Serve flists and chunks over HTTP until SIGTERM."""
     from g8node.runtime import logs
@@ -46,9 +49,12 @@ def serve(
     from g8tools.hub import app as hub
 
     logs.configure()
+    chunks = chunks_file.read_text("utf-8") if chunks_file else ""
+    if chunks_file and not chunks.strip():
+        raise InvalidArgument(f"{chunks_file}: no address in it")
     host, port = parse_address(listen, default_port=5555, lowest_port=0)
     with hub.listen(host, port) as listener:
-        console.run_async(hub.serve(data, listener, token_file))
+        console.run_async(hub.serve(data, listener, token_file, chunks))
 
 
 @app.command()

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from g8node.errors import AlreadyExists, NodeError, NotFound
+from g8node.linux.diskfile import KernelDisk
 from g8node.runtime import blocking
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.plain import PlainVdisk
@@ -205,3 +208,22 @@ def test_missing_vdisk_is_named() -> None:
         folder.record("nosuch")
     with pytest.raises(NotFound, match="nosuch"):
         folder.delete("nosuch")
+
+
+class Watched(KernelDisk):
+    """Remembers which folders were synced."""
+
+    def __init__(self) -> None:
+        self.synced: list[str] = []
+
+    def sync_folder(self, path: str) -> None:
+        self.synced.append(path)
+        super().sync_folder(path)
+
+
+def test_new_folder_of_vdisks_is_synced_in_all_that_hold_it(tmp_path: Path) -> None:
+    disk = Watched()
+    os.close(Folder(disk, f"{tmp_path}/a/b").lock())
+    assert disk.synced == [str(tmp_path), f"{tmp_path}/a"]
+    os.close(Folder(disk, f"{tmp_path}/a/b").lock())
+    assert len(disk.synced) == 2

@@ -118,6 +118,10 @@ class Fuse(Struct, frozen=True):
     fetch_bytes: Annotated[int, Meta(ge=1 << 20, description="Chunk data in flight at once.")] = 64 << 20
     read_timeout_s: Annotated[float, Meta(gt=0, description="A read that takes longer answers EIO.")] = 30.0
     flist_bytes: Annotated[int, Meta(ge=1 << 20, description="Largest flist that is downloaded.")] = 1 << 30
+    view: Annotated[
+        Literal["auto", "erofs", "tree"],
+        Meta(description="erofs: the kernel's EROFS; tree: FUSE alone; auto: as the kernel can."),
+    ] = "auto"
     require_signature: Annotated[bool, Meta(description="Mount only flists that an allowed key signed.")] = (
         False
     )

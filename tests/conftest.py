@@ -15,3 +15,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """A skip is a failure: everything that is tested here can be tested here."""
     if call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
         raise AssertionError(f"{item.nodeid} skipped: {call.excinfo.value}")
+
+
+@pytest.fixture(params=["erofs", "tree"])
+def view(request: pytest.FixtureRequest) -> str:
+    """How mounted flists are shown: tests of `tests.support.mounted` that use it run once for each."""
+    return str(request.param)

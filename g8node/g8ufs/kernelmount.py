@@ -52,6 +52,19 @@ def mount_erofs(path: str, place: str) -> None:
 
 
 @off_loop
+def mount_tree(path: str, place: str) -> None:
+    """The tree view: a folder of the session, with the flags that an EROFS would have."""
+    os.makedirs(place)
+    try:
+        linux.bind(path, place)
+        linux.mount("none", place, "", Mount.BIND | Mount.REMOUNT | Mount.RDONLY | Mount.NODEV)
+    except OSError as error:
+        linux.unmount_if_mounted(place, lazy=True)
+        os.rmdir(place)
+        raise Unavailable(f"cannot mount the tree {path}: {error}") from error
+
+
+@off_loop
 def unmount(target: str, *, remove: bool = False) -> None:
     """Unmount, lazily when it is in use."""
     try:

@@ -37,7 +37,9 @@ from g8node.g8ufs.imagefile import ImageFile
 from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
 from g8node.g8ufs.sources import shown, sources
+from g8node.g8ufs.treefile import TreeFile
 from g8node.g8ufs.trust import Trust
+from g8node.linux.mount import known
 from g8node.runtime import blocking, logs
 from g8node.store.base import Store
 from g8node.store.memory import MemoryStore
@@ -99,6 +101,7 @@ class Mounts:
         self._profiles_at = f"{cache}/profiles"
         self._kept_at = (self._prepared_at, f"{cache}/flists", self._profiles_at)
         self._pruned_s = float("-inf")
+        self._tree = False
         self._past = Reads()
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
         self._trust = Trust(self._config, self._downloads)
@@ -116,6 +119,8 @@ class Mounts:
 
     async def start(self) -> None:
         """Open the cache and mount the session. Unavailable or Conflict say what is in the way."""
+        view = self._config.view
+        self._tree = view == "tree" or (view == "auto" and not await blocking.run("disk", known, "erofs"))
         self._cache = await ChunkCache.open(self._chunks_at, self._config.cache_bytes)
         # A fetch ends before the reads that wait for it, so that they can say why.
         limit_s = self._config.read_timeout_s * 0.9
@@ -381,7 +386,8 @@ class Mounts:
         async with AsyncExitStack() as undo:
             entry, file = await self._entry(image)
             undo.push_async_callback(self._session.remove, entry)
-            await blocking.run("path", kernelmount.mount_erofs, self._session.path(entry), image.place)
+            mount = kernelmount.mount_tree if self._tree else kernelmount.mount_erofs
+            await blocking.run("path", mount, self._session.path(entry), image.place)
             undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
             undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
@@ -403,14 +409,17 @@ class Mounts:
             closed=lambda: self._background(image.store.close()),
         )
         image.counters = file.counters
-        around = ReadAround(file)
+        shown = TreeFile(file) if self._tree else ReadAround(file)
         try:
             await blocking.run("disk", file.open)
-            entry = self._session.add(image.ref.digest[:16], around)
+            if isinstance(shown, TreeFile):
+                await blocking.run("disk", shown.open)
+            entry = self._session.add(image.ref.digest[:16], shown)
         except BaseException:
             file.close()
             raise
-        around.push = functools.partial(self._session.push, entry)
+        if isinstance(shown, ReadAround):
+            shown.push = functools.partial(self._session.push, entry)
         return entry, file
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:

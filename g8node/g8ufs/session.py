@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import stat
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import pyfuse3
@@ -20,20 +21,33 @@ import pyfuse3.asyncio
 
 from g8node.errors import Conflict, NodeError, Unavailable
 from g8node.g8ufs.guard import answers
+from g8node.g8ufs.treefile import TreeFile, in_tree, inode_number, split
 from g8node.g8ufs.workers import Workers
 from g8node.linux import fusectl
 from g8node.linux import mount as mounts
 from g8node.runtime import blocking, logs
+from g8node.wire.erofs import NAME_MAX
+from g8node.wire.erofs_read import Inode
+from g8node.wire.erofs_xattr import PREFIXES
 
 log = logs.get("g8ufs.session")
 
 READ_AHEAD_KB: Final = 1024
 MAX_BACKGROUND: Final = 1024
+_DOTS: Final = (b".", b"..")
 _WORKERS: Final = 16
 """Idle pyfuse3 workers kept; with few of them every request would start and end a task."""
 _FOREVER_S: Final = 1e6
 _OPTIONS: Final = frozenset({"fsname=g8ufs", "subtype=g8ufs", "allow_other", "default_permissions", "ro"})
 _CLOSE_TIMEOUT_S: Final = 5.0
+
+
+def _absent() -> pyfuse3.EntryAttributes:
+    """A name that never comes: the kernel need not ask again."""
+    attributes = pyfuse3.EntryAttributes()
+    attributes.st_ino = 0
+    attributes.entry_timeout = _FOREVER_S
+    return attributes
 
 
 class File(Protocol):
@@ -59,6 +73,22 @@ class Entry:
         self.removed = False
 
 
+def _tree_attributes(number: int, inode: Inode) -> pyfuse3.EntryAttributes:
+    """stat of an inode of a tree; it never changes."""
+    found = pyfuse3.EntryAttributes()
+    found.entry_timeout = found.attr_timeout = _FOREVER_S
+    found.st_ino = number
+    found.st_mode = inode.mode
+    found.st_nlink = inode.nlink
+    found.st_uid, found.st_gid = inode.uid, inode.gid
+    found.st_size = inode.size
+    found.st_blocks = -(-inode.size // 512)
+    found.st_blksize = 4096
+    found.st_rdev = os.makedev(inode.rdev >> 8 & 0xFFF, inode.rdev & 0xFF | inode.rdev >> 12 & 0xFFF00)
+    found.st_atime_ns = found.st_mtime_ns = found.st_ctime_ns = inode.mtime_ns
+    return found
+
+
 class _Operations(pyfuse3.Operations):
     """The file system: a read-only folder of files. Every handler answers (R3)."""
 
@@ -78,12 +108,24 @@ class _Operations(pyfuse3.Operations):
             attributes.st_mode = stat.S_IFDIR | 0o500
             attributes.st_nlink = 2
             return attributes
+        if in_tree(inode):
+            _, found = self._in_tree(inode)
+            return _tree_attributes(inode, found)
         entry = self._entry(inode)
+        if isinstance(entry.file, TreeFile):
+            return self._attributes(inode_number(inode, entry.file.reader.root))
         attributes.st_mode = stat.S_IFREG | 0o400
         attributes.st_nlink = 1
         attributes.st_size = entry.file.size
         attributes.st_blocks = -(-entry.file.size // 512)
         return attributes
+
+    def _in_tree(self, inode: int) -> tuple[TreeFile, Inode]:
+        number, nid = split(inode)
+        file = self._entry(number).file
+        if not isinstance(file, TreeFile):
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return file, file.reader.inode(nid)
 
     def _entry(self, inode: int) -> Entry:
         entry = self.by_inode.get(inode)
@@ -95,17 +137,55 @@ class _Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        if len(name) > NAME_MAX:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+        if in_tree(parent_inode):
+            tree, folder = self._in_tree(parent_inode)
+            nid = tree.reader.lookup(folder, name)
+            if nid is None:
+                return _absent()
+            tree.lookups += 1
+            return self._attributes(inode_number(split(parent_inode)[0], nid))
         entry = self.by_name.get(name) if parent_inode == pyfuse3.ROOT_INODE else None
         if entry is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
+        if isinstance(entry.file, TreeFile):
+            entry.file.lookups += 1
         return self._attributes(entry.inode)
 
     @answers
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return self._attributes(inode)
 
-    async def forget(self, inode_list: object) -> None:
-        """Inodes live as long as their entries, not as the kernel's references: nothing to do."""
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Of a tree, the entry is needed as long as the kernel has an inode of it."""
+        for inode, count in inode_list:
+            entry = self.by_inode.get(split(inode)[0])
+            if entry is not None and isinstance(entry.file, TreeFile):
+                entry.file.lookups -= count
+                self.drop_if_unused(entry)
+
+    @answers
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        tree, link = self._in_tree(inode)
+        return tree.reader.target(link)
+
+    @answers
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        value = None
+        if in_tree(inode):
+            tree, found = self._in_tree(inode)
+            value = tree.reader.xattrs(found).get(name)
+        if value is None:
+            raise pyfuse3.FUSEError(errno.ENODATA if name.startswith(PREFIXES) else errno.ENOTSUP)
+        return value
+
+    @answers
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        if not in_tree(inode):
+            return []
+        tree, found = self._in_tree(inode)
+        return list(tree.reader.xattrs(found))
 
     @answers
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -113,12 +193,20 @@ class _Operations(pyfuse3.Operations):
 
     @answers
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        if inode != pyfuse3.ROOT_INODE:
+        if inode != pyfuse3.ROOT_INODE and not in_tree(inode):
             raise pyfuse3.FUSEError(errno.ENOTDIR)
         return inode
 
     @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if in_tree(fh):
+            tree, folder = self._in_tree(fh)
+            for position, name, nid in tree.reader.entries(folder, start_id):
+                number = inode_number(split(fh)[0], nid)
+                if not pyfuse3.readdir_reply(token, name, self._attributes(number), position + 1):
+                    return
+                tree.lookups += name not in _DOTS  # the kernel does not count those
+            return
         for entry in sorted(self.by_name.values(), key=lambda entry: entry.inode):
             if entry.inode > start_id and not pyfuse3.readdir_reply(
                 token, os.fsencode(entry.name), self._attributes(entry.inode), entry.inode
@@ -131,7 +219,7 @@ class _Operations(pyfuse3.Operations):
 
     @answers
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        entry = self._entry(inode)
+        entry = self._entry(split(inode)[0] or inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)
         entry.opens += 1
@@ -139,6 +227,10 @@ class _Operations(pyfuse3.Operations):
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
+        if in_tree(fh):
+            tree, inode = self._in_tree(fh)
+            part: bytes = await tree.read_inode(inode, off, size)  # type: ignore[assignment]  # as below
+            return part
         entry = self.by_inode.get(fh)
         if entry is None:
             raise pyfuse3.FUSEError(errno.EIO)
@@ -153,7 +245,7 @@ class _Operations(pyfuse3.Operations):
 
     @answers
     async def release(self, fh: int) -> None:
-        entry = self._entry(fh)
+        entry = self._entry(split(fh)[0] or fh)
         entry.opens -= 1
         self.drop_if_unused(entry)
 
@@ -163,11 +255,12 @@ class _Operations(pyfuse3.Operations):
         data.f_bsize = data.f_frsize = 4096
         data.f_blocks = sum(-(-entry.file.size // 4096) for entry in self.by_inode.values())
         data.f_files = len(self.by_name) + 1
-        data.f_namemax = 255
+        data.f_namemax = NAME_MAX
         return data
 
     def drop_if_unused(self, entry: Entry) -> None:
-        if entry.removed and entry.opens <= 0 and entry.inode in self.by_inode:
+        known = entry.file.lookups if isinstance(entry.file, TreeFile) else 0
+        if entry.removed and entry.opens <= 0 and known <= 0 and entry.inode in self.by_inode:
             del self.by_inode[entry.inode]
             entry.file.close()
 
@@ -298,6 +391,8 @@ class Session:
             Session._mounted = None
             for entry in list(self._operations.by_inode.values()):
                 entry.removed, entry.opens = True, 0
+                if isinstance(entry.file, TreeFile):
+                    entry.file.lookups = 0
                 self._operations.drop_if_unused(entry)
             self._operations.by_name.clear()
 

@@ -96,6 +96,16 @@ def detached(fstype: str) -> int:
 
 
 @off_loop
+def known(fstype: str) -> bool:
+    """Whether the kernel has the file system, its module loaded if need be."""
+    context = _libc.syscall(ctypes.c_long(_FSOPEN), fstype.encode(), ctypes.c_uint(_CLOEXEC))
+    if context < 0:
+        return False
+    os.close(context)
+    return True
+
+
+@off_loop
 def unmount(target: str, flags: int = Umount.NOFOLLOW) -> None:
     """umount2(2)."""
     _check(_libc.umount2(_bytes(target), int(flags)), "umount", target)

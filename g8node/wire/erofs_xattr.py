@@ -15,6 +15,8 @@ _PREFIXES: Final = (
     (b"trusted.", 4),
     (b"security.", 6),
 )
+PREFIXES: Final = (*(prefix for prefix, _ in _PREFIXES), b"system.")
+"""How the names of extended attributes begin."""
 _WHOLE_NAMES: Final = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 
 
@@ -58,3 +60,16 @@ def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> tuple[int, bytes]:
             f"extended attributes of one file take {len(area)} bytes, limit {_WORDS_MAX * 4}"
         )
     return icount, bytes(area)
+
+
+def decode_xattrs(area: bytes) -> dict[bytes, bytes]:
+    """What `encode_xattrs` made; its area may be empty."""
+    prefixes = {index: prefix for prefix, index in _PREFIXES} | {i: name for name, i in _WHOLE_NAMES.items()}
+    found = {}
+    at = _HEADER_SIZE
+    while at < len(area):
+        length, index, size = _ENTRY.unpack_from(area, at)
+        at += _ENTRY.size
+        found[prefixes[index] + area[at : at + length]] = area[at + length : at + length + size]
+        at += -(-(_ENTRY.size + length + size) // 4) * 4 - _ENTRY.size
+    return found

@@ -15,7 +15,7 @@ from tests.support.chunks import publish
 from tests.support.mounted import TOP, Node, in_child
 from tests.support.posix_probe import GROUP, OTHER, OWNER, make_tree
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view")]
 
 CASES_MIN = 150
 USERS = [(0, 0), (OWNER, OTHER), (OTHER, GROUP), (OTHER, OTHER)]

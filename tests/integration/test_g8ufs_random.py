@@ -17,7 +17,7 @@ from g8node.store.local import LocalStore
 from tests.support.mounted import Node, in_child
 from tests.support.trees import look
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view")]
 
 NAMES = (
     st.binary(min_size=1, max_size=255)

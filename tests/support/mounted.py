@@ -2,6 +2,8 @@
 
 @in_child
 async def test_mount_shows_the_tree(node: Node) -> None: ...
+
+A module with the fixture `view` (parametrized: erofs, tree) in its usefixtures runs every test on both views.
 """
 
 import asyncio
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 from g8node.config import Fuse
@@ -35,6 +38,7 @@ from tests.support.faults import ChunkServer
 
 TOP = Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 60
+VIEW = "G8NODE_TEST_VIEW"
 _CLONE_NEWNS = 0x20000
 
 
@@ -47,6 +51,10 @@ class Node:
     mounts: Mounts
     tree: Path
     flist: str = ""
+
+    @property
+    def view(self) -> str:
+        return os.environ.get(VIEW, "auto")
 
     async def attach(self, name: str = "mnt") -> str:
         """Mount the tree's flist; its chunks come from the server."""
@@ -75,7 +83,8 @@ def drop_caches() -> None:
 
 
 def open_mounts(tmp: Path, **config: Any) -> Mounts:
-    settings = {"read_timeout_s": 3.0, "cache_bytes": 64 << 20} | config
+    view = os.environ.get(VIEW, "auto")
+    settings = {"read_timeout_s": 3.0, "cache_bytes": 64 << 20, "view": view} | config
     return Mounts(run=str(tmp / "run"), cache=str(tmp / "cache"), config=Fuse(**settings))
 
 
@@ -93,12 +102,14 @@ def in_child(
     if test is None:
         return functools.partial(in_child, deadline_s=deadline_s, stalls=stalls)
 
-    def run(tmp_path: Path) -> None:
+    def run(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+        view = request.getfixturevalue("view") if "view" in request.fixturenames else "auto"
         code = inspect.unwrap(test).__code__
         argv = [sys.executable, "-W", "error", "-m", "tests.support.mounted"]
         argv += [code.co_filename, test.__name__, str(tmp_path)]
         with tempfile.TemporaryFile() as output:
-            child = subprocess.Popen(argv, cwd=TOP, stdout=output, stderr=output)
+            environment = os.environ | {VIEW: view}
+            child = subprocess.Popen(argv, cwd=TOP, stdout=output, stderr=output, env=environment)
             try:
                 code_of_exit = child.wait(deadline_s)
             except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.flist.pack import pack
 from g8node.g8ufs.mounts import Mounts
+from g8node.linux import cgroup
 from g8node.node.containers import Containers
 from g8node.runtime import blocking
 from g8node.store.local import LocalStore
@@ -236,3 +238,30 @@ async def test_layers_are_images_that_the_kernel_mounted(agent: Agent) -> None:
     finally:
         await containers.close()
         await mounts.close()
+
+
+def count(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return len(file.read())
+
+
+@in_agent
+async def test_frozen_group_stands_still_until_it_is_thawed(agent: Agent) -> None:
+    """What holds a container still meanwhile; version 2 freezes without any controller."""
+    group, out = f"g8-frozen-{os.getpid()}", f"{agent.tmp}/out"
+    await blocking.run("disk", os.mkdir, f"{cgroup.MOUNT}/{group}")
+    script = f"echo $$ >{cgroup.MOUNT}/{group}/cgroup.procs; while :; do printf x >>{out}; sleep 0.005; done"
+    child = await blocking.run("exec", subprocess.Popen, ["/bin/sh", "-c", script])
+    try:
+        await until(lambda: os.path.exists(out))
+        await blocking.run("disk", cgroup.freeze, group)
+        frozen = await blocking.run("disk", count, out)
+        await asyncio.sleep(0.1)  # how long it had the chance to write
+        assert await blocking.run("disk", count, out) == frozen
+        await blocking.run("disk", cgroup.thaw, group)
+        await until(lambda: count(out) > frozen)
+    finally:
+        await blocking.run("disk", cgroup.thaw, group)
+        child.kill()
+        await blocking.run("exec", child.wait)
+        await blocking.run("disk", cgroup.remove, group)

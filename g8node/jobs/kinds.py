@@ -63,3 +63,12 @@ OptionalDevice = Annotated[
         extra={"kind": "device or empty"},
     ),
 ]
+FlistName = Annotated[
+    str,
+    Meta(
+        max_length=4095,
+        pattern=r"\A(?:/|file:///|https?://)[^\x00]*\Z",
+        extra={"kind": "flist"},
+        description="/path, file:///path, http://... or https://...",
+    ),
+]

@@ -49,6 +49,7 @@ READONLY: Final = (
 
 _NO_MOUNT_POINTS: Final = ("", "dev", "proc")  # no container would start or be entered
 
+_NO_NUL: Final = r"\A[^\x00]*\Z"
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9.-]{1,64}(?<!-)")
 _ENV_NAME = re.compile(r"[^=\0]+")
 
@@ -56,26 +57,56 @@ _ENV_NAME = re.compile(r"[^=\0]+")
 class Spec(Struct, frozen=True, omit_defaults=False):
     """The arguments of `corex.create` (spec core0-resources 1.2), as the caller gave them."""
 
-    root: Annotated[str, Meta(description="flist of the root: path, file:// or http(s):// URL")] = ""
+    root: Annotated[
+        str, Meta(description="flist of the root: path, file:// or http(s):// URL", extra={"kind": "root"})
+    ] = ""
     layers: Annotated[
-        list[str] | None, Meta(description="flists over the root, the last on top; see docs/flist.md")
+        list[Annotated[str, Meta(extra={"kind": "root"})]] | None,
+        Meta(description="flists over the root, the last on top; see docs/flist.md"),
     ] = None
     mount: Annotated[
-        dict[str, str] | None, Meta(description="host path or flist URL -> absolute path inside")
+        dict[
+            Annotated[str, Meta(extra={"kind": "mount source"})],
+            Annotated[str, Meta(extra={"kind": "mount target"})],
+        ]
+        | None,
+        Meta(description="host path or flist URL -> absolute path inside"),
     ] = None
     host_network: Annotated[bool | None, Meta(description="share the host's network namespace")] = None
     nics: Annotated[list[Any] | None, Meta(description="network links; only [] for now")] = None
     privileged: Annotated[bool | None, Meta(description="all capabilities and devices, no filter")] = None
-    hostname: Annotated[str | None, Meta(description="default: corex")] = None
-    storage: Annotated[str | None, Meta(description="chunk store URL; default: the flist's own")] = None
-    name: Annotated[str | None, Meta(description="for lookup; need not be unique")] = None
-    tags: list[str] | None = None
-    env: Annotated[dict[str, str] | None, Meta(description="merged over PATH and HOME")] = None
+    hostname: Annotated[
+        Annotated[str, Meta(extra={"kind": "host name"})] | None, Meta(description="default: corex")
+    ] = None
+    storage: Annotated[
+        Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "storage"})] | None,
+        Meta(description="chunk stores; default: the flist's own"),
+    ] = None
+    name: Annotated[
+        Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "label or none"})] | None,
+        Meta(description="for lookup; need not be unique"),
+    ] = None
+    tags: list[Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})]] | None = None
+    env: Annotated[
+        dict[
+            Annotated[str, Meta(extra={"kind": "variable"})],
+            Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})],
+        ]
+        | None,
+        Meta(description="merged over PATH and HOME"),
+    ] = None
     config: Annotated[
-        dict[str, str] | None, Meta(description="path -> content, written before the start")
+        dict[
+            Annotated[str, Meta(extra={"kind": "file inside"})], Annotated[str, Meta(extra={"kind": "data"})]
+        ]
+        | None,
+        Meta(description="path -> content, written before the start"),
     ] = None
     command: Annotated[
-        str | list[str] | None, Meta(description="what runs as PID 1; default: an init that only waits")
+        Annotated[str, Meta(extra={"kind": "command line"})]
+        | list[Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})]]
+        | None,
+        Meta(description="what runs as PID 1; default: an init that only waits"),
     ] = None
 
 

@@ -10,8 +10,8 @@ from msgspec import Meta, Raw, Struct
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import inside
-from g8node.jobs.commands.g8ufs import FlistName
 from g8node.jobs.job import Job
+from g8node.jobs.kinds import FlistName
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
 from g8node.jobs.registry import Context, command

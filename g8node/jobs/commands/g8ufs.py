@@ -5,16 +5,16 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from g8node.jobs.arguments import PATH_BYTES_MAX, Path
+from g8node.jobs.kinds import FlistName
 from g8node.jobs.registry import Context, command
 
-FlistName = Annotated[
+FlistOrDigest = Annotated[
     str,
     Meta(
-        min_length=1,
         max_length=PATH_BYTES_MAX,
-        pattern=r"\A[^\x00]+\Z",
+        pattern=r"\A(?:(?:/|file:///|https?://)[^\x00]*|[0-9a-f]{64})\Z",
         extra={"kind": "flist"},
-        description="/path, file:///path, http://... or https://...",
+        description="as for g8ufs.pin, or the flist's digest",
     ),
 ]
 StoreUrl = Annotated[
@@ -68,9 +68,13 @@ async def pin(ctx: Context, args: FlistArgs) -> dict[str, Any]:
     return await ctx.node.flists.pin(args.flist)
 
 
+class UnpinArgs(Struct, frozen=True):
+    flist: FlistOrDigest
+
+
 @command("g8ufs.unpin")
-async def unpin(ctx: Context, args: FlistArgs) -> bool:
-    """Undo g8ufs.pin; false when it was not pinned. A digest is as good as a name here."""
+async def unpin(ctx: Context, args: UnpinArgs) -> bool:
+    """Undo g8ufs.pin; false when it was not pinned."""
     return await ctx.node.flists.unpin(args.flist)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.flist.pack import pack
 from g8node.g8ufs.mounts import Mounts
+from g8node.linux import cgroup
 from g8node.node.containers import Containers
 from g8node.runtime import blocking
 from g8node.store.local import LocalStore
@@ -133,14 +135,26 @@ async def test_mounts_of_the_container_stay_what_they_are(agent: Agent) -> None:
     folder = agent.tmp / "shared"
     folder.mkdir()
     script = "cd /mnt; echo up; while [ ! -e /new ]; do sleep 0.05; done; echo in >in; cat /mnt/in; pwd"
+    script += "; while [ ! -e go ]; do sleep 0.05; done"
     container, run = await agent.start(["sh", "-c", script], mount={str(folder): "/mnt"})
     await until(lambda: "up" in run.output())
     table = (await agent.output(container, "cut", "-d ", "-f5", "/proc/self/mountinfo")).out
     await agent.containers.put_layer(container.id, layer(agent, "new", {"new": ""}))
     after = await agent.output(container, "cut", "-d ", "-f5", "/proc/self/mountinfo")
     assert sorted(after.out.split()) == sorted(table.split())
+    (folder / "go").touch()
     assert (await run.ended()).out.split() == ["up", "in", "/mnt"]
     assert (folder / "in").read_text() == "in\n"
+
+
+def mounted(agent: Agent) -> tuple[object, ...]:
+    """What a layer that was refused could leave beside a container that goes on."""
+    traces = agent.traces()
+    return (
+        traces["mounts"],
+        traces["attached"],
+        [name for name in traces["folders"] if "live" in name.rpartition("/")[2]],
+    )
 
 
 JAIL = """mkdir -p /jail/bin; cp /bin/busybox /jail/bin
@@ -157,10 +171,10 @@ async def test_layer_is_refused_where_a_process_would_not_see_it(agent: Agent) -
     ):
         container, run = await agent.start(["sh", "-c", script])
         await until(lambda run=run: "up" in run.output())  # type: ignore[misc]  # bound now
-        before = agent.traces()
+        before = mounted(agent)
         with pytest.raises(Conflict, match=message):
             await agent.containers.put_layer(container.id, flist)
-        assert agent.traces() == before
+        assert mounted(agent) == before
         assert (await agent.output(container, "test", "-e", "/new")).code == 1
         await agent.containers.terminate(container.id)
 
@@ -171,7 +185,7 @@ async def test_wrong_live_layer_changes_nothing(agent: Agent) -> None:
     container, _ = await agent.start()
     blocked = layer(agent, "blocked", {"x": ""})
     os.symlink("/x", f"{blocked}/sys")
-    before = agent.traces()
+    before = mounted(agent)
     for wrong, error, message in (
         (blocked, Conflict, "the layer leaves no place for the mount at /sys"),
         ("/no/such/flist", NotFound, "does not exist"),
@@ -179,7 +193,7 @@ async def test_wrong_live_layer_changes_nothing(agent: Agent) -> None:
     ):
         with pytest.raises(error, match=message):
             await agent.containers.put_layer(container.id, wrong)
-        assert agent.traces() == before
+        assert mounted(agent) == before
     await agent.containers.put_layer(container.id, flist)
     assert (await agent.output(container, "test", "-e", "/new")).code == 0
     with pytest.raises(NotFound, match="container 77"):
@@ -236,3 +250,30 @@ async def test_layers_are_images_that_the_kernel_mounted(agent: Agent) -> None:
     finally:
         await containers.close()
         await mounts.close()
+
+
+def count(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return len(file.read())
+
+
+@in_agent
+async def test_frozen_group_stands_still_until_it_is_thawed(agent: Agent) -> None:
+    """What holds a container still meanwhile; version 2 freezes without any controller."""
+    group, out = f"g8-frozen-{os.getpid()}", f"{agent.tmp}/out"
+    await blocking.run("disk", os.mkdir, f"{cgroup.MOUNT}/{group}")
+    script = f"echo $$ >{cgroup.MOUNT}/{group}/cgroup.procs; while :; do printf x >>{out}; sleep 0.005; done"
+    child = await blocking.run("exec", subprocess.Popen, ["/bin/sh", "-c", script])
+    try:
+        await until(lambda: os.path.exists(out))
+        await blocking.run("disk", cgroup.freeze, group)
+        frozen = await blocking.run("disk", count, out)
+        await asyncio.sleep(0.1)  # how long it had the chance to write
+        assert await blocking.run("disk", count, out) == frozen
+        await blocking.run("disk", cgroup.thaw, group)
+        await until(lambda: count(out) > frozen)
+    finally:
+        await blocking.run("disk", cgroup.thaw, group)
+        child.kill()
+        await blocking.run("exec", child.wait)
+        await blocking.run("disk", cgroup.remove, group)

@@ -41,23 +41,30 @@ async def run(name: Pool, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
     # Half the cost of run_in_executor, which matters to blocks of 4 KiB.
-    work = pool(name).submit(_call, loop, answer, functools.partial(fn, *args, **kwargs))
+    work = pool(name).submit(_call, loop, [answer], functools.partial(fn, *args, **kwargs))
     try:
         return await answer
     except asyncio.CancelledError:
         work.cancel()
         raise
+    finally:
+        # An error holds the frames that it came through. If one of them held `answer`, which holds the error,
+        # all that the call had in hand (files, say) would stay open until the next garbage collection.
+        del answer, work
 
 
-def _call(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T], fn: Callable[[], T]) -> None:
-    """In the thread: call, and tell the loop, if it is still there."""
-    settle: Callable[[], None]
+def _call(loop: asyncio.AbstractEventLoop, to: list[asyncio.Future[T]], fn: Callable[[], T]) -> None:
+    """In the thread: call, and tell the loop, if it is still there; `to` is emptied."""
+    answer = to.pop()
     try:
-        settle = functools.partial(_settle, answer, fn())
+        value = fn()
     except BaseException as error:  # noqa: BLE001 - it reaches who waits
-        settle = functools.partial(_refuse, answer, error)
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_refuse, answer, error)
+        del answer  # see run
+        return
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(settle)
+        loop.call_soon_threadsafe(_settle, answer, value)
 
 
 def _settle(answer: asyncio.Future[T], value: T) -> None:

@@ -51,8 +51,10 @@ async def test_corrupted_chunk_is_never_served_nor_cached(node: Node) -> None:
 
 
 @pytest.mark.parametrize("fault", ["down", "error", "short", "hang"])
-def test_failing_store_is_eio_on_what_was_not_read(fault: str, tmp_path: Path) -> None:
-    SCENARIOS[fault](tmp_path)
+def test_failing_store_is_eio_on_what_was_not_read(
+    fault: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    SCENARIOS[fault](tmp_path, request)
 
 
 async def failing(node: Node, fault: str) -> None:

@@ -116,8 +116,10 @@ async def test_random_readers_see_no_wrong_byte_in_any_weather(node: Node) -> No
 
 
 @pytest.mark.parametrize("fault", ["down", "error", "corrupt", "short", "hang"])
-def test_second_store_takes_over_in_the_middle_of_a_read(fault: str, tmp_path: Path) -> None:
-    SCENARIOS[fault](tmp_path)
+def test_second_store_takes_over_in_the_middle_of_a_read(
+    fault: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    SCENARIOS[fault](tmp_path, request)
 
 
 async def take_over(node: Node, fault: str) -> None:

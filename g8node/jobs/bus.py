@@ -21,7 +21,7 @@ import msgspec
 from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.jobs.job import Job
 from g8node.jobs.known import FINGERPRINT_BYTES, Known
-from g8node.jobs.link import RETRY_S, Link, ReplyError, Script
+from g8node.jobs.link import REFUSED_S, RETRY_S, Link, ReplyError, Script
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Caller, Command, Flag, Message, Record, Result, decode_command
 from g8node.jobs.outbox import PENDING, RESULT_TTL_S, Outbox
@@ -150,7 +150,7 @@ class Bus:
                 if not complained:
                     log.error("commands cannot be read", error=str(error))
                 complained = True
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(REFUSED_S)
 
     async def _pop_batch(self) -> None:
         await self.outbox.flushed()

@@ -15,6 +15,8 @@ from g8node.runtime.resp import Arg, Connection, ReplyError, Waiter
 __all__ = ["Arg", "Link", "ReplyError", "Script"]
 
 RETRY_S: Final = 0.02
+REFUSED_S: Final = 0.2
+"""Back-off after an error that redis itself answered: nothing tells when it changes its mind."""
 
 
 class Link:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from g8node.errors import Unavailable
-from g8node.jobs.link import RETRY_S, Arg, Link, ReplyError, Script
+from g8node.jobs.link import REFUSED_S, RETRY_S, Arg, Link, ReplyError, Script
 from g8node.jobs.runs import Valve
 from g8node.runtime import logs
 
@@ -205,7 +205,7 @@ class Outbox:
                 if not complained:
                     log.error("redis refuses a write, which is kept and repeated", error=str(error))
                 complained = True
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(REFUSED_S)
             else:
                 return
 

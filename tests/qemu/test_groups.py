@@ -239,14 +239,16 @@ def test_limits_of_a_container_are_the_kernel_s_and_change_while_it_runs(vm: Nod
 
 
 def test_io_limits_are_the_kernel_s(vm: NodeVm, flist: str) -> None:
-    vm.job("bash", {"script": "truncate -s 8M /tmp/disk; losetup /dev/loop7 /tmp/disk"})
-    arguments = {"root": flist, "limits": {"io": {"/dev/loop7": {"read_bps": 1 << 20}}}}
-    id = created(vm, arguments)
-    assert shown(vm, id, "io.max") == ["7:7 rbps=1048576 wbps=max riops=max wiops=max"]
-    vm.direct("corex.limits", container=id, limits={"io": {"/dev/loop7": {"read_bps": 0, "write_iops": 9}}})
-    assert shown(vm, id, "io.max") == ["7:7 rbps=max wbps=max riops=max wiops=9"]
+    script = """truncate -s 8M /tmp/disk; modprobe loop; d=$(losetup -f); losetup $d /tmp/disk
+        cat /sys/block/${d#/dev/}/dev; echo $d"""
+    made = vm.job("bash", {"script": script})
+    numbers, device = made["streams"][0].split()
+    id = created(vm, {"root": flist, "limits": {"io": {device: {"read_bps": 1 << 20}}}})
+    assert shown(vm, id, "io.max") == [f"{numbers} rbps=1048576 wbps=max riops=max wiops=max"]
+    vm.direct("corex.limits", container=id, limits={"io": {device: {"read_bps": 0, "write_iops": 9}}})
+    assert shown(vm, id, "io.max") == [f"{numbers} rbps=max wbps=max riops=max wiops=9"]
     vm.direct("corex.terminate", container=id)
-    vm.job("bash", {"script": "losetup -d /dev/loop7; rm /tmp/disk"})
+    vm.job("bash", {"script": f"losetup -d {device}; rm /tmp/disk"})
 
 
 def test_out_of_memory_is_told_in_the_result(vm: NodeVm, flist: str) -> None:

@@ -5,7 +5,7 @@
     <32 bytes>         the content with that BLAKE2b-256             on server  first byte of the hash
 
 The number goes modulo the servers there are. Where that server is gone for good (RIP), jump consistent
-hashing (Lamping and Veach) of the number picks another; when that one is gone too, of the number plus one, ...
+hashing (Lamping and Veach) of the number picks another; when that is gone too, of the number plus one, ...
 vdisk ids may hold colons: a key is never split, only its known beginning is taken off.
 """
 

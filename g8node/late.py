@@ -7,10 +7,10 @@ from types import ModuleType
 
 from g8node.boot import extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
-from g8node.jobs import local
+from g8node.jobs import local, servers
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
-from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, firewall, links, profile
+from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, firewall, links, networks, profile
 
 __all__ = [
     "blocks",
@@ -26,9 +26,11 @@ __all__ = [
     "links",
     "local",
     "mounts",
+    "networks",
     "profile",
     "screen",
     "sequencer",
+    "servers",
     "services",
     "textfiles",
 ]

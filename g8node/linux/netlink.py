@@ -62,10 +62,14 @@ def _rtnl() -> Iterator[Any]:
 
 
 def _find(rtnl: Any, name: str) -> Any:
-    for message in rtnl.get_links():
-        if message.get("ifname") == name:
-            return message
-    raise OSError(errno.ENODEV, "no such link", name)
+    """Asks for the one link: there may be thousands."""
+    try:
+        (message,) = rtnl.link("get", ifname=name)
+    except Exception as error:
+        if getattr(error, "code", 0) == errno.ENODEV:
+            raise OSError(errno.ENODEV, "no such link", name) from error
+        raise
+    return message
 
 
 def _kind(message: Any) -> str:

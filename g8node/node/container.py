@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from g8node.ids import ContainerId
 from g8node.node import rootfs
-from g8node.node.bundle import Spec
+from g8node.node.specs import Spec
 from g8node.runtime.process import Child
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ import msgspec
 from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, devices, namespace
-from g8node.node import bundle, host, livelayer, rootfs
-from g8node.node.bundle import Spec
+from g8node.node import bundle, host, livelayer, rootfs, specs
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.inner import Inner
+from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -86,7 +86,7 @@ class Containers:
 
     async def prepare(self, spec: Spec) -> Container:
         """Reserve an id, build root and bundle. Cancelling is safe; a failure leaves nothing behind."""
-        bundle.validate(spec)
+        specs.validate(spec)
         container = self._reserve(spec)
         container.step = self._background(self._prepare(container))
         try:
@@ -287,7 +287,7 @@ class Containers:
             rootfs.stack(layers, devices=bool(spec.privileged))
         resolv_conf = rootfs.fill(
             container.rootfs,
-            spec.hostname or bundle.DEFAULT_HOSTNAME,
+            spec.hostname or DEFAULT_HOSTNAME,
             spec.config or {},
             resolv_conf=bool(spec.host_network),
         )

@@ -8,7 +8,7 @@ import redis
 
 from g8node.jobs.registry import Registry
 from g8node.main import all_commands
-from g8node.node import bundle
+from g8node.node import specs
 from tests.support.badargs import bad, undeclared
 from tests.support.daemon import Daemon, daemon
 
@@ -34,7 +34,7 @@ def test_every_field_of_every_command_declares_what_is_legal() -> None:
     for name in TAKING:
         arguments = REGISTRY.get(name).arguments
         assert arguments is not None
-        if fields := set(undeclared(arguments)) - ({"nics"} if arguments is bundle.Spec else set()):
+        if fields := set(undeclared(arguments)) - ({"nics"} if arguments is specs.Spec else set()):
             silent[name] = fields
     assert not silent, "take a kind of g8node/jobs/arguments.py or kinds.py, or add one"
 

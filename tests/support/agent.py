@@ -23,10 +23,10 @@ from typing import Any
 import uvloop
 
 from g8node.linux.namespace import prepare_agent_namespace
-from g8node.node.bundle import Spec
 from g8node.node.container import Container
 from g8node.node.containers import Containers
 from g8node.node.crun import Streams
+from g8node.node.specs import Spec
 from g8node.runtime import blocking
 from g8node.runtime.process import Child, Reaper
 from tests.support.rootfs import FolderMounts, make_rootfs

@@ -36,6 +36,9 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "host name": ("g8node-test", ("-x", "a b", "a" * 65)),
     "hosts": ("192.0.2.1", ("", "a/b", "a;b")),
     "interface address": ("192.0.2.1/24", ("", "x", "300.1.1.1/8", "192.0.2.1/33", "::1/129")),
+    "interface address or empty": ("", ("x", "10.0.0.1", "300.1.1.1/8", "192.0.2.1/33")),
+    "ipv4": ("192.0.2.1", ("", "x", "300.1.1.1", "1.2.3", "::1")),
+    "ipv4 or empty": ("", ("x", "300.1.1.1", "1.2.3", "1.2.3.4.")),
     "job id": ("g8node-no-such-job", ("a" * 4097,)),
     "keyword": ("bios", ("nothing", "-1", "43")),
     "label": ("x", ("a\nb", "a" * 256)),
@@ -44,6 +47,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "link or empty": ("", (".", "a/b", "a" * 16)),
     "list": ("g8node-test", ("a" * 129,)),
     "log level": ("INFO", ("", "LOUD")),
+    "mac": ("00:11:22:33:44:55", ("", "x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mac or empty": ("", ("x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mount source": ("/nonexistent/g8node-test", ("", "relative", "/a\0b")),
     "mount target": ("/mnt", ("", "relative", "/", "/dev", "/proc/", "/a\0b")),
@@ -68,6 +72,7 @@ _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.StrType: (1, 1.5, True, ["x"], {}),
     shapes.ListType: ("x", 1, True, {}),
     shapes.DictType: ("x", 1, True, []),
+    shapes.StructType: ("x", 1, True, []),
     shapes.RawType: (),
     shapes.AnyType: (),
     shapes.NoneType: (),
@@ -98,6 +103,8 @@ def _is_declared(shape: shapes.Type) -> bool:
         return _is_declared(plain.item_type)
     if isinstance(plain, shapes.DictType):
         return _is_declared(plain.key_type) and _is_declared(plain.value_type)
+    if isinstance(plain, shapes.StructType):
+        return all(_is_declared(field.type) for field in plain.fields)
     if isinstance(plain, shapes.IntType):
         return plain.ge is not None and plain.le is not None
     return isinstance(plain, shapes.BoolType | shapes.LiteralType | shapes.NoneType)
@@ -148,6 +155,8 @@ def _legal(shape: shapes.Type) -> Any:
         return max(plain.ge or 0, 0)
     if isinstance(plain, shapes.ListType):
         return [_legal(plain.item_type)] * (plain.min_length or 0)
+    if isinstance(plain, shapes.StructType):
+        return {field.encode_name: _legal(field.type) for field in plain.fields if field.required}
     empty: dict[type, Any] = {shapes.BoolType: False, shapes.DictType: {}, shapes.StrType: "x"}
     return empty.get(type(plain))
 
@@ -199,6 +208,10 @@ def _fits_another(value: Any, shape: shapes.Type, union: shapes.UnionType) -> bo
 
 
 def _illegal_collection(plain: Any) -> Iterator[Any]:
+    if isinstance(plain, shapes.StructType):
+        for field in plain.fields:
+            for value in (*_wrong(field.type), *_illegal(field.type)):
+                yield _legal(plain) | {field.encode_name: value}
     if isinstance(plain, shapes.ListType):
         if plain.max_length is not None:
             yield [_legal(plain.item_type)] * (plain.max_length + 1)

@@ -32,6 +32,11 @@ def network_of(pid: int) -> Iterator[None]:
         os.close(other)
 
 
+def inside(pid: int) -> list[str]:
+    """How a command begins that runs in the network namespace of that process."""
+    return ["nsenter", f"--net=/proc/{pid}/ns/net"]
+
+
 class Inside(Daemon):
     """Its gate is reached by sockets that were made in its namespace."""
 
@@ -49,8 +54,9 @@ class Inside(Daemon):
 
     def there(self, *argv: str) -> str:
         """Output of a program of the machine in the daemon's network namespace."""
-        entered = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv]
-        return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            [*inside(self.pid), *argv], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
 
 @contextmanager

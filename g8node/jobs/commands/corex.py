@@ -15,10 +15,10 @@ from g8node.jobs.kinds import FlistName
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
 from g8node.jobs.registry import Context, command
-from g8node.node import bundle
-from g8node.node.bundle import Spec
+from g8node.node import bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
+from g8node.node.specs import Spec
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
 
@@ -53,7 +53,7 @@ def _may(ctx: Context, spec: Spec) -> None:
     caller = ctx.job.request.caller or LOCAL
     if Role.named(caller.role) >= Role.ADMIN:
         return
-    for field, asked in (("privileged", bool(spec.privileged)), ("mount", bundle.mounts_host(spec))):
+    for field, asked in (("privileged", bool(spec.privileged)), ("mount", specs.mounts_host(spec))):
         if asked:
             raise PermissionDenied(f"{field}: needs the role admin, {caller.name} is {caller.role}")
 
@@ -76,7 +76,7 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
         if not started.done():
             started.set_exception(Unavailable(f"job {job.id} ended before the container had started"))
 
-    argv = bundle.command(container.spec) or [bundle.INIT, "-P"]
+    argv = specs.command(container.spec) or [bundle.INIT, "-P"]
     shown = Command.make(
         f"core-{container.id}",
         "core.system",

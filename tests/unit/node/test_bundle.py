@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from g8node.errors import InvalidArgument
-from g8node.node import bundle
-from g8node.node.bundle import Host, Place, Spec
+from g8node.node import bundle, specs
+from g8node.node.bundle import Host, Place
+from g8node.node.specs import Spec
 
 ALL = (1 << len(bundle.CAPABILITIES)) - 1
 HOST = Host(capabilities=ALL, cgroups=True, open_files=1 << 20)
@@ -22,8 +23,8 @@ def targets(made: dict[str, Any]) -> list[str]:
 
 
 def test_command_string_is_split_as_a_shell_would() -> None:
-    assert bundle.command(Spec(root="x", command="echo 'a b' c")) == ["echo", "a b", "c"]
-    assert bundle.command(Spec(root="x", command=["echo", "a b"])) == ["echo", "a b"]
+    assert specs.command(Spec(root="x", command="echo 'a b' c")) == ["echo", "a b", "c"]
+    assert specs.command(Spec(root="x", command=["echo", "a b"])) == ["echo", "a b"]
 
 
 def test_no_command_waits_in_the_init() -> None:
@@ -110,10 +111,10 @@ def test_open_files_stay_below_our_own_limit() -> None:
 )
 def test_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidArgument, match=named):
-        bundle.validate(Spec(**{"root": "x", **fields}))
+        specs.validate(Spec(**{"root": "x", **fields}))
 
 
 def test_mounts_host_knows_paths_from_flists() -> None:
-    assert bundle.mounts_host(Spec(mount={"/tmp": "/a"}))
-    assert not bundle.mounts_host(Spec(mount={"http://hub/x.flist": "/a"}))
-    assert not bundle.mounts_host(Spec())
+    assert specs.mounts_host(Spec(mount={"/tmp": "/a"}))
+    assert not specs.mounts_host(Spec(mount={"http://hub/x.flist": "/a"}))
+    assert not specs.mounts_host(Spec())

@@ -61,7 +61,7 @@ async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host
 
 def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host, crun: Crun) -> None:
     """The second half of `build`, in one trip to a thread."""
-    spec = container.spec
+    spec, network = container.spec, container.network
     for layers in container.tree.layers:
         rootfs.stack(layers, devices=bool(spec.privileged))
     resolv_conf = rootfs.fill(
@@ -69,11 +69,14 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
         spec.hostname or DEFAULT_HOSTNAME,
         spec.config or {},
         resolv_conf=bool(spec.host_network),
+        address=network.address if network is not None else "",
+        nameservers=network.nameservers if network is not None else (),
     )
     container.place = replace(
         container.place,
         binds=binds,
         resolv_conf=resolv_conf,
+        netns=network.path if network is not None else "",
         devices=_devices(spec),
         resources=_resources(spec),
         user=_user(container.rootfs, container.place.program.user),

@@ -68,6 +68,8 @@ class Place:
     """Limits, as the runtime wants them."""
     program: Program = field(default_factory=Program)
     user: User = ROOT
+    netns: str = ""
+    """Path of the network namespace; empty: the runtime makes one."""
 
 
 def capabilities(spec: Spec, host: Host) -> frozenset[str]:
@@ -125,6 +127,8 @@ def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -
     argv = place.program.argv or (INIT, "-P")
     kinds = ["pid", "mount", "ipc", "uts", "cgroup"] + ([] if spec.host_network else ["network"])
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
+    if place.netns and not spec.host_network:
+        linux["namespaces"][-1]["path"] = place.netns
     if place.devices:
         linux["devices"] = [_device(device) for device, _ in place.devices]
     if spec.sysctls:

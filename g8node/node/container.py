@@ -14,6 +14,7 @@ from g8node.runtime.process import Child
 
 if TYPE_CHECKING:
     from g8node.node.inner import Inner
+    from g8node.node.nics import Network
 
 
 class Attached(Protocol):
@@ -56,6 +57,8 @@ class Container:
     live: str = ""
     """Where the flist is that was put over the running container."""
     swaps: int = 0
+    network: "Network | None" = None
+    """Its own; None with that of the node, and where the node makes none."""
     restarts: Restarts = field(init=False)
     health: Health | None = field(init=False)
     sick: bool = False

@@ -17,15 +17,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
+from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
-from g8node.node import building, bundle, host, livelayer, rootfs, specs, usage
+from g8node.node import building, bundle, host, livelayer, nicspec, rootfs, specs, usage
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.inner import Inner
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event
+from g8node.node.nics import Network, Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
 from g8node.runtime import blocking, logs
@@ -35,7 +36,7 @@ log = logs.get("containers")
 
 T = TypeVar("T")
 
-MAX_ID: Final = 65534
+MAX_ID: Final = 65533  # the next one's address, 172.18.255.255, would be that of the broadcast
 _DEFAULT_MAX: Final = 1000
 _START_WAIT_S: Final = 120.0
 _DEATH_S: Final = 60.0
@@ -45,13 +46,25 @@ class Containers:
     """Registry and lifecycle. `open` before anything else, `close` at the end."""
 
     def __init__(
-        self, reaper: Reaper, mounts: Mounts, *, folder: str, state: str, max_count: int = 0, starts: int = 8
+        self,
+        reaper: Reaper,
+        mounts: Mounts,
+        nics: Nics | None = None,
+        *,
+        folder: str,
+        state: str,
+        max_count: int = 0,
+        starts: int = 8,
     ) -> None:
-        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing."""
+        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
+
+        Without `nics` containers have no other links than their loopback.
+        """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
         self._reaper = reaper
         self._mounts = mounts
+        self._nics = nics
         self._folder = folder
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
@@ -233,6 +246,13 @@ class Containers:
             raise Conflict(f"container {id} ended")
         return container
 
+    async def network(self, id: int) -> Network:
+        """The network of a running container; InvalidArgument when it shares the node's. NotFound, ..."""
+        container = await self.started(id)
+        if container.network is None:
+            raise InvalidArgument(f"container: {id} has no network of its own")
+        return container.network
+
     async def usage(self, containers: Sequence[Container]) -> list[dict[str, Any]]:
         """`{cpu (% since the start), rss, vms, swap}` of each; zeros when it has just ended.
 
@@ -291,8 +311,22 @@ class Containers:
         async with AsyncExitStack() as undo:
             undo.callback(self._forget, container)
             async with self._starts:
+                await self._connect(container, undo)
                 await building.build(container, undo, self._mounts, *self._opened())
             container.undo = undo.pop_all()
+
+    async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
+        spec = container.spec
+        if spec.host_network:
+            return
+        if self._nics is None:
+            if spec.nics:
+                raise Unavailable("nics: this node makes no networks")
+            return
+        names = nicspec.labels(spec.name, spec.hostname)
+        network = await self._nics.open(container.id, spec.nics or (), spec.port or {}, names)
+        undo.push_async_callback(self._nics.close, network)
+        container.network = network
 
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
@@ -320,6 +354,8 @@ class Containers:
                 raise Conflict(f"container {container.id} was given up before its start")
             child = await crun.run(container.name, container.tree.top, streams)
         container.child, container.pid = child, child.pid
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
         container.running.set()

@@ -32,20 +32,26 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
     "folder inside": ("/", ("relative", "a/b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
+    "forward": ("8080", ("", "x", "0", "65536", "eth0", "eth0:0", "80|http", "80|")),
     "group": ("g8node-test", ("", "a/b", "..", "-x", "a" * 65)),
     "handle": ("0-0", ("",)),
     "host": ("localhost", ("", "-x", "a b", "a/b")),
     "host name": ("g8node-test", ("-x", "a b", "a" * 65)),
     "hosts": ("192.0.2.1", ("", "a/b", "a;b")),
     "interface address": ("192.0.2.1/24", ("", "x", "300.1.1.1/8", "192.0.2.1/33", "::1/129")),
+    "interface address or empty": ("", ("x", "10.0.0.1", "300.1.1.1/8", "192.0.2.1/33")),
+    "ipv4": ("192.0.2.1", ("", "x", "300.1.1.1", "1.2.3", "::1")),
+    "ipv4 or empty": ("", ("x", "300.1.1.1", "1.2.3", "1.2.3.4.")),
     "job id": ("g8node-no-such-job", ("a" * 4097,)),
     "keyword": ("bios", ("nothing", "-1", "43")),
     "label": ("x", ("a\nb", "a" * 256)),
     "label or none": ("x", ("a\0b",)),
     "link": ("g8none0", ("", ".", "..", "a/b", "a:b", "a" * 16)),
+    "link inside or empty": ("", ("eth0", "zt1", "default", "lo", ".", "a/b", "a" * 16)),
     "link or empty": ("", (".", "a/b", "a" * 16)),
     "list": ("g8node-test", ("a" * 129,)),
     "log level": ("INFO", ("", "LOUD")),
+    "mac": ("00:11:22:33:44:55", ("", "x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mac or empty": ("", ("x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mount source": ("/nonexistent/g8node-test", ("", "relative", "/a\0b")),
     "mount target": ("/mnt", ("", "relative", "/", "/dev", "/proc/", "/a\0b")),
@@ -73,10 +79,10 @@ _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.StrType: (1, 1.5, True, ["x"], {}),
     shapes.ListType: ("x", 1, True, {}),
     shapes.DictType: ("x", 1, True, []),
+    shapes.StructType: ("x", 1, True, []),
     shapes.RawType: (),
     shapes.AnyType: (),
     shapes.NoneType: (),
-    shapes.StructType: ("x", 1, True, []),
 }
 
 
@@ -102,10 +108,10 @@ def _is_declared(shape: shapes.Type) -> bool:
         return all(_is_declared(each) for each in plain.types)
     if isinstance(plain, shapes.ListType):
         return _is_declared(plain.item_type)
-    if isinstance(plain, shapes.StructType):
-        return all(_is_declared(each.type) for each in plain.fields)
     if isinstance(plain, shapes.DictType):
         return _is_declared(plain.key_type) and _is_declared(plain.value_type)
+    if isinstance(plain, shapes.StructType):
+        return all(_is_declared(field.type) for field in plain.fields)
     if isinstance(plain, shapes.IntType):
         return plain.ge is not None and plain.le is not None
     if isinstance(plain, shapes.FloatType):
@@ -158,10 +164,10 @@ def _legal(shape: shapes.Type) -> Any:
         return max(plain.ge or 0, 0)
     if isinstance(plain, shapes.FloatType):
         return plain.ge or 0.0
-    if isinstance(plain, shapes.StructType):
-        return {each.encode_name: _legal(each.type) for each in plain.fields if each.required}
     if isinstance(plain, shapes.ListType):
         return [_legal(plain.item_type)] * (plain.min_length or 0)
+    if isinstance(plain, shapes.StructType):
+        return {field.encode_name: _legal(field.type) for field in plain.fields if field.required}
     empty: dict[type, Any] = {shapes.BoolType: False, shapes.DictType: {}, shapes.StrType: "x"}
     return empty.get(type(plain))
 
@@ -213,16 +219,16 @@ def _fits_another(value: Any, shape: shapes.Type, union: shapes.UnionType) -> bo
 
 
 def _illegal_collection(plain: Any) -> Iterator[Any]:
+    if isinstance(plain, shapes.StructType):
+        for field in plain.fields:
+            for value in (*_wrong(field.type), *_illegal(field.type)):
+                yield _legal(plain) | {field.encode_name: value}
     if isinstance(plain, shapes.ListType):
         if plain.max_length is not None:
             yield [_legal(plain.item_type)] * (plain.max_length + 1)
         if plain.min_length:
             yield []
         yield from ([value] for value in _illegal(plain.item_type))
-    elif isinstance(plain, shapes.StructType):
-        for each in plain.fields:
-            for value in (*_wrong(each.type), *_illegal(each.type)):
-                yield _legal(plain) | {each.encode_name: value}
     elif isinstance(plain, shapes.DictType):
         if plain.max_length is not None:
             yield {f"x{n}": _legal(plain.value_type) for n in range(plain.max_length + 1)}

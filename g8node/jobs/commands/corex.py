@@ -257,7 +257,11 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
     spec = container.spec
     if ctx.caller.role == "reader":
         spec = msgspec.structs.replace(spec, env=None, config=None, command=None, storage=None)
-    shown = {"arguments": spec, "root": container.rootfs, "pid": container.pid}
+    arguments: dict[str, Any] = msgspec.to_builtins(spec)
+    if (network := container.network) is not None:
+        arguments["nics"] = [wire.shown() for wire in network.wires]
+        arguments["port"] = ctx.node.nics.ports(network)
+    shown: dict[str, Any] = {"arguments": arguments, "root": container.rootfs, "pid": container.pid}
     if container.may_restart:
         shown |= {"restarts": container.restarts.count}
     if container.health is not None:

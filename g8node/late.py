@@ -10,7 +10,19 @@ from g8node.g8ufs import mounts
 from g8node.jobs import local, servers
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
-from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, firewall, links, networks, profile
+from g8node.node import (
+    blocks,
+    btrfs,
+    cachedisk,
+    containers,
+    disks,
+    files,
+    firewall,
+    links,
+    networks,
+    nics,
+    profile,
+)
 
 __all__ = [
     "blocks",
@@ -27,6 +39,7 @@ __all__ = [
     "local",
     "mounts",
     "networks",
+    "nics",
     "profile",
     "screen",
     "sequencer",
@@ -44,6 +57,7 @@ def commands() -> tuple[ModuleType, ...]:
         clock,
         config,
         corex,
+        corex_nics,
         disk,
         filesystem,
         g8ufs,
@@ -63,6 +77,7 @@ def commands() -> tuple[ModuleType, ...]:
         clock,
         config,
         corex,
+        corex_nics,
         disk,
         filesystem,
         g8ufs,

@@ -181,6 +181,7 @@ class Core0:
             modules.servers.Servers(self.jobs),
             folder=self.node.paths.dnsmasq,
         )
+        self.node.nics = modules.nics.Nics(self.node.reaper, self.node.networks, self.node.firewall)
         self.node.profile = modules.profile.Profile()
         self._start_screen()
 
@@ -202,6 +203,7 @@ class Core0:
         containers = modules.containers.Containers(
             self.node.reaper,
             flists,
+            self.node.nics,
             folder=paths.containers,
             state=paths.crun,
             max_count=settings.containers.max_count,

@@ -61,6 +61,8 @@ class Place:
     binds: tuple[tuple[str, str], ...] = ()
     resolv_conf: str = ""
     devices: tuple[Device, ...] = ()
+    netns: str = ""
+    """Path of the network namespace; empty: the runtime makes one."""
 
 
 def capabilities(spec: Spec, host: Host) -> frozenset[str]:
@@ -115,6 +117,8 @@ def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -
     argv = command(spec) or [INIT, "-P"]
     kinds = ["pid", "mount", "ipc", "uts", "cgroup"] + ([] if spec.host_network else ["network"])
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
+    if place.netns and not spec.host_network:
+        linux["namespaces"][-1]["path"] = place.netns
     if spec.privileged:
         linux["devices"] = [_device(device) for device in place.devices]
     else:

@@ -12,6 +12,7 @@ from g8node.runtime.process import Child
 
 if TYPE_CHECKING:
     from g8node.node.inner import Inner
+    from g8node.node.nics import Network
 
 
 class Mounts(Protocol):
@@ -45,6 +46,8 @@ class Container:
     live: str = ""
     """Where the flist is that was put over the running container."""
     swaps: int = 0
+    network: "Network | None" = None
+    """Its own; None with that of the node, and where the node makes none."""
 
     @property
     def name(self) -> str:

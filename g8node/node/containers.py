@@ -17,13 +17,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
+from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, devices, namespace
-from g8node.node import bundle, host, livelayer, rootfs, specs
+from g8node.node import bundle, host, livelayer, nicspec, rootfs, specs
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.inner import Inner
+from g8node.node.nics import Network, Nics
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -32,7 +33,7 @@ log = logs.get("containers")
 
 T = TypeVar("T")
 
-MAX_ID: Final = 65534
+MAX_ID: Final = 65533  # the next one's address, 172.18.255.255, would be that of the broadcast
 _DEFAULT_MAX: Final = 1000
 _START_WAIT_S: Final = 120.0
 _DEATH_S: Final = 60.0
@@ -42,13 +43,25 @@ class Containers:
     """Registry and lifecycle. `open` before anything else, `close` at the end."""
 
     def __init__(
-        self, reaper: Reaper, mounts: Mounts, *, folder: str, state: str, max_count: int = 0, starts: int = 8
+        self,
+        reaper: Reaper,
+        mounts: Mounts,
+        nics: Nics | None = None,
+        *,
+        folder: str,
+        state: str,
+        max_count: int = 0,
+        starts: int = 8,
     ) -> None:
-        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing."""
+        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
+
+        Without `nics` containers have no other links than their loopback.
+        """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
         self._reaper = reaper
         self._mounts = mounts
+        self._nics = nics
         self._folder = folder
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
@@ -208,6 +221,13 @@ class Containers:
             raise Conflict(f"container {id} ended")
         return container
 
+    async def network(self, id: int) -> Network:
+        """The network of a running container; InvalidArgument when it shares the node's. NotFound, ..."""
+        container = await self.started(id)
+        if container.network is None:
+            raise InvalidArgument(f"container: {id} has no network of its own")
+        return container.network
+
     async def usage(self, containers: Sequence[Container]) -> list[dict[str, Any]]:
         """`{cpu (% since the start), rss, vms, swap}` of each; zeros when it has just ended.
 
@@ -259,8 +279,22 @@ class Containers:
         async with AsyncExitStack() as undo:
             undo.callback(self._forget, container)
             async with self._starts:
+                await self._connect(container, undo)
                 await self._build(container, undo)
             container.undo = undo.pop_all()
+
+    async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
+        spec = container.spec
+        if spec.host_network:
+            return
+        if self._nics is None:
+            if spec.nics:
+                raise Unavailable("nics: this node makes no networks")
+            return
+        names = nicspec.labels(spec.name, spec.hostname)
+        network = await self._nics.open(container.id, spec.nics or (), spec.port or {}, names)
+        undo.push_async_callback(self._nics.close, network)
+        container.network = network
 
     async def _build(self, container: Container, undo: AsyncExitStack) -> None:
         spec, tree = container.spec, container.tree
@@ -282,7 +316,7 @@ class Containers:
     def _finish(self, container: Container, binds: tuple[tuple[str, str], ...]) -> None:
         """The second half of `_build`, in one trip to a thread."""
         facts, crun = self._opened()
-        spec = container.spec
+        spec, network = container.spec, container.network
         for layers in container.tree.layers:
             rootfs.stack(layers, devices=bool(spec.privileged))
         resolv_conf = rootfs.fill(
@@ -290,6 +324,8 @@ class Containers:
             spec.hostname or DEFAULT_HOSTNAME,
             spec.config or {},
             resolv_conf=bool(spec.host_network),
+            address=network.address if network is not None else "",
+            nameservers=network.nameservers if network is not None else (),
         )
         place = bundle.Place(
             id=container.id,
@@ -298,6 +334,7 @@ class Containers:
             binds=binds,
             resolv_conf=resolv_conf,
             devices=tuple(devices.host_devices()) if spec.privileged else (),
+            netns=network.path if network is not None else "",
         )
         compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, facts))
         config = bundle.config(spec, facts, place, compiled_filter=compiled)
@@ -317,6 +354,8 @@ class Containers:
         finally:
             streams.close()
         container.child, container.pid = child, child.pid
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, child.pid)
         container.running.set()
         self._background(self._watch(container, child))
         if not container.spec.privileged:

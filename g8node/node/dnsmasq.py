@@ -6,17 +6,22 @@
 """
 
 import contextlib
+import glob
 import ipaddress
 import os
 import shutil
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from g8node.linux import textfiles
 from g8node.linux.guard import off_loop
 
 PROGRAM: Final = "dnsmasq"
 _DNS_SERVER: Final = 6  # number of the DHCP option
+_DEATH_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,27 @@ class Server:
     def unname(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._top}/hosts/{key}")
+
+
+@off_loop
+def end_leftovers(folder: str) -> list[str]:
+    """Kill the servers that a node which was killed has left in the folder; the names of their bridges."""
+    ended = []
+    for path in glob.glob(f"{glob.escape(folder)}/*/pid"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(textfiles.read_text(path, 32))
+            words = textfiles.read_text(f"/proc/{pid}/cmdline", 65536).split("\0")
+            if f"--pid-file={path}" in words:  # else the number is another process's by now
+                os.kill(pid, signal.SIGKILL)
+                _await_end(pid)
+                ended.append(os.path.basename(os.path.dirname(path)))
+    return ended
+
+
+def _await_end(pid: int) -> None:
+    deadline = time.monotonic() + _DEATH_S
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _write(folder: str, name: str, text: str) -> None:

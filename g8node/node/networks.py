@@ -21,10 +21,11 @@ from g8node.errors import Conflict, InvalidArgument, NotFound
 from g8node.linux import netlink, sysctl
 from g8node.linux.guard import off_loop
 from g8node.node import programs
-from g8node.node.dnsmasq import PROGRAM, Server
+from g8node.node.dnsmasq import PROGRAM, Server, end_leftovers
 from g8node.node.firewall import Firewall
 from g8node.node.links import Links, node_error
 from g8node.runtime import blocking, logs
+from g8node.runtime.finishing import finish
 from g8node.wire import nft
 
 log = logs.get("networks")
@@ -148,7 +149,7 @@ class Networks:
             async with self._changing:
                 return await change
 
-        return await asyncio.shield(asyncio.ensure_future(whole()))
+        return await finish(whole())
 
     async def claim(self) -> None:
         """Become the owner of this network namespace's links; Conflict when another node is."""
@@ -166,6 +167,8 @@ class Networks:
                 "another g8node makes networks here", hint="an agent in a network namespace of its own may"
             ) from error
         self._claim = claim
+        for name in await blocking.run("disk", end_leftovers, self._folder):
+            log.warning("ended a server of an earlier run", bridge=name)
         for name in await blocking.run("disk", _clear_away):
             log.warning("removed a link of an earlier run", link=name)
 

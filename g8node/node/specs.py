@@ -3,11 +3,12 @@
 import posixpath
 import re
 import shlex
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 from g8node.errors import InvalidArgument
+from g8node.node import nicspec
 
 LAYERS_MAX: Final = 16
 DEFAULT_HOSTNAME: Final = "corex"
@@ -38,7 +39,12 @@ class Spec(Struct, frozen=True, omit_defaults=False):
         Meta(description="host path or flist URL -> absolute path inside"),
     ] = None
     host_network: Annotated[bool | None, Meta(description="share the host's network namespace")] = None
-    nics: Annotated[list[Any] | None, Meta(description="network links; only [] for now")] = None
+    nics: Annotated[
+        list[nicspec.Nic] | None, Meta(description="network links; none: only lo; see docs/networks.md")
+    ] = None
+    port: Annotated[
+        nicspec.Ports | None, Meta(description="port of the node -> port inside, by the default nic")
+    ] = None
     privileged: Annotated[bool | None, Meta(description="all capabilities and devices, no filter")] = None
     hostname: Annotated[
         Annotated[str, Meta(extra={"kind": "host name"})] | None, Meta(description="default: corex")
@@ -80,11 +86,7 @@ def validate(spec: Spec) -> None:
     if not spec.root:
         raise InvalidArgument("root: expected an flist (path or URL), got none")
     _validate_layers(spec)
-    if spec.nics:
-        raise InvalidArgument(
-            "nics: expected [] (default, bridge, macvlan, passthrough, vlan, vxlan and zerotier come later)",
-            hint="use host_network: true, or nics: [] for a network of its own with only lo",
-        )
+    nicspec.validate(spec.nics or (), spec.port or {})
     if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
         raise InvalidArgument(f"hostname: expected 1-64 of A-Z a-z 0-9 . -, got {spec.hostname[:80]!r}")
     for name, value in (spec.env or {}).items():

@@ -126,7 +126,7 @@ async def test_wrong_arguments_are_400_and_name_the_field(agent: Agent) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "root"),
         ({"root": 5}, "root"),
-        ({"root": root, "nics": [{"type": "default"}]}, "nics"),
+        ({"root": root, "nics": [{"type": "bridge"}]}, "nics"),
         ({"root": root, "hostname": "a b"}, "hostname"),
         ({"root": root, "env": {"A=B": "1"}}, "env"),
         ({"root": root, "env": {"A": 1}}, "env"),

@@ -4,7 +4,7 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,11 @@ def agent_inside(folder: Path) -> Iterator[Daemon]:
 
 
 @contextmanager
-def daemon_inside(folder: Path, script: str = "", config: str = "") -> Iterator[Inside]:
+def daemon_inside(
+    folder: Path, script: str = "", config: str = "", prefix: Sequence[str] = ("unshare", "--net")
+) -> Iterator[Inside]:
     """`script`: shell commands that prepare the namespace, whose loopback is up already."""
     prepare = f'ip link set lo up; {script or ":"}; exec "$@"'
-    with daemon(
-        folder, config, prefix=["unshare", "--net", "/bin/sh", "-ec", prepare, "sh"], kind=Inside
-    ) as running:
+    with daemon(folder, config, prefix=[*prefix, "/bin/sh", "-ec", prepare, "sh"], kind=Inside) as running:
         assert isinstance(running, Inside)
         yield running

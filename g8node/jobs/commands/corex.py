@@ -155,7 +155,11 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
     spec = container.spec
     if ctx.caller.role == "reader":
         spec = msgspec.structs.replace(spec, env=None, config=None, command=None, storage=None)
-    return {"arguments": spec, "root": container.rootfs, "pid": container.pid}
+    arguments: dict[str, Any] = msgspec.to_builtins(spec)
+    if (network := container.network) is not None:
+        arguments["nics"] = [wire.shown() for wire in network.wires]
+        arguments["port"] = ctx.node.nics.ports(network)
+    return {"arguments": arguments, "root": container.rootfs, "pid": container.pid}
 
 
 class DispatchArgs(Struct, frozen=True):

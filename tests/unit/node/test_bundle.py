@@ -7,6 +7,7 @@ import pytest
 from g8node.errors import InvalidArgument
 from g8node.node import bundle, specs
 from g8node.node.bundle import Host, Place
+from g8node.node.nicspec import Nic
 from g8node.node.specs import Spec
 
 ALL = (1 << len(bundle.CAPABILITIES)) - 1
@@ -76,6 +77,11 @@ def test_host_network_has_no_network_namespace() -> None:
     assert "network" in [row["type"] for row in config()["linux"]["namespaces"]]
 
 
+def test_network_namespace_is_the_one_that_was_made() -> None:
+    made = config(place=Place(id=1, rootfs="/r", cgroup="g", netns="/proc/1/fd/9"))
+    assert {"type": "network", "path": "/proc/1/fd/9"} in made["linux"]["namespaces"]
+
+
 def test_nested_mounts_come_after_the_outer_ones() -> None:
     binds = (("/3", "/a/b/c"), ("/1", "/a/"), ("/2", "/a/b"))
     made = config(place=Place(id=1, rootfs="/r", cgroup="g", binds=binds))
@@ -92,7 +98,8 @@ def test_open_files_stay_below_our_own_limit() -> None:
     ("fields", "named"),
     [
         ({"root": ""}, "root"),
-        ({"nics": [{"type": "default"}]}, "nics"),
+        ({"nics": [Nic(type="bridge")]}, r"nics\[0\]"),
+        ({"port": {"0": 80}}, "port"),
         ({"hostname": "a b"}, "hostname"),
         ({"hostname": "-a"}, "hostname"),
         ({"hostname": "a" * 65}, "hostname"),

@@ -496,6 +496,9 @@ def test_container(client: Client, tmp_path: Path) -> None:
         assert found is not None
         assert found["id"] == id
         assert containers.get(65534) is None
+        assert containers.stats(id)["processes"] > 0
+        assert containers.logs(id, tail=1) == []
+        refused(503, lambda: containers.limits(id, {"pids": 50}))  # no control groups of version 2 here
         _inside(containers.client(id), id)
         not_there_yet(
             lambda: containers.layer(id, root),

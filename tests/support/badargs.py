@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "url": ("http://127.0.0.1:9/x", ("", "ftp://x", "x")),
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "vdisk or empty": ("", ("a b", "é", "a" * 81)),
     "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {

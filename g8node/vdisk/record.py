@@ -19,6 +19,7 @@ ID_MAX: Final = 80
 
 Kind = Literal["boot", "db", "cache", "tmp"]
 Storage = Literal["plain", "dedup"]
+StorageWish = Literal["", "plain", "dedup"]
 VdiskId = Annotated[
     str,
     Meta(
@@ -68,9 +69,7 @@ class Record(Struct, frozen=True, kw_only=True):
         return self.size // self.block_size
 
 
-def storage_of(
-    asked: Literal["", "plain", "dedup"], kind: Kind, *, template: str, encrypted: bool
-) -> Storage:
+def storage_of(asked: StorageWish, kind: Kind, *, template: str, encrypted: bool) -> Storage:
     """What is asked for; else what suits: boot disks have much in common, and templates need it."""
     return asked or ("dedup" if template or (kind == "boot" and not encrypted) else "plain")
 

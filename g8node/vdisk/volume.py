@@ -16,10 +16,9 @@ from g8node.errors import NodeError
 from g8node.linux.diskfile import DiskFile
 from g8node.vdisk.mapping import ABSENT, CLEARED, Mapping
 from g8node.vdisk.pool import Pool
-from g8node.vdisk.record import BLOCK_MAX
 from g8node.vdisk.segments import GROUP, Buffer
+from g8node.vdisk.zeros import ZEROS, is_zero
 
-_ZEROS: Final = bytes(max(BLOCK_MAX, 1 << 20))
 _SINGLE_CLEARS: Final = 1024
 """Blocks; longer ranges are cleared with one entry."""
 _RUN: Final = 1 << 20
@@ -27,11 +26,6 @@ _CACHED: Final = 4096
 _EXTENTS: Final = 64
 
 Changes = dict[int, Buffer | None]
-
-
-def is_zero(data: Buffer) -> bool:
-    """Of at most 1 MiB."""
-    return not data[0] and not data[-1] and bytes(data) == _ZEROS[: len(data)]
 
 
 class Volume:
@@ -78,7 +72,7 @@ class Volume:
             return self._pool.segments.read_now(value, at, into) and not is_zero(into)
         if value == ABSENT and block < self._mapping.template_blocks:
             return False
-        into[:] = _ZEROS[: len(into)]
+        into[:] = ZEROS[: len(into)]
         return True
 
     def read(self, offset: int, into: memoryview) -> None:

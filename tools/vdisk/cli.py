@@ -87,17 +87,17 @@ def create(
     """Make an empty vdisk; it takes space only for what is written."""
     import msgspec
 
-    from g8node.vdisk.record import Kind, Record, storage_of
+    from g8node.vdisk.record import Kind, Record, StorageWish, storage_of
 
     if storage not in ("", "plain", "dedup"):
         raise InvalidArgument(f"storage: expected plain or dedup, not {storage[:40]!r}")
-    kind = cast("Kind", type_)  # checked with the record
+    kind, wish = cast("Kind", type_), cast("StorageWish", storage)  # the kind is checked with the record
     fields = {
         "id": vdisk,
         "type": type_,
         "size": size_of(size),
         "block_size": size_of(block_size, "block size"),
-        "storage": storage_of(storage, kind, template=template, encrypted=encrypt),
+        "storage": storage_of(wish, kind, template=template, encrypted=encrypt),
         "template": template,
         "limits": {"iops": iops, "bytes_s": size_of(bytes_s, "bandwidth")},
     }

@@ -1,6 +1,6 @@
 """vdisk.*: block devices, served over NBD (async)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -16,6 +16,7 @@ from g8node.vdisk.record import (
     Kind,
     Record,
     Storage,
+    StorageWish,
     storage_of,
 )
 
@@ -48,9 +49,7 @@ class CreateArgs(Struct, frozen=True):
     block_size: Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX, description="A power of two.")] = 4096
     read_only: bool = False
     encrypted: bool = False
-    storage: Annotated[
-        Literal["", "plain", "dedup"], Meta(description="Empty: dedup for boot disks and with a template.")
-    ] = ""
+    storage: Annotated[StorageWish, Meta(description="Empty: dedup for boot disks and with a template.")] = ""
     template: Template = ""
     iops: Iops = 0
     bytes_s: BytesS = 0

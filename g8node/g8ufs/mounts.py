@@ -389,6 +389,7 @@ class Mounts:
             mount = kernelmount.mount_tree if self._tree else kernelmount.mount_erofs
             await blocking.run("path", mount, self._session.path(entry), image.place)
             undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
+            undo.push_async_callback(file.nearby.close)
             undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
 
@@ -406,6 +407,7 @@ class Mounts:
             cache,
             fetcher,
             read_timeout_s=self._config.read_timeout_s,
+            around_bytes=self._config.around_bytes,
             closed=lambda: self._background(image.store.close()),
         )
         image.counters = file.counters

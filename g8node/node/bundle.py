@@ -4,22 +4,17 @@ Capabilities, masked and read-only paths and mounts are those that Podman gives;
 runtime-spec for the words. Everything here is a plain JSON value.
 """
 
-import posixpath
-import re
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from msgspec import Meta, Struct
-
-from g8node.errors import InvalidArgument
 from g8node.linux import oom
 from g8node.linux.devices import Device
 from g8node.node import seccomp
+from g8node.node.image import Program
+from g8node.node.specs import DEFAULT_HOSTNAME, Spec
+from g8node.node.users import ROOT, User
 
-LAYERS_MAX: Final = 16
-DEFAULT_HOSTNAME: Final = "corex"
 INIT: Final = "/dev/init"
 _ENV: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
 
@@ -47,68 +42,6 @@ READONLY: Final = (
     "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 )  # fmt: skip
 
-_NO_MOUNT_POINTS: Final = ("", "dev", "proc")  # no container would start or be entered
-
-_NO_NUL: Final = r"\A[^\x00]*\Z"
-_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9.-]{1,64}(?<!-)")
-_ENV_NAME = re.compile(r"[^=\0]+")
-
-
-class Spec(Struct, frozen=True, omit_defaults=False):
-    """The arguments of `corex.create` (spec core0-resources 1.2), as the caller gave them."""
-
-    root: Annotated[
-        str, Meta(description="flist of the root: path, file:// or http(s):// URL", extra={"kind": "root"})
-    ] = ""
-    layers: Annotated[
-        list[Annotated[str, Meta(extra={"kind": "root"})]] | None,
-        Meta(description="flists over the root, the last on top; see docs/flist.md"),
-    ] = None
-    mount: Annotated[
-        dict[
-            Annotated[str, Meta(extra={"kind": "mount source"})],
-            Annotated[str, Meta(extra={"kind": "mount target"})],
-        ]
-        | None,
-        Meta(description="host path or flist URL -> absolute path inside"),
-    ] = None
-    host_network: Annotated[bool | None, Meta(description="share the host's network namespace")] = None
-    nics: Annotated[list[Any] | None, Meta(description="network links; only [] for now")] = None
-    privileged: Annotated[bool | None, Meta(description="all capabilities and devices, no filter")] = None
-    hostname: Annotated[
-        Annotated[str, Meta(extra={"kind": "host name"})] | None, Meta(description="default: corex")
-    ] = None
-    storage: Annotated[
-        Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "storage"})] | None,
-        Meta(description="chunk stores; default: the flist's own"),
-    ] = None
-    name: Annotated[
-        Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "label or none"})] | None,
-        Meta(description="for lookup; need not be unique"),
-    ] = None
-    tags: list[Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})]] | None = None
-    env: Annotated[
-        dict[
-            Annotated[str, Meta(extra={"kind": "variable"})],
-            Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})],
-        ]
-        | None,
-        Meta(description="merged over PATH and HOME"),
-    ] = None
-    config: Annotated[
-        dict[
-            Annotated[str, Meta(extra={"kind": "file inside"})], Annotated[str, Meta(extra={"kind": "data"})]
-        ]
-        | None,
-        Meta(description="path -> content, written before the start"),
-    ] = None
-    command: Annotated[
-        Annotated[str, Meta(extra={"kind": "command line"})]
-        | list[Annotated[str, Meta(pattern=_NO_NUL, extra={"kind": "text"})]]
-        | None,
-        Meta(description="what runs as PID 1; default: an init that only waits"),
-    ] = None
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -129,70 +62,14 @@ class Place:
     cgroup: str
     binds: tuple[tuple[str, str], ...] = ()
     resolv_conf: str = ""
-    devices: tuple[Device, ...] = ()
-
-
-def validate(spec: Spec) -> None:
-    """InvalidArgument names the first field that is wrong and what it should be."""
-    if not spec.root:
-        raise InvalidArgument("root: expected an flist (path or URL), got none")
-    _validate_layers(spec)
-    if spec.nics:
-        raise InvalidArgument(
-            "nics: expected [] (default, bridge, macvlan, passthrough, vlan, vxlan and zerotier come later)",
-            hint="use host_network: true, or nics: [] for a network of its own with only lo",
-        )
-    if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
-        raise InvalidArgument(f"hostname: expected 1-64 of A-Z a-z 0-9 . -, got {spec.hostname[:80]!r}")
-    for name, value in (spec.env or {}).items():
-        if not _ENV_NAME.fullmatch(name) or "\0" in value:
-            raise InvalidArgument(f"env: expected a name without '=' and no NUL bytes, got {name[:80]!r}")
-    for source, target in (spec.mount or {}).items():
-        _validate_mount(source, target)
-    for path in spec.config or {}:
-        if "\0" in path or not path.strip("/"):
-            raise InvalidArgument(f"config: expected the path of a file, got {path[:80]!r}")
-    command(spec)
-
-
-def _validate_layers(spec: Spec) -> None:
-    layers = spec.layers or []
-    if len(layers) > LAYERS_MAX:
-        raise InvalidArgument(f"layers: expected at most {LAYERS_MAX} flists, got {len(layers)}")
-    if not all(layers):
-        raise InvalidArgument("layers: expected flists (path or URL), got an empty one")
-    if len({spec.root, *layers}) <= len(layers):
-        raise InvalidArgument("layers: one flist is named twice, expected different ones")
-
-
-def mounts_host(spec: Spec) -> bool:
-    """Whether a folder or file of the host is mounted: all that is no flist URL."""
-    return any("://" not in source for source in spec.mount or {})
-
-
-def _validate_mount(source: str, target: str) -> None:
-    place = posixpath.normpath(target).lstrip("/")
-    if not target.startswith("/") or "\0" in target or place in _NO_MOUNT_POINTS:
-        raise InvalidArgument(
-            f"mount: expected an absolute path inside, but not /, /dev or /proc, got {target[:200]!r}"
-        )
-    if "\0" in source or not ("://" in source or source.startswith("/")):
-        raise InvalidArgument(f"mount: expected an absolute host path or an flist URL, got {source[:200]!r}")
-
-
-def command(spec: Spec) -> list[str]:
-    """argv of the container's PID 1; a string is split as a shell would, without expansions."""
-    if not spec.command:
-        return []
-    words = spec.command
-    if isinstance(words, str):
-        try:
-            words = shlex.split(words)
-        except ValueError as error:
-            raise InvalidArgument(f"command: {error}", hint="give a list of words") from error
-    if not words or not words[0] or any("\0" in word for word in words):
-        raise InvalidArgument("command: expected a program and its arguments")
-    return words
+    devices: tuple[tuple[Device, str], ...] = ()
+    """Nodes of the host with the access that is given, r, w and m."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Limits, as the runtime wants them."""
+    program: Program = field(default_factory=Program)
+    user: User = ROOT
+    netns: str = ""
+    """Path of the network namespace; empty: the runtime makes one."""
 
 
 def capabilities(spec: Spec, host: Host) -> frozenset[str]:
@@ -204,31 +81,34 @@ def capabilities(spec: Spec, host: Host) -> frozenset[str]:
     return (DEFAULT_CAPABILITIES & own) - (frozenset() if host.cgroups else {"CAP_MKNOD"})
 
 
-def environment(spec: Spec, container_id: int, more: Mapping[str, str] | None = None) -> list[str]:
-    merged = {**_ENV, **(spec.env or {}), **(more or {}), "G8NODE_CONTAINER_ID": str(container_id)}
-    return [f"{name}={value}" for name, value in merged.items()]
+def environment(place: Place, user: User, more: Mapping[str, str] | None = None) -> list[str]:
+    home = {"HOME": user.home} if user.home and user.uid else {}
+    own = {"G8NODE_CONTAINER_ID": str(place.id)}
+    return [f"{k}={v}" for k, v in {**_ENV, **home, **place.program.env, **(more or {}), **own}.items()]
 
 
 def process(
     spec: Spec,
     host: Host,
-    container_id: int,
+    place: Place,
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str = "/",
-    uid: int = 0,
-    gid: int = 0,
+    cwd: str = "",
+    user: User | None = None,
+    terminal: bool = False,
 ) -> dict[str, Any]:
     """The `process` object: of the bundle, and alone the process.json of an exec."""
+    user = place.user if user is None else user
     names = sorted(capabilities(spec, host))
+    held = [] if user.uid else names  # as after setuid(2); a setuid program gets them back
     return {
-        "terminal": False,
-        "user": {"uid": uid, "gid": gid},
+        "terminal": terminal,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
         "args": list(argv),
-        "env": environment(spec, container_id, env),
-        "cwd": cwd,
-        "capabilities": {"bounding": names, "effective": names, "permitted": names},
+        "env": environment(place, user, env),
+        "cwd": cwd or place.program.cwd,
+        "capabilities": {"bounding": names, "effective": held, "permitted": held},
         "rlimits": [
             {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
             {
@@ -244,24 +124,28 @@ def process(
 
 def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -> dict[str, Any]:
     """The whole config.json. `compiled_filter`: the system call filter as the runtime compiled it before."""
-    argv = command(spec) or [INIT, "-P"]
+    argv = place.program.argv or (INIT, "-P")
     kinds = ["pid", "mount", "ipc", "uts", "cgroup"] + ([] if spec.host_network else ["network"])
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
-    if spec.privileged:
-        linux["devices"] = [_device(device) for device in place.devices]
-    else:
+    if place.netns and not spec.host_network:
+        linux["namespaces"][-1]["path"] = place.netns
+    if place.devices:
+        linux["devices"] = [_device(device) for device, _ in place.devices]
+    if spec.sysctls:
+        linux["sysctl"] = spec.sysctls
+    if not spec.privileged:
         linux["maskedPaths"] = list(MASKED)
         linux["readonlyPaths"] = list(READONLY)
         linux["seccomp"] = seccomp.profile(capabilities(spec, host))
     if host.cgroups:
         linux["cgroupsPath"] = f"/{place.cgroup}"
-        linux["resources"] = {"devices": _device_rules(bool(spec.privileged))}
+        linux["resources"] = {"devices": _device_rules(spec, place), **place.resources}
     return {
         "annotations": {"run.oci.seccomp_bpf_data": compiled_filter} if compiled_filter else {},
         "ociVersion": "1.0.2",
-        "root": {"path": place.rootfs, "readonly": False},
+        "root": {"path": place.rootfs, "readonly": bool(spec.readonly)},
         "hostname": spec.hostname or DEFAULT_HOSTNAME,
-        "process": process(spec, host, place.id, argv),
+        "process": process(spec, host, place, argv),
         "mounts": _mounts(spec, host, place),
         "linux": linux,
     }
@@ -279,15 +163,19 @@ def _device(device: Device) -> dict[str, Any]:
     }
 
 
-def _device_rules(privileged: bool) -> list[dict[str, Any]]:
+def _device_rules(spec: Spec, place: Place) -> list[dict[str, Any]]:
     """Nodes of any kind may be made, only harmless ones opened; the runtime adds null, zero, tty, pts, ..."""
-    if privileged:
+    if spec.privileged:
         return [{"allow": True, "access": "rwm"}]
     return [
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "access": "m"},
         {"allow": True, "type": "b", "access": "m"},
         {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},  # /dev/net/tun
+        *(
+            {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": access}
+            for node, access in place.devices
+        ),
     ]
 
 
@@ -311,11 +199,14 @@ def _mounts(spec: Spec, host: Host, place: Place) -> list[dict[str, Any]]:
         mounts.append(
             _mount("/sys/fs/cgroup", "cgroup", *quiet, "relatime", "rw" if spec.privileged else "ro")
         )
-    if not spec.command:
+    if not place.program.argv:
         mounts.append(_mount(INIT, "bind", "bind", "ro", "nosuid", "nodev", source=host.init))
     if place.resolv_conf:
         mounts.append(_mount("/etc/resolv.conf", "bind", "bind", "ro", *quiet, source=place.resolv_conf))
+    extra = [
+        _mount(target, "bind", "rbind", "rprivate", "rw", source=source) for source, target in place.binds
+    ]
+    for target, size_bytes in (spec.tmpfs or {}).items():
+        extra.append(_mount(target, "tmpfs", "nosuid", "nodev", "mode=1777", f"size={size_bytes}"))
     # A mount point below another one must come after it.
-    for source, target in sorted(place.binds, key=lambda bind: bind[1].rstrip("/").count("/")):
-        mounts.append(_mount(target, "bind", "rbind", "rprivate", "rw", source=source))
-    return mounts
+    return mounts + sorted(extra, key=lambda mount: str(mount["destination"]).rstrip("/").count("/"))

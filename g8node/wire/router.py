@@ -12,13 +12,11 @@ from strangers: every scalar is text (`10:20` is no number to us), YAML's anchor
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from g8node.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    import yaml  # type: ignore[import-untyped]  # has no stubs
+from g8node.wire import yamltext
 
 ROUTER_BYTES_MAX: Final = 64 << 10
 POOLS_MAX: Final = 64
@@ -176,7 +174,7 @@ def parse_router(text: str | bytes) -> Router:
     """A `router.yaml`. InvalidArgument names the field."""
     if len(text) > ROUTER_BYTES_MAX:
         raise InvalidArgument(f"router.yaml has {len(text)} bytes, limit {ROUTER_BYTES_MAX}")
-    tree = _load(text)
+    tree = yamltext.load(text, "router.yaml", depth=4)
     if not isinstance(tree, dict) or not isinstance(tree.get("pools"), dict):
         raise InvalidArgument("router.yaml: pools: expected a mapping of pools")
     pools = {str(name): _rules(str(name), rules) for name, rules in tree["pools"].items()}
@@ -210,28 +208,6 @@ def _names(tree: dict[Any, Any], field: str, pools: Mapping[str, object]) -> tup
         if name not in pools:
             raise InvalidArgument(f"router.yaml: {field}: there is no pool {name[:80]!r}")
     return tuple(dict.fromkeys(names))
-
-
-def _load(text: str | bytes) -> Any:
-    import yaml  # two dozen modules that only an flist with a router needs
-
-    try:
-        _refuse_tricks(yaml, yaml.BaseLoader(text))
-        return yaml.BaseLoader(text).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"router.yaml: {' '.join(str(error).split())[:200]}") from None
-
-
-def _refuse_tricks(yaml: Any, loader: "yaml.BaseLoader") -> None:
-    """No aliases (a small file that unpacks to a huge one), no tags, no deep nesting."""
-    depth = 0
-    while loader.check_event():
-        event = loader.get_event()
-        if any(getattr(event, trick, None) for trick in ("anchor", "tag")):
-            raise InvalidArgument("router.yaml: anchors, aliases and tags are not allowed")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > 4:
-            raise InvalidArgument("router.yaml: nested too deeply")
 
 
 def format_router(router: Router) -> str:

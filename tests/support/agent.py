@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from g8node.linux.namespace import prepare_agent_namespace
-from g8node.node.bundle import Spec
 from g8node.node.container import Container
 from g8node.node.containers import Containers
 from g8node.node.crun import Streams
+from g8node.node.specs import Spec
 from g8node.runtime import blocking
 from g8node.runtime.process import Child, Reaper
 from tests.support.rootfs import FolderMounts, make_rootfs
@@ -74,7 +75,7 @@ class Agent:
         )
 
     def spec(self, **fields: Any) -> Spec:
-        return Spec(**{"root": str(self.root), **fields})
+        return msgspec.convert({"root": str(self.root), **fields}, Spec)
 
     async def start(self, command: str | list[str] | None = None, **fields: Any) -> tuple[Container, Running]:
         container = await self.containers.prepare(self.spec(command=command, **fields))

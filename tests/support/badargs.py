@@ -70,6 +70,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "user": ("root", ("a b", "a:b:c", ":", "a/b")),
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "vdisk or empty": ("", ("a b", "é", "a" * 81)),
     "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {

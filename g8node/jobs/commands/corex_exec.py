@@ -1,5 +1,6 @@
-"""corex.exec: a program in a container that a client talks with (async)."""
+"""corex.exec, job.input, job.resize: a program in a container that a client talks with (async)."""
 
+import base64
 import contextlib
 import os
 import shlex
@@ -7,8 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from g8node.errors import InvalidArgument
-from g8node.jobs.arguments import ContainerId, Text, Variables
+from g8node.errors import Conflict, InvalidArgument, NotFound
+from g8node.jobs.arguments import ContainerId, JobId, Text, Variables
 from g8node.jobs.commands import corex
 from g8node.jobs.interactive import Session
 from g8node.jobs.outcome import Outcome
@@ -114,3 +115,43 @@ def _null(theirs: contextlib.ExitStack) -> int:
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     theirs.callback(os.close, fd)
     return fd
+
+
+class InputArgs(Struct, frozen=True):
+    id: JobId
+    data: Annotated[str, Meta(max_length=1 << 20, extra={"kind": "base64"}, description="bytes")] = ""
+    close: Annotated[bool, Meta(description="the input ends after it")] = False
+
+
+@command("job.input")
+def input_(ctx: Context, args: InputArgs) -> None:
+    """Send input to a job that takes it (corex.exec).
+
+    503 while its process does not read, 409 after the end of the input.
+    """
+    try:
+        data = base64.b64decode(args.data, validate=True)
+    except ValueError as error:
+        raise InvalidArgument(f"data: expected base64: {error}") from error
+    _session(ctx, args.id).write(data, close=args.close)
+
+
+class ResizeArgs(Struct, frozen=True):
+    id: JobId
+    rows: Annotated[int, Meta(ge=1, le=10000)]
+    columns: Annotated[int, Meta(ge=1, le=10000)]
+
+
+@command("job.resize")
+def resize(ctx: Context, args: ResizeArgs) -> None:
+    """Tell a job's terminal how large it is."""
+    _session(ctx, args.id).resize(args.rows, args.columns)
+
+
+def _session(ctx: Context, id: str) -> Session:
+    found = ctx.jobs.find(id)
+    if found is None or not ctx.sees(found):
+        raise NotFound(f"job {id!r} does not exist")
+    if not isinstance(found.run, Session):
+        raise Conflict(f"job {id!r} takes no input now")
+    return found.run

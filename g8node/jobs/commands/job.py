@@ -1,13 +1,11 @@
 """job.*: the job table (async)."""
 
-import base64
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from g8node.errors import Conflict, InvalidArgument, NotFound
+from g8node.errors import NotFound
 from g8node.jobs.arguments import JobId, OptionalJobId, Signal
-from g8node.jobs.interactive import Session
 from g8node.jobs.job import Job
 from g8node.jobs.registry import Context, command
 
@@ -61,46 +59,6 @@ def killall(ctx: Context) -> bool:
     """Send SIGTERM to every job that is not protected."""
     ctx.jobs.kill_all()
     return True
-
-
-class InputArgs(Struct, frozen=True):
-    id: JobId
-    data: Annotated[str, Meta(max_length=1 << 20, extra={"kind": "base64"}, description="bytes")] = ""
-    close: Annotated[bool, Meta(description="the input ends after it")] = False
-
-
-@command("job.input")
-def input_(ctx: Context, args: InputArgs) -> None:
-    """Send input to a job that takes it (corex.exec).
-
-    503 while its process does not read, 409 after the end of the input.
-    """
-    try:
-        data = base64.b64decode(args.data, validate=True)
-    except ValueError as error:
-        raise InvalidArgument(f"data: expected base64: {error}") from error
-    _session(ctx, args.id).write(data, close=args.close)
-
-
-class ResizeArgs(Struct, frozen=True):
-    id: JobId
-    rows: Annotated[int, Meta(ge=1, le=10000)]
-    columns: Annotated[int, Meta(ge=1, le=10000)]
-
-
-@command("job.resize")
-def resize(ctx: Context, args: ResizeArgs) -> None:
-    """Tell a job's terminal how large it is."""
-    _session(ctx, args.id).resize(args.rows, args.columns)
-
-
-def _session(ctx: Context, id: str) -> Session:
-    if not _is_there(ctx, id):
-        raise NotFound(f"job {id!r} does not exist")
-    found = ctx.jobs.find(id)
-    if found is None or not isinstance(found.run, Session):
-        raise Conflict(f"job {id!r} takes no input now")
-    return found.run
 
 
 class UnscheduleArgs(Struct, frozen=True):

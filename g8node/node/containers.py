@@ -24,8 +24,9 @@ from g8node.node import bundle, host, livelayer, nicspec, rootfs, specs
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.inner import Inner
-from g8node.node.nics import Network, Nics
+from g8node.node.nics import Nics
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
+from g8node.node.wires import Network
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 

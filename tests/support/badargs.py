@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "device or empty": ("", ("../x", "-x", "a b")),
     "disk": ("sd", ("", "../x", "a b")),
     "domain": ("cpu", ("", "no-such-domain")),
+    "endpoint or empty": ("", ("x", "1.2.3.4", "host:1", "1.2.3.4:0", "::1:5", "[1.2.3.4]:5")),
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
     "forward": ("8080", ("", "x", "0", "65536", "eth0", "eth0:0", "80|http", "80|")),
@@ -65,6 +66,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "url": ("http://127.0.0.1:9/x", ("", "ftp://x", "x")),
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "wireguard key": ("A" * 43 + "=", ("", "x", "A" * 44, "A" * 42 + "B=")),
     "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from g8node.boot import extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
-from g8node.jobs import local, servers
+from g8node.jobs import containerevents, local, servers
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
 from g8node.node import (
@@ -29,6 +29,7 @@ __all__ = [
     "btrfs",
     "cachedisk",
     "commands",
+    "containerevents",
     "containers",
     "corex",
     "disks",

@@ -217,6 +217,7 @@ class Core0:
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
+        modules.containerevents.connect(self.jobs, containers)
         await containers.open()
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)

@@ -121,7 +121,7 @@ class Plugs:
             await self._inside(network, virtual_links.routes_add, wire.link, allowed)
 
     async def _zerotier(self, network: Network, wire: Wire) -> None:
-        await blocking.run("exec", programs.find, "zerotier-one")
+        await blocking.run("disk", programs.find, "zerotier-one")
         raise Unavailable("type zerotier: this node makes no links of ZeroTier", hint="use type wireguard")
 
     async def _pair(self, network: Network, wire: Wire, bridge: str, hwaddr: str, mtu: int) -> None:

@@ -48,6 +48,8 @@ class Tree:
     flists: int = 0
     above: int = 0
     """Layers over the root's flist."""
+    size_bytes: int = 0
+    """What may be written; 0: a share of memory."""
 
     @property
     def data(self) -> str:
@@ -76,7 +78,7 @@ def make(tree: Tree) -> None:
     os.makedirs(tree.top, mode=0o700)
     os.mkdir(tree.data)
     flags = Mount.NOSUID | Mount.NODEV
-    mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={_DATA_SIZE}")
+    mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={tree.size_bytes or _DATA_SIZE}")
     for layers in tree.layers:
         for lower in layers.lowers:
             os.makedirs(lower)

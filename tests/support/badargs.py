@@ -25,11 +25,13 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "container id": (0, (2**31,)),
     "data": ("", ()),
     "device": ("/dev/g8node-nonexistent", ("", "../x", "-x", "a b")),
+    "device rule": ("/dev/null", ("", "null", "/dev/../etc", "/etc/passwd", "/dev/x:/dev/y:z", "/dev/x:y")),
     "device or empty": ("", ("../x", "-x", "a b")),
     "disk": ("sd", ("", "../x", "a b")),
     "domain": ("cpu", ("", "no-such-domain")),
     "endpoint or empty": ("", ("x", "1.2.3.4", "host:1", "1.2.3.4:0", "::1:5", "[1.2.3.4]:5")),
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
+    "folder inside": ("/", ("relative", "a/b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
     "forward": ("8080", ("", "x", "0", "65536", "eth0", "eth0:0", "80|http", "80|")),
     "group": ("g8node-test", ("", "a/b", "..", "-x", "a" * 65)),
@@ -60,12 +62,16 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "path": ("/nonexistent/g8node-test", ("", "a\0b")),
     "position": ("1MB", ("", "x", "1XB", "--1")),
     "root": ("/nonexistent/g8node-test.flist", ("",)),
+    "shell line": ("true", ("", "a\0b")),
     "size": ("100M", ("", "x", "-1", "1.5M")),
     "storage": ("", ("a\0b",)),
+    "sysctl": ("net.core.somaxconn", ("", "vm.swappiness", "kernel.hostname", "net/core", "net..x")),
     "text": ("x", ()),
     "url": ("http://127.0.0.1:9/x", ("", "ftp://x", "x")),
+    "user": ("root", ("a b", "a:b:c", ":", "a/b")),
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "vdisk or empty": ("", ("a b", "é", "a" * 81)),
     "wireguard key": ("A" * 43 + "=", ("", "x", "A" * 44, "A" * 42 + "B=")),
     "variable": ("X", ("", "a=b")),
 }
@@ -110,6 +116,8 @@ def _is_declared(shape: shapes.Type) -> bool:
     if isinstance(plain, shapes.StructType):
         return all(_is_declared(field.type) for field in plain.fields)
     if isinstance(plain, shapes.IntType):
+        return plain.ge is not None and plain.le is not None
+    if isinstance(plain, shapes.FloatType):
         return plain.ge is not None and plain.le is not None
     return isinstance(plain, shapes.BoolType | shapes.LiteralType | shapes.NoneType)
 
@@ -157,6 +165,8 @@ def _legal(shape: shapes.Type) -> Any:
         return plain.values[0]
     if isinstance(plain, shapes.IntType):
         return max(plain.ge or 0, 0)
+    if isinstance(plain, shapes.FloatType):
+        return plain.ge or 0.0
     if isinstance(plain, shapes.ListType):
         return [_legal(plain.item_type)] * (plain.min_length or 0)
     if isinstance(plain, shapes.StructType):
@@ -190,7 +200,7 @@ def _illegal(shape: shapes.Type) -> Iterator[Any]:
         yield from KINDS[named][1]
     if isinstance(plain, shapes.LiteralType):
         yield from ("no-such-word", "rw")
-    elif isinstance(plain, shapes.IntType):
+    elif isinstance(plain, shapes.IntType | shapes.FloatType):
         if plain.ge is not None:
             yield plain.ge - 1
         if plain.le is not None:

@@ -198,7 +198,7 @@ class Networks:
         await self._firewall.add(owner, rules)
         if plan.address is None:
             return
-        program = await blocking.run("exec", programs.find, PROGRAM)
+        program = await blocking.run("disk", programs.find, PROGRAM)
         server = Server(self._folder, bridge.name, plan.address, plan.lease_range)
         undo.push_async_callback(blocking.run, "disk", server.remove)
         user = await blocking.run("disk", server.prepare)

@@ -116,6 +116,9 @@ class Gate(Struct, frozen=True):
 class Fuse(Struct, frozen=True):
     cache_bytes: Annotated[int, Meta(ge=1 << 20, description="Budget of the chunk cache.")] = 2 << 30
     fetch_bytes: Annotated[int, Meta(ge=1 << 20, description="Chunk data in flight at once.")] = 64 << 20
+    around_bytes: Annotated[
+        int, Meta(ge=0, le=8 << 20, description="Fetched around a chunk that is missing; 0: nothing.")
+    ] = 256 << 10
     read_timeout_s: Annotated[float, Meta(gt=0, description="A read that takes longer answers EIO.")] = 30.0
     flist_bytes: Annotated[int, Meta(ge=1 << 20, description="Largest flist that is downloaded.")] = 1 << 30
     view: Annotated[

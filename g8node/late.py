@@ -7,16 +7,29 @@ from types import ModuleType
 
 from g8node.boot import extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
-from g8node.jobs import local
+from g8node.jobs import containerevents, local, servers
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
-from g8node.node import blocks, btrfs, cachedisk, containers, disks, files, firewall, links, profile
+from g8node.node import (
+    blocks,
+    btrfs,
+    cachedisk,
+    containers,
+    disks,
+    files,
+    firewall,
+    links,
+    networks,
+    nics,
+    profile,
+)
 
 __all__ = [
     "blocks",
     "btrfs",
     "cachedisk",
     "commands",
+    "containerevents",
     "containers",
     "corex",
     "disks",
@@ -26,9 +39,12 @@ __all__ = [
     "links",
     "local",
     "mounts",
+    "networks",
+    "nics",
     "profile",
     "screen",
     "sequencer",
+    "servers",
     "services",
     "textfiles",
 ]
@@ -42,6 +58,7 @@ def commands() -> tuple[ModuleType, ...]:
         clock,
         config,
         corex,
+        corex_nics,
         disk,
         filesystem,
         g8ufs,
@@ -61,6 +78,7 @@ def commands() -> tuple[ModuleType, ...]:
         clock,
         config,
         corex,
+        corex_nics,
         disk,
         filesystem,
         g8ufs,

@@ -175,6 +175,13 @@ class Core0:
             modules.btrfs.Btrfs(self.node.reaper),
             modules.firewall.Firewall(self.node.reaper, closed=False),
         )
+        self.node.networks = modules.networks.Networks(
+            self.node.links,
+            self.node.firewall,
+            modules.servers.Servers(self.jobs),
+            folder=self.node.paths.dnsmasq,
+        )
+        self.node.nics = modules.nics.Nics(self.node.reaper, self.node.networks, self.node.firewall)
         self.node.profile = modules.profile.Profile()
         self._start_screen()
 
@@ -196,6 +203,7 @@ class Core0:
         containers = modules.containers.Containers(
             self.node.reaper,
             flists,
+            self.node.nics,
             folder=paths.containers,
             state=paths.crun,
             max_count=settings.containers.max_count,
@@ -203,6 +211,7 @@ class Core0:
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
+        modules.containerevents.connect(self.jobs, containers)
         await containers.open()
         flists.on_lost = containers.lost
         self.node.supervisor.start("g8ufs", flists.run)
@@ -288,6 +297,8 @@ class Core0:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
             await shutdown.step("vdisks", node.blocks.close(), 60)
+        if hasattr(node, "networks"):
+            await shutdown.step("networks", node.networks.close(), 20)
         await shutdown.step("jobs", self.jobs.shutdown(keep=lambda _: False, grace_s=_GRACE_S), 30)
         await shutdown.step("gate", self.gate.stop(), 5)  # so late that clients still get their results
         if self.local is not None:

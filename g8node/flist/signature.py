@@ -71,8 +71,8 @@ def sign(key: Ed25519PrivateKey, digest: bytes, merkle: bytes) -> bytes:
     return msgspec.json.encode(made) + b"\n"
 
 
-def verify(data: bytes, keys: frozenset[str], digest: str, merkle: str) -> str:
-    """The allowed key that signed exactly this flist. PermissionDenied says why there is none."""
+def read(data: bytes) -> Signature:
+    """A signature that is right by the key it names, whoever's that is. PermissionDenied: it is none."""
     if len(data) > SIGNATURE_BYTES_MAX:
         raise PermissionDenied(f"its signature has {len(data)} bytes, limit {SIGNATURE_BYTES_MAX}")
     try:
@@ -83,12 +83,18 @@ def verify(data: bytes, keys: frozenset[str], digest: str, merkle: str) -> str:
         raise PermissionDenied(f"its signature cannot be read: {error}") from None
     if found.version != 1 or not _KEY.fullmatch(found.key):
         raise PermissionDenied("its signature is of an unknown version, or names no key")
-    if found.key not in keys:
-        raise PermissionDenied(f"it is signed by {found.key}, which is not among the allowed keys")
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(found.key)).verify(signature, message)
     except InvalidSignature:
         raise PermissionDenied("its signature is wrong") from None
+    return found
+
+
+def verify(data: bytes, keys: frozenset[str], digest: str, merkle: str) -> str:
+    """The allowed key that signed exactly this flist. PermissionDenied says why there is none."""
+    found = read(data)
+    if found.key not in keys:
+        raise PermissionDenied(f"it is signed by {found.key}, which is not among the allowed keys")
     if found.digest != digest or found.merkle != merkle:
         raise PermissionDenied("its signature is that of another flist")
     return found.key

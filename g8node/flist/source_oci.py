@@ -127,4 +127,6 @@ def _settings(configuration: dict[str, Any]) -> dict[str, str]:
         info["environ"] = json.dumps(dict(word.split("=", 1) for word in environ))
     if isinstance(config.get("WorkingDir"), str) and config["WorkingDir"]:
         info["workdir"] = config["WorkingDir"]
+    if isinstance(config.get("User"), str) and config["User"]:
+        info["user"] = config["User"]
     return info

@@ -1,16 +1,16 @@
 """What is done for an image before its readers ask: its profile is replayed, its rest streamed (async)."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from typing import Final
 
-from g8node.errors import NodeError
 from g8node.flist.plan import ImagePlan
-from g8node.g8ufs import prefetch, profile
+from g8node.g8ufs import prefetch
 from g8node.g8ufs.cache import ChunkCache
 from g8node.g8ufs.fetch import Fetcher
-from g8node.runtime import blocking, logs
+from g8node.g8ufs.profile import Profile, Recorder
+from g8node.g8ufs.profiles import Profiles
+from g8node.runtime import logs
 from g8node.store.base import Store
 
 log = logs.get("g8ufs.ahead")
@@ -25,17 +25,19 @@ class Ahead:
     def __init__(
         self,
         plan: ImagePlan,
-        recorder: profile.Recorder,
-        path: str,
+        recorder: Recorder,
+        digest: str,
         *,
+        profiles: Profiles,
         fetcher: Fetcher,
         cache: ChunkCache,
         store: Store,
     ) -> None:
-        """`path` is the profile's file. Fetches go to `store`, which must live as long as this."""
+        """`digest` is the flist's. Fetches go to `store`, which must live as long as this."""
         self._plan = plan
         self._recorder = recorder
-        self._path = path
+        self._digest = digest
+        self._profiles = profiles
         self._fetcher = fetcher
         self._cache = cache
         self._store = store
@@ -55,10 +57,10 @@ class Ahead:
 
     async def _start(self) -> None:
         """Fetch what the last start read first, or find out what that is."""
-        found = await blocking.run("disk", profile.load, self._path, self._plan.chunk_count)
+        found = await self._profiles.load(self._digest, self._plan.chunk_count)
         self._known = found is not None
         if found is not None:
-            await self._fetch(found)
+            await self._fetch(found.order)
             return
         await asyncio.sleep(_RECORD_S)
         await self._save()
@@ -79,5 +81,4 @@ class Ahead:
         if self._known or self._saved or not self._recorder.order:
             return
         self._saved = True
-        with contextlib.suppress(OSError, NodeError):
-            await blocking.run("disk", profile.save, self._path, self._recorder.order[:])
+        await self._profiles.save(Profile(self._digest, self._recorder.order[:]))

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import os
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from g8node.errors import (
     DeadlineExceeded,
@@ -50,6 +50,14 @@ def local_path(flist: str) -> str | None:
     if flist.startswith("/"):
         return flist
     raise InvalidArgument(f"flist {flist!r}: expected /path, file:///path, http://... or https://...")
+
+
+def beside(flist: str, suffix: str) -> str:
+    """The name of what lies beside an flist: its own with the suffix, which goes in front of a query."""
+    if local_path(flist) is not None:
+        return flist + suffix
+    parts = urlsplit(flist)
+    return urlunsplit(parts._replace(path=parts.path + suffix))
 
 
 class Downloads:

@@ -16,6 +16,7 @@ from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece
 from g8node.g8ufs.cache import ChunkCache
 from g8node.g8ufs.counters import STALL_S, Reads
 from g8node.g8ufs.fetch import Fetcher
+from g8node.g8ufs.nearby import Nearby
 from g8node.g8ufs.profile import Recorder
 from g8node.g8ufs.segments import Key
 from g8node.linux.guard import off_loop
@@ -44,6 +45,7 @@ class ImageFile:
         fetcher: Fetcher,
         *,
         read_timeout_s: float,
+        around_bytes: int,
         closed: Callable[[], None] = lambda: None,
     ) -> None:
         """`open` must follow, off the loop. `closed` is called once, at the end."""
@@ -60,6 +62,7 @@ class ImageFile:
         self._suppressed = 0
         self.counters = Reads()
         self.recorder = Recorder(plan.chunk_count)
+        self.nearby = Nearby(plan, store, cache, fetcher, first_bytes=around_bytes)
 
     @off_loop
     def open(self) -> None:
@@ -80,9 +83,11 @@ class ImageFile:
         counters = self.counters
         counters.reads += 1
         pieces = self.plan.plan(offset, length)
-        for piece in pieces:
-            if piece.kind is Kind.CHUNK:
-                self.recorder.note(piece.chunk)
+        slots = [piece.chunk for piece in pieces if piece.kind is Kind.CHUNK]
+        for slot in slots:
+            self.recorder.note(slot)
+        if slots:
+            self.nearby.read(slots[0], slots[-1])
         try:
             data = await self._read(pieces, min(length, max(self.size - offset, 0)))
         except OSError:
@@ -154,6 +159,8 @@ class ImageFile:
                 self.counters.hits += 1
                 parts[at] = _cut(plain, pieces[at])
         self.counters.misses += len(absent)
+        if absent:
+            self.nearby.missed(pieces[absent[-1]].chunk)
         for at, plain in zip(absent, await self._fetch([refs[at] for at in absent]), strict=True):
             parts[at] = _cut(plain, pieces[at])
         return [part for part in parts if part is not None]

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
 from g8node.config import Fuse
-from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, Unavailable
+from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, PermissionDenied, Unavailable
 from g8node.flist.image import ImageRef, prepare
 from g8node.flist.plan import ImagePlan
 from g8node.g8ufs import kept, kernelmount, prefetch
@@ -34,6 +34,8 @@ from g8node.g8ufs.counters import Reads
 from g8node.g8ufs.downloads import Downloads
 from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.imagefile import ImageFile
+from g8node.g8ufs.profile import format_profile
+from g8node.g8ufs.profiles import Profiles
 from g8node.g8ufs.readaround import ReadAround
 from g8node.g8ufs.session import Entry, Session
 from g8node.g8ufs.sources import shown, sources
@@ -98,12 +100,12 @@ class Mounts:
         self._images_at = f"{os.path.abspath(run)}/g8ufs-images"
         self._prepared_at = f"{cache}/images"
         self._chunks_at = f"{cache}/chunks"
-        self._profiles_at = f"{cache}/profiles"
-        self._kept_at = (self._prepared_at, f"{cache}/flists", self._profiles_at)
+        self._kept_at = (self._prepared_at, f"{cache}/flists", f"{cache}/profiles")
         self._pruned_s = float("-inf")
         self._tree = False
         self._past = Reads()
         self._downloads = Downloads(f"{cache}/flists", size_max_bytes=self._config.flist_bytes)
+        self._profiles = Profiles(f"{cache}/profiles", f"{cache}/flists")
         self._trust = Trust(self._config, self._downloads)
         self._cache: ChunkCache | None = None
         self._fetcher: Fetcher | None = None
@@ -147,6 +149,7 @@ class Mounts:
         try:
             async with AsyncExitStack() as undo:
                 ref = await self._prepared(flist)
+                self._profiles.look(flist, ref.digest)
                 router = await sources(flist, storage or self._storage, ref)
                 image = await self._acquire(ref, router)
                 undo.push_async_callback(self._release, image)
@@ -281,6 +284,17 @@ class Mounts:
         digest = flist if re.fullmatch(r"[0-9a-f]{64}", flist) else (await self._prepared(flist)).digest
         return await cache.unpin(digest)
 
+    async def profile(self, flist: str) -> tuple[str, int, bytes]:
+        """(digest, chunks, file) of what a start of it reads first. NotFound: none was recorded yet."""
+        ref = await self._prepared(flist)
+        found = await self._profiles.load(ref.digest, ref.plan.chunk_count)
+        if found is None:
+            raise NotFound(
+                f"flist {flist} has no profile here",
+                hint="it is written when a container of it ends, or has run for 30 s",
+            )
+        return ref.digest, len(found.order), format_profile(found)
+
     async def drop(self) -> int:
         """Forget all chunks but the pinned; the bytes that became free."""
         cache, _ = self._opened()
@@ -301,6 +315,7 @@ class Mounts:
             except (NodeError, OSError) as error:
                 log.error("cannot detach", target=mounted.target, error=str(error))
         await self._session.close()
+        await self._profiles.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
         cache, self._cache = self._cache, None
@@ -330,7 +345,10 @@ class Mounts:
                 raise NotFound(f"flist {flist} is not there") from error
             except OSError as error:
                 raise Unavailable(f"flist {flist}: {error}") from error
-        self._trust.check(flist, signature, ref)
+        try:
+            self._trust.check(flist, signature, ref)
+        except PermissionDenied:  # unless a new flist came between the two
+            self._trust.check(flist, await self._trust.signature(flist), ref)
         await blocking.run("disk", kept.touch, ref.directory)
         await self._prune(ref)
         return ref
@@ -389,13 +407,21 @@ class Mounts:
             mount = kernelmount.mount_tree if self._tree else kernelmount.mount_erofs
             await blocking.run("path", mount, self._session.path(entry), image.place)
             undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
+            undo.push_async_callback(file.nearby.close)
             undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
 
     def _ahead(self, image: _Image, file: ImageFile) -> Ahead:
         cache, fetcher = self._opened()
-        path = f"{self._profiles_at}/{image.ref.digest}"
-        return Ahead(image.ref.plan, file.recorder, path, fetcher=fetcher, cache=cache, store=image.store)
+        return Ahead(
+            image.ref.plan,
+            file.recorder,
+            image.ref.digest,
+            profiles=self._profiles,
+            fetcher=fetcher,
+            cache=cache,
+            store=image.store,
+        )
 
     async def _entry(self, image: _Image) -> tuple[Entry, ImageFile]:
         """The entry in the session. It owns the file, and the file the store."""
@@ -406,6 +432,7 @@ class Mounts:
             cache,
             fetcher,
             read_timeout_s=self._config.read_timeout_s,
+            around_bytes=self._config.around_bytes,
             closed=lambda: self._background(image.store.close()),
         )
         image.counters = file.counters

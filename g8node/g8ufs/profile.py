@@ -1,25 +1,26 @@
-"""The order in which the start of a container reads its flist: recorded once, fetched ahead the next time.
+"""The order in which a start reads its flist: recorded once, fetched ahead the next time (pure).
 
-`Recorder` is pure; `save` and `load` block. A profile is the file `<folder>/<hex digest of the flist>`:
+    8s magic "g8prof2\\0", 32s digest of the flist (BLAKE2b-256 of its file), slot numbers as little-endian
+    u32 in the order of their first read, 32s BLAKE2b-256 of everything before it
 
-    8s magic "g8prof1\\0", slot numbers as little-endian u32 in the order of their first read,
-    32s BLAKE2b-256 of everything before it
-
-It says what is likely to be read, no more: one that is damaged or made up costs useless fetches at most.
+Slots are numbered in the order of the image (`flist/image.py`). A profile says what is likely to be read, no
+more, and needs no signature: one that is made up costs useless fetches at most.
 """
 
 import asyncio
-import contextlib
 import hashlib
-import os
 import sys
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
-from g8node.linux.guard import off_loop
+from g8node.errors import InvalidArgument
 
-_MAGIC: Final = b"g8prof1\0"
+SUFFIX: Final = ".profile"
+PROFILE_BYTES_MAX: Final = 16 << 20
+"""Four million chunks, 2 TB."""
+_MAGIC: Final = b"g8prof2\0"
 _DIGEST: Final = 32
+_HEAD: Final = len(_MAGIC) + _DIGEST
 STREAM_SHARE: Final = 0.3
 """Who has read this much of an flist will read the rest: it is fetched before he asks."""
 STREAM_MIN_CHUNKS: Final = 64
@@ -43,30 +44,37 @@ class Recorder:
                 self.crowded.set()
 
 
-@off_loop
-def save(path: str, order: "array[int]") -> None:
-    """Whole or not at all."""
-    slots = array("I", order)
-    if sys.byteorder == "big":
-        slots.byteswap()
-    data = _MAGIC + slots.tobytes()
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f"{path}.part", "wb") as out:
-        out.write(data + hashlib.blake2b(data, digest_size=_DIGEST).digest())
-    os.rename(f"{path}.part", path)
+class Profile(NamedTuple):
+    """What was read first of the flist with this digest (hex)."""
+
+    digest: str
+    order: "array[int]"
 
 
-@off_loop
-def load(path: str, slots: int) -> "array[int] | None":
-    """The slot numbers; None when there is no profile, or none that fits an image of so many slots."""
-    data = b""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as source:
-        data = source.read(len(_MAGIC) + 4 * slots + _DIGEST + 1)
-    body, digest = data[:-_DIGEST], data[-_DIGEST:]
-    if len(body) % 4 or body[:8] != _MAGIC or hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
-        return None
+def format_profile(profile: Profile) -> bytes:
+    data = _MAGIC + bytes.fromhex(profile.digest) + _little_endian(profile.order).tobytes()
+    return data + hashlib.blake2b(data, digest_size=_DIGEST).digest()
+
+
+def parse_profile(data: bytes) -> Profile:
+    """InvalidArgument: it is none, or damaged."""
+    body, check = data[:-_DIGEST], data[-_DIGEST:]
+    if len(data) > PROFILE_BYTES_MAX:
+        raise InvalidArgument(f"profile of {len(data)} bytes, limit {PROFILE_BYTES_MAX}")
+    if len(body) < _HEAD or len(body) % 4 or not body.startswith(_MAGIC):
+        raise InvalidArgument("this is no profile of a start")
+    if hashlib.blake2b(body, digest_size=_DIGEST).digest() != check:
+        raise InvalidArgument("the profile is damaged")
     order = array("I")
-    order.frombytes(body[8:])
+    order.frombytes(body[_HEAD:])
+    if len(order) != len(set(order)):
+        raise InvalidArgument("the profile names a chunk twice")
+    return Profile(body[len(_MAGIC) : _HEAD].hex(), _little_endian(order))
+
+
+def _little_endian(order: "array[int]") -> "array[int]":
+    """As the file has it, or back."""
+    changed = array("I", order)
     if sys.byteorder == "big":
-        order.byteswap()
-    return order if len(order) == len(set(order)) and all(slot < slots for slot in order) else None
+        changed.byteswap()
+    return changed

@@ -5,14 +5,13 @@ looked into, and is compared with the image that was made of it: what is mounted
 """
 
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from g8node.config import Fuse
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied
 from g8node.flist.image import ImageRef
 from g8node.flist.merkle import MERKLE_KEY
 from g8node.flist.signature import SIGNATURE_BYTES_MAX, SUFFIX, parse_public, verify
-from g8node.g8ufs.downloads import Downloads, local_path
+from g8node.g8ufs.downloads import Downloads, beside
 from g8node.linux.guard import off_loop
 from g8node.runtime import blocking, logs
 
@@ -40,7 +39,7 @@ class Trust:
         if not self._required:
             return None
         try:
-            path = await self._downloads.fetch(signature_name(flist))
+            path = await self._downloads.fetch(beside(flist, SUFFIX))
         except NotFound:
             raise PermissionDenied(
                 f"flist {flist} is not signed, and this node requires signed flists", hint=_HINT
@@ -56,14 +55,6 @@ class Trust:
         except PermissionDenied as error:
             raise PermissionDenied(f"flist {flist} is refused: {error.message}", hint=_HINT) from None
         log.info("signed flist", flist=flist, key=key)
-
-
-def signature_name(flist: str) -> str:
-    """Where an flist's signature is: the name with .sig, in front of a query."""
-    if local_path(flist) is not None:
-        return flist + SUFFIX
-    parts = urlsplit(flist)
-    return urlunsplit(parts._replace(path=parts.path + SUFFIX))
 
 
 @off_loop

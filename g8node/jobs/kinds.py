@@ -1,6 +1,6 @@
 """Kinds of argument fields (pure): what `Annotated` says, msgspec refuses with the field's name (400)."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -27,6 +27,26 @@ OptionalMac = Annotated[
         pattern=r"\A(?:|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})\Z",
         description="A MAC address, or empty.",
     ),
+]
+Mac = Annotated[
+    str,
+    Meta(
+        extra={"kind": "mac"},
+        pattern=r"\A[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z",
+        description="A MAC address.",
+    ),
+]
+_IP4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
+Ip4 = Annotated[str, Meta(extra={"kind": "ipv4"}, pattern=rf"\A{_IP4}\Z", description="An IPv4 address.")]
+OptionalIp4 = Annotated[
+    str,
+    Meta(
+        extra={"kind": "ipv4 or empty"}, pattern=rf"\A(?:|{_IP4})\Z", description="An IPv4 address, or empty."
+    ),
+]
+OptionalInterface = Annotated[
+    str,
+    Meta(extra={"kind": "interface address or empty"}, max_length=64, description="address/prefix, or empty"),
 ]
 OptionalNetwork = Annotated[
     str,

@@ -21,6 +21,7 @@ from msgspec import UNSET
 from g8node.errors import AlreadyExists, Exhausted, InvalidArgument, NodeError, Unavailable
 from g8node.jobs import outcome as outcomes
 from g8node.jobs.access import check_role
+from g8node.jobs.containerlogs import Logs
 from g8node.jobs.job import Job, OnEnd, OnRun
 from g8node.jobs.model import LOCAL, Command, Level, Message, Result
 from g8node.jobs.outcome import Outcome
@@ -62,6 +63,7 @@ class Manager:
         self.sinks: list[Sink] = []
         self.counters: dict[str, Callable[[], dict[str, Any]]] = {}  # by subsystem, for core.state
         self.loggers: Loggers | None = None  # main makes it when the gate already answers
+        self.container_logs = Logs()
         self.own_pid = os.getpid()
         self._max_jobs: int = node.config.main.max_jobs
         self._file_levels = frozenset(node.config.logging.file.levels)

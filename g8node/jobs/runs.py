@@ -5,12 +5,12 @@ its output elsewhere outlives the job, unless the job was killed or timed out.
 """
 
 import asyncio
-import functools
+import contextlib
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from g8node.jobs.job import Job
 from g8node.jobs.model import RESULT_LEVELS, Level
 from g8node.jobs.outcome import Outcome
 from g8node.linux.launch import launch_argv
+from g8node.linux.spawn import packed_env
 from g8node.runtime import blocking
 from g8node.runtime.process import Child, Reaper
 from g8node.runtime.stdio import CHUNK_BYTES, Pipes, Process
@@ -114,6 +115,7 @@ class Runner:
     def __init__(self, reaper: Reaper, environ: Mapping[str, str], valve: Valve) -> None:
         self._reaper = reaper
         self._environ = dict(environ)
+        self._packed = packed_env(self._environ)
         self.valve = valve
         self.kept = Store()
 
@@ -129,15 +131,25 @@ class Runner:
             return child
         _check_text(process)
         path = self._environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        argv: Sequence[str] | Callable[[], Sequence[str]]
+        env = packed_env(self._environ | dict(process.env)) if process.env else self._packed
         if "/" not in process.argv[0] and process.cwd in ("", "/"):
             # A look-up in PATH stays on the root file system; any other path may be one that we serve.
-            argv = functools.partial(launch_argv, process.argv, "/", path)
-        else:
-            argv = await blocking.run("path", launch_argv, process.argv, process.cwd or "/", path)
-        env = self._environ | dict(process.env or {})
-        stdin, stdout, stderr = pipes.give_child_ends()
-        return await self._reaper.spawn(argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, give=True)
+            with contextlib.suppress(OSError):  # launch_argv knows more, or says it better
+                return await self._spawn(process.argv, env, pipes, search=path)
+        argv = await blocking.run("path", launch_argv, process.argv, process.cwd or "/", path)
+        return await self._spawn(argv, env, pipes)
+
+    async def _spawn(
+        self, argv: Sequence[str], env: bytes, pipes: Pipes, *, search: str | None = None
+    ) -> Child:
+        given = stdin, stdout, stderr = pipes.give_child_ends()
+        try:
+            return await self._reaper.spawn(
+                argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, search=search, give=True
+            )
+        except Exception:  # cancelled, it closes them itself
+            pipes.child_fds = given
+            raise
 
 
 def _check_text(process: Process) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,3 +114,55 @@ def usage(path: str) -> Usage | None:
     with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
         swap = int(_read(f"{at}/memory.swap.current"))
     return Usage(memory, swap, int(stat["usage_usec"]) / 1e6)
+
+
+@off_loop
+def set_files(path: str, files: Mapping[str, str], io: Sequence[str] = ()) -> None:
+    """Write the group's files; `io` are lines for io.max, one a write. OSError as the kernel gives it.
+
+    A kernel without swap accounting has no memory.swap.max: then there is no limit of it, as before.
+    """
+    for name, text in files.items():
+        try:
+            _write(f"{MOUNT}/{path}/{name}", text)
+        except (FileNotFoundError, PermissionError):
+            if name != "memory.swap.max" or not os.path.isdir(f"{MOUNT}/{path}"):
+                raise
+    for line in io:
+        _write(f"{MOUNT}/{path}/io.max", line)
+
+
+@off_loop
+def table(path: str, name: str) -> dict[str, int]:
+    """A flat file of the group as numbers by key (`memory.events`, `cpu.stat`); empty when it is gone."""
+    try:
+        lines = _read(f"{MOUNT}/{path}/{name}").splitlines()
+    except OSError:
+        return {}
+    return {key: int(value) for key, value in (line.split(" ", 1) for line in lines)}
+
+
+@off_loop
+def number(path: str, name: str) -> int | None:
+    """A file with one number; None when it is gone or says `max`."""
+    try:
+        text = _read(f"{MOUNT}/{path}/{name}").strip()
+    except OSError:
+        return None
+    return None if text == "max" else int(text)
+
+
+@off_loop
+def io_total(path: str) -> dict[str, int]:
+    """What the group has read and written on all devices, by the keys of io.stat."""
+    total: dict[str, int] = {}
+    try:
+        lines = _read(f"{MOUNT}/{path}/io.stat").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        for pair in line.split()[1:]:
+            key, _, value = pair.partition("=")
+            if value.isdigit():
+                total[key] = total.get(key, 0) + int(value)
+    return total

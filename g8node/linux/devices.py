@@ -1,5 +1,6 @@
 """Device nodes of the host (blocking)."""
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -41,6 +42,23 @@ class Device:
 
 
 @off_loop
+def host_device(path: str, inside: str) -> Device:
+    """The node at `path`, by the name `inside`. OSError: there is none, ENODEV: it is something else."""
+    info = os.stat(path)
+    kind = _kind(info)
+    if not kind:
+        raise OSError(errno.ENODEV, "no device node", path)
+    mode = stat.S_IMODE(info.st_mode)
+    return Device(
+        inside, kind, os.major(info.st_rdev), os.minor(info.st_rdev), mode, info.st_uid, info.st_gid
+    )
+
+
+def _kind(info: os.stat_result) -> str:
+    return "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
+
+
+@off_loop
 def host_devices(top: str = "/dev") -> list[Device]:
     """Every node below `top` but those that each container has anyway, in path order."""
     found: list[Device] = []
@@ -51,7 +69,7 @@ def host_devices(top: str = "/dev") -> list[Device]:
         for name in names:
             path = f"{folder}/{name}"
             info = os.lstat(path)
-            kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
+            kind = _kind(info)
             if kind and len(found) < _MAX:
                 major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
                 mode = stat.S_IMODE(info.st_mode)

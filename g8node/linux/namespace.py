@@ -1,7 +1,10 @@
 """Namespaces and credentials of this process and others (blocking)."""
 
 import ctypes
+import fcntl
 import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, ParamSpec, TypeVar
@@ -12,6 +15,9 @@ from g8node.linux.mount import Mount, mount
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWNET: Final = 0x40000000
+_SIOCSIFFLAGS: Final = 0x8914  # netdevice(7)
+_IFREQ_FLAGS: Final = struct.Struct("=16sH22x")
+_IFF_UP: Final = 1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,10 +61,12 @@ def call_in(namespaces: Sequence[int], fn: Callable[P, T], /, *args: P.args, **k
 
 @off_loop
 def new_network() -> int:
-    """A network namespace that lives by this descriptor, and by the processes that enter it."""
+    """A network namespace, its loopback up, that lives by this descriptor and the processes that enter it."""
 
     def make() -> int:
         _check(_libc.unshare(_CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(b"lo", _IFF_UP))
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     return _in_thread(make)

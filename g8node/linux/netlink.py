@@ -18,6 +18,7 @@ from g8node.linux.guard import off_loop
 _MAIN_TABLE: Final = 254
 _UP: Final = 1  # IFF_UP
 _SCOPE_HOST: Final = 254  # rtnetlink(7), RT_SCOPE_HOST
+_NO_DUPLICATES: Final = 0x02  # IFA_F_NODAD
 _BALANCE_RR: Final = 0
 _BONDING: Final = "/proc/thread-self/net/bonding"
 _BOND_FILE_MAX: Final = 1 << 20
@@ -62,10 +63,14 @@ def _rtnl() -> Iterator[Any]:
 
 
 def _find(rtnl: Any, name: str) -> Any:
-    for message in rtnl.get_links():
-        if message.get("ifname") == name:
-            return message
-    raise OSError(errno.ENODEV, "no such link", name)
+    """Asks for the one link: there may be thousands."""
+    try:
+        (message,) = rtnl.link("get", ifname=name)
+    except Exception as error:
+        if getattr(error, "code", 0) == errno.ENODEV:
+            raise OSError(errno.ENODEV, "no such link", name) from error
+        raise
+    return message
 
 
 def _kind(message: Any) -> str:
@@ -289,7 +294,9 @@ def link_configure(name: str, cidrs: Sequence[str], gateways: Sequence[str], met
         rtnl.link("set", index=_find(rtnl, "lo")["index"], state="up")
         for cidr in cidrs:
             ip, _, prefix = cidr.partition("/")
-            rtnl.addr("add", index=index, address=ip, prefixlen=int(prefix))
+            # Nobody else is given it, and programs may use it at once.
+            known = {"flags": _NO_DUPLICATES} if ":" in ip else {}
+            rtnl.addr("add", index=index, address=ip, prefixlen=int(prefix), **known)
         rtnl.link("set", index=index, state="up")
         for gateway in gateways:
             family = socket.AF_INET6 if ":" in gateway else socket.AF_INET

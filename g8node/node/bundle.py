@@ -5,13 +5,15 @@ runtime-spec for the words. Everything here is a plain JSON value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from g8node.linux import oom
 from g8node.linux.devices import Device
 from g8node.node import seccomp
-from g8node.node.specs import DEFAULT_HOSTNAME, Spec, command
+from g8node.node.image import Program
+from g8node.node.specs import DEFAULT_HOSTNAME, Spec
+from g8node.node.users import ROOT, User
 
 INIT: Final = "/dev/init"
 _ENV: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
@@ -60,7 +62,14 @@ class Place:
     cgroup: str
     binds: tuple[tuple[str, str], ...] = ()
     resolv_conf: str = ""
-    devices: tuple[Device, ...] = ()
+    devices: tuple[tuple[Device, str], ...] = ()
+    """Nodes of the host with the access that is given, r, w and m."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Limits, as the runtime wants them."""
+    program: Program = field(default_factory=Program)
+    user: User = ROOT
+    netns: str = ""
+    """Path of the network namespace; empty: the runtime makes one."""
 
 
 def capabilities(spec: Spec, host: Host) -> frozenset[str]:
@@ -72,31 +81,34 @@ def capabilities(spec: Spec, host: Host) -> frozenset[str]:
     return (DEFAULT_CAPABILITIES & own) - (frozenset() if host.cgroups else {"CAP_MKNOD"})
 
 
-def environment(spec: Spec, container_id: int, more: Mapping[str, str] | None = None) -> list[str]:
-    merged = {**_ENV, **(spec.env or {}), **(more or {}), "G8NODE_CONTAINER_ID": str(container_id)}
-    return [f"{name}={value}" for name, value in merged.items()]
+def environment(place: Place, user: User, more: Mapping[str, str] | None = None) -> list[str]:
+    home = {"HOME": user.home} if user.home and user.uid else {}
+    own = {"G8NODE_CONTAINER_ID": str(place.id)}
+    return [f"{k}={v}" for k, v in {**_ENV, **home, **place.program.env, **(more or {}), **own}.items()]
 
 
 def process(
     spec: Spec,
     host: Host,
-    container_id: int,
+    place: Place,
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str = "/",
-    uid: int = 0,
-    gid: int = 0,
+    cwd: str = "",
+    user: User | None = None,
+    terminal: bool = False,
 ) -> dict[str, Any]:
     """The `process` object: of the bundle, and alone the process.json of an exec."""
+    user = place.user if user is None else user
     names = sorted(capabilities(spec, host))
+    held = [] if user.uid else names  # as after setuid(2); a setuid program gets them back
     return {
-        "terminal": False,
-        "user": {"uid": uid, "gid": gid},
+        "terminal": terminal,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
         "args": list(argv),
-        "env": environment(spec, container_id, env),
-        "cwd": cwd,
-        "capabilities": {"bounding": names, "effective": names, "permitted": names},
+        "env": environment(place, user, env),
+        "cwd": cwd or place.program.cwd,
+        "capabilities": {"bounding": names, "effective": held, "permitted": held},
         "rlimits": [
             {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
             {
@@ -112,24 +124,28 @@ def process(
 
 def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -> dict[str, Any]:
     """The whole config.json. `compiled_filter`: the system call filter as the runtime compiled it before."""
-    argv = command(spec) or [INIT, "-P"]
+    argv = place.program.argv or (INIT, "-P")
     kinds = ["pid", "mount", "ipc", "uts", "cgroup"] + ([] if spec.host_network else ["network"])
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
-    if spec.privileged:
-        linux["devices"] = [_device(device) for device in place.devices]
-    else:
+    if place.netns and not spec.host_network:
+        linux["namespaces"][-1]["path"] = place.netns
+    if place.devices:
+        linux["devices"] = [_device(device) for device, _ in place.devices]
+    if spec.sysctls:
+        linux["sysctl"] = spec.sysctls
+    if not spec.privileged:
         linux["maskedPaths"] = list(MASKED)
         linux["readonlyPaths"] = list(READONLY)
         linux["seccomp"] = seccomp.profile(capabilities(spec, host))
     if host.cgroups:
         linux["cgroupsPath"] = f"/{place.cgroup}"
-        linux["resources"] = {"devices": _device_rules(bool(spec.privileged))}
+        linux["resources"] = {"devices": _device_rules(spec, place), **place.resources}
     return {
         "annotations": {"run.oci.seccomp_bpf_data": compiled_filter} if compiled_filter else {},
         "ociVersion": "1.0.2",
-        "root": {"path": place.rootfs, "readonly": False},
+        "root": {"path": place.rootfs, "readonly": bool(spec.readonly)},
         "hostname": spec.hostname or DEFAULT_HOSTNAME,
-        "process": process(spec, host, place.id, argv),
+        "process": process(spec, host, place, argv),
         "mounts": _mounts(spec, host, place),
         "linux": linux,
     }
@@ -147,15 +163,19 @@ def _device(device: Device) -> dict[str, Any]:
     }
 
 
-def _device_rules(privileged: bool) -> list[dict[str, Any]]:
+def _device_rules(spec: Spec, place: Place) -> list[dict[str, Any]]:
     """Nodes of any kind may be made, only harmless ones opened; the runtime adds null, zero, tty, pts, ..."""
-    if privileged:
+    if spec.privileged:
         return [{"allow": True, "access": "rwm"}]
     return [
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "access": "m"},
         {"allow": True, "type": "b", "access": "m"},
         {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},  # /dev/net/tun
+        *(
+            {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": access}
+            for node, access in place.devices
+        ),
     ]
 
 
@@ -179,11 +199,14 @@ def _mounts(spec: Spec, host: Host, place: Place) -> list[dict[str, Any]]:
         mounts.append(
             _mount("/sys/fs/cgroup", "cgroup", *quiet, "relatime", "rw" if spec.privileged else "ro")
         )
-    if not spec.command:
+    if not place.program.argv:
         mounts.append(_mount(INIT, "bind", "bind", "ro", "nosuid", "nodev", source=host.init))
     if place.resolv_conf:
         mounts.append(_mount("/etc/resolv.conf", "bind", "bind", "ro", *quiet, source=place.resolv_conf))
+    extra = [
+        _mount(target, "bind", "rbind", "rprivate", "rw", source=source) for source, target in place.binds
+    ]
+    for target, size_bytes in (spec.tmpfs or {}).items():
+        extra.append(_mount(target, "tmpfs", "nosuid", "nodev", "mode=1777", f"size={size_bytes}"))
     # A mount point below another one must come after it.
-    for source, target in sorted(place.binds, key=lambda bind: bind[1].rstrip("/").count("/")):
-        mounts.append(_mount(target, "bind", "rbind", "rprivate", "rw", source=source))
-    return mounts
+    return mounts + sorted(extra, key=lambda mount: str(mount["destination"]).rstrip("/").count("/"))

@@ -7,17 +7,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from g8node.ids import ContainerId
 from g8node.node import rootfs
+from g8node.node.bundle import Place
+from g8node.node.policies import Health, Restart, Restarts
 from g8node.node.specs import Spec
 from g8node.runtime.process import Child
 
 if TYPE_CHECKING:
     from g8node.node.inner import Inner
+    from g8node.node.nics import Network
+
+
+class Attached(Protocol):
+    """What g8ufs tells of a mounted flist."""
+
+    @property
+    def info(self) -> dict[str, str]: ...
 
 
 class Mounts(Protocol):
     """What g8ufs gives: flists as read-only mounts."""
 
-    async def attach(self, flist: str, target: str, *, storage: str = "") -> object:
+    async def attach(self, flist: str, target: str, *, storage: str = "") -> "Attached":
         """Mount the flist on the empty folder `target`."""
 
     async def detach(self, target: str) -> None:
@@ -32,6 +42,8 @@ class Container:
     spec: Spec
     tree: rootfs.Tree
     cgroup: str
+    place: Place
+    """What the runtime is told; complete when `prepare` is through."""
     child: Child | None = None
     pid: int = 0
     execs: set[Child] = field(default_factory=set)
@@ -45,6 +57,28 @@ class Container:
     live: str = ""
     """Where the flist is that was put over the running container."""
     swaps: int = 0
+    network: "Network | None" = None
+    """Its own; None with that of the node, and where the node makes none."""
+    restarts: Restarts = field(init=False)
+    health: Health | None = field(init=False)
+    sick: bool = False
+    """It is ended because it is unhealthy."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is not started again."""
+
+    def __post_init__(self) -> None:
+        self.restarts = Restarts(self.spec.restart or Restart())
+        self.health = Health() if self.spec.health is not None else None
+
+    @property
+    def may_restart(self) -> bool:
+        health = self.spec.health
+        return self.restarts.wanted.policy != "no" or (health is not None and health.restart)
+
+    @property
+    def resting(self) -> bool:
+        """Between two runs."""
+        return self.child is not None and not self.running.is_set() and not self.gone.is_set()
 
     @property
     def name(self) -> str:

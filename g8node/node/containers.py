@@ -11,20 +11,24 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound
+from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.ids import ContainerId
-from g8node.linux import cgroup, devices, namespace
-from g8node.node import bundle, host, livelayer, rootfs, specs
+from g8node.linux import cgroup, namespace
+from g8node.node import building, bundle, host, livelayer, nicspec, rootfs, specs, usage
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.inner import Inner
-from g8node.node.specs import DEFAULT_HOSTNAME, Spec
+from g8node.node.limits import Limits
+from g8node.node.lives import Life, Lives, event
+from g8node.node.nics import Network, Nics
+from g8node.node.ooms import Ooms
+from g8node.node.specs import Spec
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -32,7 +36,7 @@ log = logs.get("containers")
 
 T = TypeVar("T")
 
-MAX_ID: Final = 65534
+MAX_ID: Final = 65533  # the next one's address, 172.18.255.255, would be that of the broadcast
 _DEFAULT_MAX: Final = 1000
 _START_WAIT_S: Final = 120.0
 _DEATH_S: Final = 60.0
@@ -42,13 +46,25 @@ class Containers:
     """Registry and lifecycle. `open` before anything else, `close` at the end."""
 
     def __init__(
-        self, reaper: Reaper, mounts: Mounts, *, folder: str, state: str, max_count: int = 0, starts: int = 8
+        self,
+        reaper: Reaper,
+        mounts: Mounts,
+        nics: Nics | None = None,
+        *,
+        folder: str,
+        state: str,
+        max_count: int = 0,
+        starts: int = 8,
     ) -> None:
-        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing."""
+        """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
+
+        Without `nics` containers have no other links than their loopback.
+        """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
         self._reaper = reaper
         self._mounts = mounts
+        self._nics = nics
         self._folder = folder
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
@@ -59,6 +75,11 @@ class Containers:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._host: bundle.Host | None = None
         self._crun: Crun | None = None
+        self.listeners: list[Callable[[Container, dict[str, Any]], None]] = []
+        """Told of every event of a container; see `lives.event`."""
+        self._sequence = 0
+        self._ooms = Ooms(self._out_of_memory)
+        self._lives = Lives(self._run, self._between, self.exec, self._tell, self._ooms)
         self._parent = "g8" if os.getpid() == 1 else f"g8-{os.getpid()}"
 
     async def open(self) -> None:
@@ -70,6 +91,8 @@ class Containers:
             log.warning("removing a container of an earlier run", container=name)
             await self._crun.delete(name)
         await blocking.run("path", rootfs.clear, self._folder)
+        if self._host.cgroups:
+            self._ooms.open()
 
     async def close(self) -> None:
         """Terminate every container and wait until nothing of them is left."""
@@ -78,6 +101,7 @@ class Containers:
         )
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await self._ooms.close()
         if self._host is not None and self._host.cgroups:
             with contextlib.suppress(OSError):
                 await blocking.run("disk", cgroup.remove, self._parent)
@@ -87,6 +111,7 @@ class Containers:
     async def prepare(self, spec: Spec) -> Container:
         """Reserve an id, build root and bundle. Cancelling is safe; a failure leaves nothing behind."""
         specs.validate(spec)
+        building.check(spec, self._opened()[0])
         container = self._reserve(spec)
         container.step = self._background(self._prepare(container))
         try:
@@ -94,6 +119,7 @@ class Containers:
         except asyncio.CancelledError:
             self.abandon(container)
             raise
+        self._tell(container, "created")
         return container
 
     async def start(self, container: Container, streams: Streams) -> Child:
@@ -117,18 +143,17 @@ class Containers:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str = "",
-        uid: int = 0,
-        gid: int = 0,
+        user: str | None = None,
     ) -> Child:
         """Start a process in a container, in a group of its own; waits while the container is starting.
 
-        Raises NotFound (no such container, program or folder), Conflict when the container ends meanwhile.
+        As the container's user unless another one is named. Raises NotFound (no such container, program, user
+        or folder), Conflict when the container ends meanwhile.
         """
         container = await self.started(id)
         facts, _ = self._opened()
-        process = bundle.process(
-            container.spec, facts, container.id, argv, env=env, cwd=cwd or "/", uid=uid, gid=gid
-        )
+        who = None if user is None else await (await self.inner(container)).user(user)
+        process = bundle.process(container.spec, facts, container.place, argv, env=env, cwd=cwd, user=who)
         task = self._background(self._exec(container, process, streams.copy()))
         try:
             return await asyncio.shield(task)
@@ -139,6 +164,7 @@ class Containers:
     async def terminate(self, id: int, *, grace_s: float = 10.0) -> None:
         """TERM, grace, KILL; returns when nothing of the container is left. NotFound for an unknown id."""
         container = self.get(id)
+        container.ending.set()
         while not container.running.is_set() and not container.gone.is_set():
             await _first(container.running.wait(), container.gone.wait())
         if container.child is not None and container.child.running:
@@ -154,6 +180,16 @@ class Containers:
         facts, _ = self._opened()
         putting = livelayer.put(container, flist, self._mounts, cgroups=facts.cgroups)
         await asyncio.shield(self._background(putting))
+
+    async def limit(self, id: int, wanted: Limits) -> Limits:
+        """Change what a running container may use; the limits it has then.
+
+        Unavailable without control groups, NotFound for a device, InvalidArgument: the kernel refuses.
+        """
+        container = await self.started(id)
+        building.check(msgspec.structs.replace(container.spec, limits=wanted), self._opened()[0])
+        await asyncio.shield(self._background(building.limit(container, wanted, *self._opened())))
+        return container.spec.limits or Limits()
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -198,6 +234,8 @@ class Containers:
     async def started(self, id: int) -> Container:
         """The container once it runs. NotFound, Conflict when its start failed, DeadlineExceeded."""
         container = self.get(id)
+        if container.resting:
+            raise Conflict(f"container {id} is between two runs")
         if not container.running.is_set():
             try:
                 waiting = _first(container.running.wait(), container.gone.wait())
@@ -208,6 +246,13 @@ class Containers:
             raise Conflict(f"container {id} ended")
         return container
 
+    async def network(self, id: int) -> Network:
+        """The network of a running container; InvalidArgument when it shares the node's. NotFound, ..."""
+        container = await self.started(id)
+        if container.network is None:
+            raise InvalidArgument(f"container: {id} has no network of its own")
+        return container.network
+
     async def usage(self, containers: Sequence[Container]) -> list[dict[str, Any]]:
         """`{cpu (% since the start), rss, vms, swap}` of each; zeros when it has just ended.
 
@@ -216,6 +261,12 @@ class Containers:
         cgroups = self._opened()[0].cgroups
         wanted = [(container.pid, container.cgroup if cgroups else "") for container in containers]
         return await blocking.run("disk", host.usage, wanted)
+
+    async def stats(self, id: int) -> dict[str, Any]:
+        """What the whole container uses; see `usage.stats`. Conflict when it has ended."""
+        container = await self.started(id)
+        group = container.cgroup if self._opened()[0].cgroups else ""
+        return await blocking.run("disk", usage.stats, container.pid, group)
 
     async def processes(self, container: Container) -> dict[int, int]:
         """Its processes, host pid -> inner pid."""
@@ -249,9 +300,10 @@ class Containers:
             if id not in self._live:
                 break
         self._last_id = id
-        flists = sum(_is_flist(source) for source in spec.mount or {})
-        tree = rootfs.Tree(f"{self._folder}/{id}", flists, len(spec.layers or ()))
-        container = Container(ContainerId(id), spec, tree, f"{self._parent}/c{id}")
+        tree = building.tree(f"{self._folder}/{id}", spec)
+        group = f"{self._parent}/c{id}"
+        place = bundle.Place(id, tree.layers[0].target, group)
+        container = Container(ContainerId(id), spec, tree, group, place)
         self._live[id] = container
         return container
 
@@ -259,66 +311,55 @@ class Containers:
         async with AsyncExitStack() as undo:
             undo.callback(self._forget, container)
             async with self._starts:
-                await self._build(container, undo)
+                await self._connect(container, undo)
+                await building.build(container, undo, self._mounts, *self._opened())
             container.undo = undo.pop_all()
 
-    async def _build(self, container: Container, undo: AsyncExitStack) -> None:
-        spec, tree = container.spec, container.tree
-        hosts = {source: target for source, target in (spec.mount or {}).items() if not _is_flist(source)}
-        flists = {source: target for source, target in (spec.mount or {}).items() if _is_flist(source)}
-        if hosts:
-            await blocking.run("path", rootfs.check_sources, list(hosts))
-        undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
-        await blocking.run("path", rootfs.make, tree)
-        lowers = [lower for layers in tree.layers for lower in layers.lowers]
-        for flist, lower in zip([spec.root, *(spec.layers or ()), *flists], lowers, strict=True):
-            await self._mounts.attach(flist, lower, storage=spec.storage or "")
-            undo.push_async_callback(self._mounts.detach, lower)
-        for layers in tree.layers:
-            undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
-        inside = zip((layers.target for layers in tree.layers[1:]), flists.values(), strict=True)
-        await blocking.run("path", self._finish, container, (*hosts.items(), *inside))
-
-    def _finish(self, container: Container, binds: tuple[tuple[str, str], ...]) -> None:
-        """The second half of `_build`, in one trip to a thread."""
-        facts, crun = self._opened()
+    async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
         spec = container.spec
-        for layers in container.tree.layers:
-            rootfs.stack(layers, devices=bool(spec.privileged))
-        resolv_conf = rootfs.fill(
-            container.rootfs,
-            spec.hostname or DEFAULT_HOSTNAME,
-            spec.config or {},
-            resolv_conf=bool(spec.host_network),
-        )
-        place = bundle.Place(
-            id=container.id,
-            rootfs=container.rootfs,
-            cgroup=container.cgroup,
-            binds=binds,
-            resolv_conf=resolv_conf,
-            devices=tuple(devices.host_devices()) if spec.privileged else (),
-        )
-        compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, facts))
-        config = bundle.config(spec, facts, place, compiled_filter=compiled)
-        with open(f"{container.tree.top}/config.json", "wb") as file:
-            file.write(msgspec.json.encode(config))
+        if spec.host_network:
+            return
+        if self._nics is None:
+            if spec.nics:
+                raise Unavailable("nics: this node makes no networks")
+            return
+        names = nicspec.labels(spec.name, spec.hostname)
+        network = await self._nics.open(container.id, spec.nics or (), spec.port or {}, names)
+        undo.push_async_callback(self._nics.close, network)
+        container.network = network
 
     async def _start(self, container: Container, streams: Streams) -> Child:
-        facts, crun = self._opened()
+        held: Streams | None = None
         try:
-            async with self._starts:
-                if container.cleaning or container.gone.is_set():
-                    raise Conflict(f"container {container.id} was given up before its start")
-                child = await crun.run(container.name, container.tree.top, streams)
+            held = streams.copy() if container.may_restart else None
+            if container.cleaning or container.gone.is_set():
+                raise Conflict(f"container {container.id} was given up before its start")
+            child = await self._run(container, streams)
         except BaseException:
+            if held is not None:
+                held.close()
             await self._clean(container)
             raise
         finally:
             streams.close()
+        life = Life(child)
+        self._background(self._watch(container, life, held))
+        return life
+
+    async def _run(self, container: Container, streams: Streams) -> Child:
+        """One run of process 1."""
+        facts, crun = self._opened()
+        async with self._starts:
+            if container.ending.is_set():
+                raise Conflict(f"container {container.id} was given up before its start")
+            child = await crun.run(container.name, container.tree.top, streams)
         container.child, container.pid = child, child.pid
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, child.pid)
+        if facts.cgroups:
+            await self._ooms.add(container.id, container.cgroup)
         container.running.set()
-        self._background(self._watch(container, child))
+        self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
             crun.keep_filter(container.name, bundle.capabilities(container.spec, facts))
         return child
@@ -338,17 +379,35 @@ class Containers:
         child.exited.add_done_callback(lambda _: container.execs.discard(child))
         return child
 
-    async def _watch(self, container: Container, child: Child) -> None:
-        code = await child.wait()
-        log.info("container ended", container=container.id, code=code)
-        await self._clean(container)
+    async def _watch(self, container: Container, life: Life, streams: Streams | None) -> None:
+        try:
+            await self._lives.keep(container, life, streams)
+        finally:
+            await self._clean(container)
+
+    async def _between(self, container: Container) -> None:
+        """Two runs: let go of the one that ended."""
+        opening, container.inner = container.inner, None
+        await _close_inner(opening)
+        await self._opened()[1].delete(container.name)
+
+    def _tell(self, container: Container, name: str, **detail: Any) -> None:
+        self._sequence += 1
+        told = event(container, name, self._sequence, detail)
+        log.info(f"container {name}", container=container.id, **detail)
+        for listener in self.listeners:
+            listener(container, told)
+
+    def _out_of_memory(self, id: int, killed: int) -> None:
+        if (container := self._live.get(id)) is not None:
+            self._tell(container, "oom", killed=killed)
 
     async def _stop(self, container: Container, init: Child, grace_s: float) -> None:
         """Ask politely whoever can hear: the waiting init has nothing to say, nor has a deaf PID 1."""
         deadline = asyncio.get_running_loop().time() + grace_s
         asked = [*container.execs]
         hears = await blocking.run("disk", host.any_hears, init.pid, int(signal.SIGTERM))
-        if container.spec.command and hears:
+        if container.place.program.argv and hears:
             asked.append(init)
         for child in asked:
             child.signal(signal.SIGTERM)
@@ -366,6 +425,7 @@ class Containers:
             ) from error
 
     async def _abandon(self, container: Container) -> None:
+        container.ending.set()
         if container.step is not None:
             await asyncio.wait([container.step])
             container.step.exception()  # its caller has gone
@@ -381,7 +441,7 @@ class Containers:
         container.cleaning = True
         facts, crun = self._opened()
         try:
-            await _close_inner(container)
+            await _close_inner(container.inner)
             await crun.delete(container.name)
             await livelayer.drop(container, self._mounts)
             if facts.cgroups:
@@ -404,15 +464,11 @@ class Containers:
         return task
 
 
-async def _close_inner(container: Container) -> None:
-    if (opening := container.inner) is not None:
+async def _close_inner(opening: "asyncio.Task[Inner] | None") -> None:
+    if opening is not None:
         await asyncio.wait([opening])
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().close()
-
-
-def _is_flist(source: str) -> bool:
-    return "://" in source
 
 
 def _kill_unwanted(task: "asyncio.Task[Child]") -> None:

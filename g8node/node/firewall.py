@@ -205,7 +205,7 @@ class Firewall:
 
     async def _nft(self, commands: Sequence[nft.Rule]) -> Any:
         """One transaction; nft's answer. NotFound for what is not there."""
-        path = await blocking.run("exec", programs.find, "nft")
+        path = await blocking.run("disk", programs.find, "nft")
         done = await self._reaper.run(
             [path, "-j", "-e", "-a", "-f", "-"],
             input=msgspec.json.encode({"nftables": list(commands)}),

@@ -17,6 +17,7 @@ from g8node.node.container import Container
 from g8node.node.files import Files
 from g8node.node.innertree import InnerTree
 from g8node.node.links import Links
+from g8node.node.users import User, resolve
 from g8node.runtime import blocking
 from g8node.runtime.process import Reaper
 
@@ -66,6 +67,14 @@ class Inner:
     async def system(self, processes: int) -> dict[str, Any]:
         """info.os with the container's own name and release; `processes` is how many it has."""
         return await blocking.run("path", self._system, processes)
+
+    async def user(self, wanted: str) -> User:
+        """Who that is in here now. NotFound."""
+        return await blocking.run("path", self._user, wanted)
+
+    def _user(self, wanted: str) -> User:
+        tree = self._handles.tree
+        return resolve(wanted, tree.text("/etc/passwd"), tree.text("/etc/group"))
 
     async def nics(self) -> list[dict[str, Any]]:
         """info.nic."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # imported by who makes them: what `core.ping` does not need 
     from g8node.node.groups import Groups
     from g8node.node.inventory import Inventory
     from g8node.node.links import Links
+    from g8node.node.networks import Networks
+    from g8node.node.nics import Nics
     from g8node.node.profile import Profile
     from g8node.node.services import Services
     from g8node.node.stats import Stats
@@ -43,6 +45,8 @@ class Node:
     disks: "Disks" = field(init=False)
     btrfs: "Btrfs" = field(init=False)
     firewall: "Firewall" = field(init=False)
+    networks: "Networks" = field(init=False)
+    nics: "Nics" = field(init=False)
     profile: "Profile" = field(init=False)
     blocks: "Blocks" = field(init=False)
     _flists: "Mounts | None" = field(default=None, init=False)

@@ -52,6 +52,11 @@ class Paths:
         return self._at("run/crun")
 
     @property
+    def dnsmasq(self) -> str:
+        """Names, leases and pids of the servers of bridges."""
+        return self._at("run/dnsmasq")
+
+    @property
     def vdisks(self) -> str:
         """The vdisks, unless the settings name a folder."""
         return self._at("var/lib/g8node/vdisks")

@@ -26,7 +26,7 @@ def find(name: str) -> str:
 
 async def attempt(reaper: Reaper, name: str, *arguments: str, timeout_s: float = 60.0) -> Completed:
     """Run it to its end, whatever its exit code. Cancelling kills it."""
-    path = await blocking.run("exec", find, name)
+    path = await blocking.run("disk", find, name)
     return await reaper.run([path, *arguments], env=_ENVIRON, timeout_s=timeout_s)
 
 

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +48,8 @@ class Tree:
     flists: int = 0
     above: int = 0
     """Layers over the root's flist."""
+    size_bytes: int = 0
+    """What may be written; 0: a share of memory."""
 
     @property
     def data(self) -> str:
@@ -76,7 +78,7 @@ def make(tree: Tree) -> None:
     os.makedirs(tree.top, mode=0o700)
     os.mkdir(tree.data)
     flags = Mount.NOSUID | Mount.NODEV
-    mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={_DATA_SIZE}")
+    mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={tree.size_bytes or _DATA_SIZE}")
     for layers in tree.layers:
         for lower in layers.lowers:
             os.makedirs(lower)
@@ -173,9 +175,18 @@ def unstack(layers: Layers) -> None:
 
 
 @off_loop
-def fill(root: str, hostname: str, config: Mapping[str, str], *, resolv_conf: bool) -> str:
+def fill(
+    root: str,
+    hostname: str,
+    config: Mapping[str, str],
+    *,
+    resolv_conf: bool,
+    address: str = "",
+    nameservers: Sequence[str] = (),
+) -> str:
     """Put the first files into a root that nobody uses yet; its links cannot lead us outside.
 
+    `address` is the container's own, `nameservers` take the place of what the root's resolv.conf says.
     Returns the path of the host's resolv.conf (the target for it is made); empty when not asked for or when
     there is none. Raises InvalidArgument when a file cannot be written.
     """
@@ -184,7 +195,9 @@ def fill(root: str, hostname: str, config: Mapping[str, str], *, resolv_conf: bo
     fd = rootpath.open_root(root)
     try:
         _write(fd, "etc/hostname", f"{hostname}\n", "root", 0o644, 0o755)
-        _write(fd, "etc/hosts", _hosts(hostname), "root", 0o644, 0o755)
+        _write(fd, "etc/hosts", _hosts(hostname, address), "root", 0o644, 0o755)
+        if nameservers:
+            _write(fd, "etc/resolv.conf", resolv(nameservers), "root", 0o644, 0o755)
         if source:
             try:
                 rootpath.ensure_file(fd, "etc/resolv.conf")
@@ -205,8 +218,14 @@ def _write(root: int, path: str, content: str, field: str, mode: int, directory_
         raise InvalidArgument(f"{field}: cannot write {path}: {error}") from error
 
 
-def _hosts(hostname: str) -> str:
-    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+def _hosts(hostname: str, address: str) -> str:
+    own = f"{address or '127.0.1.1'}\t{hostname}"
+    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\n"
+
+
+def resolv(nameservers: Sequence[str]) -> str:
+    """A resolv.conf(5)."""
+    return "".join(f"nameserver {server}\n" for server in nameservers)
 
 
 @off_loop

@@ -13,11 +13,10 @@ from typing import Final, Literal, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Pool = Literal["path", "exec", "cpu", "disk", "pipes", "auth", "vdisk", "fsync"]
+Pool = Literal["path", "cpu", "disk", "pipes", "auth", "vdisk", "fsync"]
 
 SIZES: Final[dict[Pool, int]] = {
     "path": 16,  # mounts and paths that our own FUSE session may serve; may hang for as long as a store does
-    "exec": 4,  # process starts; 20 at once block the loop for 0.4 s (feasibility, section 4)
     "cpu": 2,  # hashing, compression, building images
     "disk": 8,  # files on the root file system and the local cache
     "pipes": 32,  # a child's stdin, stdout, stderr; each may wait for a file that our own FUSE session serves

@@ -1,8 +1,8 @@
 """One reaper owns SIGCHLD and every child (async).
 
-Theory of operation. A child is started by `linux.spawn` in a thread, which waits for its exec without the
-GIL; argv[0] lies on the root file system all the same, callers that need another directory go through a shell
-or `crun`. The reaper's `wait4(-1)` collects every child, ours by pid, orphans re-parented to us without
+Theory of operation. A child is started by a thread of `linux.spawn`, which waits for its exec; there are few
+of them, so argv[0] lies on the root file system, callers that need another directory go through a shell or
+`crun`. The reaper's `wait4(-1)` collects every child, ours by pid, orphans re-parented to us without
 asking. A child can die before `spawn` has filed its pid; while anybody is `expecting` a pid, exits of unknown
 pids are kept for them instead of being forgotten.
 
@@ -12,13 +12,15 @@ asyncio's and uvloop's subprocess support must never be used beside it: uvloop t
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from g8node.errors import DeadlineExceeded, InvalidArgument
-from g8node.linux.spawn import NULL, reap, spawn
+from g8node.linux.spawn import NULL, Spawner, packed_env, reap
 from g8node.runtime import blocking
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -69,6 +71,14 @@ class Completed:
     stderr: bytes
 
 
+class _Start(NamedTuple):
+    """A start under way; `fds` are the caller's again if it fails."""
+
+    child: "asyncio.Future[Child]"
+    program: str
+    fds: Sequence[int]
+
+
 class Reaper:
     """Starts children and collects them. One per process, made on the loop thread."""
 
@@ -78,6 +88,9 @@ class Reaper:
         self._exits: dict[int, asyncio.Future[int]] = {}
         self._expecting = 0
         self._early: dict[int, int] = {}
+        self._spawner = Spawner()
+        self._tokens = itertools.count()
+        self._starts: dict[int, _Start] = {}
 
     def install(self) -> None:
         """Take SIGCHLD. `signal.signal`, because uvloop refuses a SIGCHLD handler of its own API."""
@@ -90,53 +103,72 @@ class Reaper:
                 loop.call_soon_threadsafe(self.sweep)
 
         signal.signal(signal.SIGCHLD, wake)
+        loop.add_reader(self._spawner.fd, self._started)
         self.sweep()
 
     def uninstall(self) -> None:
         """Give SIGCHLD back (tests; an agent that ends)."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        asyncio.get_running_loop().remove_reader(self._spawner.fd)
 
     async def spawn(
         self,
-        argv: Sequence[str] | Callable[[], Sequence[str]],
+        argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | bytes | None = None,
         stdin: int = NULL,
         stdout: int = NULL,
         stderr: int = NULL,
         pass_fds: Sequence[int] = (),
+        search: str | None = None,
         give: bool = False,
     ) -> Child:
         """Exec argv[0] in a session of its own, cwd `/`. Raises OSError when it cannot be executed.
 
-        A function instead of argv is called in the thread that starts the child. The fds given stay the
-        caller's to close, or are closed by us as soon as the child has them, with `give`. Cancelling does not
-        lose the child: the start is finished in the background and the child is killed.
+        argv[0] is an absolute path on the root file system, or a name that is looked up in the folders of
+        `search` (as PATH); OSError SLOW when that finds what only `linux.launch` may start. `env` may be what
+        `packed_env` gave. The fds given stay the caller's to close; with `give` they are ours, and the
+        caller's again when it could not be started. Cancelling does not lose the child: the start is finished
+        in the background and the child is killed.
         """
-        with contextlib.ExitStack() as held:
-            fds = [stdin, stdout, stderr]
-            if give:
-                held.callback(_close, fds)
-            else:
-                # The thread must own its descriptors: a cancelled caller may close its own before the start.
-                fds = [_hold(held, fd) for fd in fds]
-            starting = asyncio.ensure_future(self._spawn(argv, env, fds, pass_fds, held.pop_all()))
+        if not argv or argv[0].startswith("/") is (search is not None):
+            raise InvalidArgument(f"argv[0] must be an absolute path, not {argv[:1]}")
+        if not isinstance(env, bytes):
+            env = packed_env(os.environ if env is None else env)
+        fds = (stdin, stdout, stderr)
+        if not give:  # a cancelled caller may close its own before the start
+            fds = _copies(fds)
+        token = next(self._tokens)
         try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            starting.add_done_callback(_kill_unwanted)
+            self._spawner.submit(
+                token, argv, env, fds, search=search, pass_fds=pass_fds, keep_on_failure=give
+            )
+        except BaseException:
+            if not give:
+                _close(fds)
             raise
+        start = self._starts[token] = _Start(
+            asyncio.get_running_loop().create_future(), argv[0], fds if give else ()
+        )
+        self._expecting += 1
+        return await start.child
 
-    async def _spawn(
-        self,
-        argv: Sequence[str] | Callable[[], Sequence[str]],
-        env: Mapping[str, str] | None,
-        fds: Sequence[int],
-        pass_fds: Sequence[int],
-        held: contextlib.ExitStack,
-    ) -> Child:
-        with self.expecting():
-            return self.adopt(await blocking.run("exec", _start, argv, env, fds, pass_fds, held))
+    def _started(self) -> None:
+        """Answers of the spawner: tell who waits."""
+        for token, pid, error in self._spawner.answers():
+            start = self._starts.pop(token)
+            if pid:
+                child = self.adopt(pid)
+                if start.child.done():  # cancelled
+                    child.signal(signal.SIGKILL)
+                else:
+                    start.child.set_result(child)
+            elif start.child.done():
+                if start.fds:
+                    blocking.pool("pipes").submit(_close, start.fds)
+            else:
+                start.child.set_exception(OSError(error, os.strerror(error), start.program))
+            self._expected()
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
@@ -145,9 +177,12 @@ class Reaper:
         try:
             yield
         finally:
-            self._expecting -= 1
-            if not self._expecting:
-                self._early.clear()
+            self._expected()
+
+    def _expected(self) -> None:
+        self._expecting -= 1
+        if not self._expecting:
+            self._early.clear()
 
     def adopt(self, pid: int, *, group: int = 0) -> Child:
         """Follow a process that is, or is about to become, our child (e.g. what `crun` left behind)."""
@@ -208,34 +243,19 @@ class Reaper:
             return Completed(code, _contents(stdout), _contents(stderr))
 
 
-def _start(
-    argv: Sequence[str] | Callable[[], Sequence[str]],
-    env: Mapping[str, str] | None,
-    fds: Sequence[int],
-    pass_fds: Sequence[int],
-    held: contextlib.ExitStack,
-) -> int:
-    with held:
-        words = argv() if callable(argv) else argv
-        if not words or not words[0].startswith("/"):
-            raise InvalidArgument(f"argv[0] must be an absolute path, not {words[:1]}")
-        return spawn(words, env, fds, pass_fds)
+def _copies(fds: tuple[int, int, int]) -> tuple[int, int, int]:
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(fd if fd == NULL else os.dup(fd))
+    except OSError:
+        _close(made)
+        raise
+    first, second, third = made
+    return first, second, third
 
 
-def _kill_unwanted(starting: "asyncio.Future[Child]") -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().signal(signal.SIGKILL)
-
-
-def _hold(held: contextlib.ExitStack, fd: int) -> int:
-    if fd == NULL:
-        return fd
-    copy = os.dup(fd)
-    held.callback(os.close, copy)
-    return copy
-
-
-def _close(fds: Sequence[int]) -> None:
+def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         if fd != NULL:
             os.close(fd)

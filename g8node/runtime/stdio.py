@@ -4,13 +4,14 @@ Theory of operation. The loop only waits for readiness; `read` and `write` thems
 even though the pipes are non-blocking. The other end may be held by a process that splices a file into the
 pipe (busybox `cat` does, by sendfile): the kernel keeps the pipe's mutex while it reads the file, and when
 that file lies on our own FUSE session the loop must be free to serve it. O_NONBLOCK does not help: taking the
-mutex blocks all the same, and so does the last close(2). One read a turn, so that a chatty process cannot
-starve the others.
+mutex blocks all the same, and so does the last close(2). Once nobody has the other end any more (POLLHUP),
+nobody can hold the mutex, and the loop itself reads what is left: most processes end like that. One read a
+turn, so that a chatty process cannot starve the others.
 """
 
 import asyncio
-import contextlib
 import os
+import select
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class PipeReader:
         self._fd = fd
         self._on_data = on_data
         self._loop = asyncio.get_running_loop()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
         self._watched = False
         self._wanted = True
         self._busy = False
@@ -83,6 +86,10 @@ class PipeReader:
             self._watched = False
 
     def _readable(self) -> None:
+        events = self._poll.poll(0)
+        if events and events[0][1] & select.POLLHUP:
+            self._deliver(_read(self._fd, self._unwatch))
+            return
         self._unwatch()
         self._busy = True
         self._loop.run_in_executor(blocking.pool("pipes"), _read, self._fd).add_done_callback(self._got)
@@ -90,14 +97,18 @@ class PipeReader:
     def _got(self, read: "asyncio.Future[bytes | None]") -> None:
         self._busy = False
         data = None if read.cancelled() else read.result()
-        if data == b"":  # the end, and the thread has closed it
-            if not self.closed.done():
-                self.closed.set_result(None)
-        elif self.closed.done():
+        if self.closed.done() and data != b"":
             _close(self._fd)
-        elif data:
-            self._on_data(data)
+        self._deliver(data)
         self._watch()
+
+    def _deliver(self, data: bytes | None) -> None:
+        if self.closed.done():
+            return
+        if data:
+            self._on_data(data)
+        elif data is not None:  # the end, and who read it has closed it
+            self.closed.set_result(None)
 
 
 class PipeWriter:
@@ -141,8 +152,8 @@ class PipeWriter:
             self.close()
 
 
-def _read(fd: int) -> bytes | None:
-    """What is there, None when it was nothing after all; b"" at end of file, which closes it."""
+def _read(fd: int, at_end: Callable[[], None] | None = None) -> bytes | None:
+    """What is there, None when it was nothing after all; b"" at the end, which closes it after `at_end`."""
     data = b""
     try:
         data = os.read(fd, CHUNK_BYTES)
@@ -151,6 +162,8 @@ def _read(fd: int) -> bytes | None:
     except OSError:
         pass
     if not data:
+        if at_end is not None:
+            at_end()
         os.close(fd)
     return data
 
@@ -175,11 +188,16 @@ class Pipes:
     def __init__(
         self, stdin: bytes, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]
     ) -> None:
-        with contextlib.ExitStack() as undo:
-            out_read, out_write = _pipe(undo)
-            err_read, err_write = _pipe(undo)
-            in_read, in_write = _pipe(undo) if stdin else (NULL, -1)
-            undo.pop_all()
+        made: list[int] = []
+        try:
+            for _ in range(3 if stdin else 2):
+                made += os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            for fd in made:
+                os.close(fd)
+            raise
+        out_read, out_write, err_read, err_write = made[:4]
+        in_read, in_write = made[4:] or (NULL, -1)
         self.child_fds = (in_read, out_write, err_write)
         self.stdout = PipeReader(out_read, on_stdout)
         self.stderr = PipeReader(err_read, on_stderr)
@@ -194,7 +212,7 @@ class Pipes:
         return self.child_fds
 
     def give_child_ends(self) -> tuple[int, int, int]:
-        """The caller closes them, in a thread: only the child keeps them, so that its end is ours."""
+        """They are the caller's: only the child keeps them, so that its end is ours."""
         given, self.child_fds = self.child_fds, (-1, -1, -1)
         return given
 
@@ -216,7 +234,8 @@ class Pipes:
     async def drained(self) -> None:
         """Both outputs are at end of file. Safe to cancel."""
         for reader in (self.stdout, self.stderr):
-            await asyncio.shield(reader.closed)
+            if not reader.closed.done():
+                await asyncio.shield(reader.closed)
 
     def close(self) -> None:
         """Close what is still open on our side; safe to call twice."""
@@ -225,10 +244,3 @@ class Pipes:
         self.stderr.close()
         if self.stdin is not None:
             self.stdin.close()
-
-
-def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    undo.callback(os.close, read)
-    undo.callback(os.close, write)
-    return read, write

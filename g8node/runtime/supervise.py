@@ -38,7 +38,7 @@ class TaskStatus:
     """What `core.state` shows of a supervised task."""
 
     name: str
-    running: bool = True
+    running: bool = True  # False in the pause before a restart, too
     restarts: int = 0
     last_error: str = ""
 
@@ -60,12 +60,14 @@ class Supervisor:
 
     async def _keep(self, status: TaskStatus, run: Callable[[], Awaitable[None]], backoff: Backoff) -> None:
         while True:
+            status.running = True
             try:
                 await run()
             except BaseException as error:
                 # A CancelledError that nobody asked of us came out of the subsystem's own doing.
                 if isinstance(error, GeneratorExit) or _is_cancelled():
                     raise
+                status.running = False
                 status.restarts += 1
                 status.last_error = f"{type(error).__name__}: {error}"
                 delay_s = backoff.next(time.monotonic())

@@ -3,6 +3,8 @@
     <folder>/.lock                  held by the one process that uses it
     <folder>/<id, quoted>/vdisk.json
     <folder>/<id, quoted>/data.000  the first TiB, sparse; data.001 the next one, ...
+    <folder>/<id, quoted>/index     of a deduplicated one, see mapping.py
+    <folder>/.content/              the contents of deduplicated ones, see pools.py
     <folder>/.new.*  .gone.*        being made or removed when the power went; swept at the next open
 
 A vdisk appears by the rename of a finished folder, and disappears by a rename, too.
@@ -19,10 +21,16 @@ import msgspec
 from g8node.errors import AlreadyExists, Conflict, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.linux.diskfile import Disk, DiskFile, read_whole, write_whole
 from g8node.linux.guard import off_loop
+from g8node.runtime import logs
 from g8node.vdisk.encrypted import EncryptedFile
+from g8node.vdisk.mapping import WIDTH
 from g8node.vdisk.parts import Parts, part_sizes
+from g8node.vdisk.pools import INDEX, Pools
 from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
 from g8node.vdisk.seal import new_seal, vdisk_key
+from g8node.vdisk.volume import Volume
+
+log = logs.get("vdisk")
 
 RECORD: Final = "vdisk.json"
 _RECORD_BYTES_MAX: Final = 1 << 20
@@ -38,6 +46,7 @@ class Folder:
         self._disk = disk
         self._key = key
         self.path = path.rstrip("/")
+        self.pools = Pools(disk, self.path, self._records, self._at)
 
     @off_loop
     def lock(self) -> int:
@@ -79,8 +88,20 @@ class Folder:
             raise NotFound(f"vdisk {vdisk!r} does not exist") from error
         return decode(data, path)
 
+    def _records(self) -> list[Record]:
+        """Of all vdisks. InvalidArgument when one is damaged, NotFound when it is missing."""
+        return [self.record(vdisk) for vdisk in self.ids()]
+
+    def numbers(self, block_size: int) -> list[int]:
+        """Of all deduplicated vdisks with that block size. Raises as `record` does."""
+        return [
+            record.number
+            for record in self._records()
+            if record.storage == "dedup" and record.block_size == block_size
+        ]
+
     def create(self, record: Record) -> None:
-        """An empty vdisk. AlreadyExists."""
+        """An empty vdisk, or one that shows its template. AlreadyExists."""
         record.check()
         place = self._at(record.id)
         if os.path.basename(place) in self._disk.names(self.path):
@@ -89,8 +110,8 @@ class Folder:
         if os.path.basename(partial) in self._disk.names(self.path):
             self._remove(partial)
         self._disk.make_folder(partial)
-        for number, size in enumerate(part_sizes(record.size)):
-            file = self._disk.open(f"{partial}/{_part(number)}", create=True)
+        for name, size in _files(record, record.size):
+            file = self._disk.open(f"{partial}/{name}", create=True)
             try:
                 file.truncate(size)
                 file.sync()
@@ -99,9 +120,16 @@ class Folder:
         write_whole(self._disk, f"{partial}/{RECORD}", encode(record))
         self._disk.replace(partial, place)
         self._disk.sync_folder(self.path)
+        if record.storage == "dedup":
+            self.pools.made(record)
 
-    def open(self, record: Record) -> Parts:
-        """The bytes of a vdisk; Unavailable when they are not as many as is written down."""
+    def open(self, record: Record, *, adopts: bool = True) -> "Parts | Volume":
+        """The bytes of a vdisk; Unavailable when they are not as many as is written down.
+
+        `adopts`: what it reads of its template becomes its own.
+        """
+        if record.storage == "dedup":
+            return self._open_volume(record, adopts=adopts and not record.read_only)
         parts = Parts()
         try:
             self.open_more(record, parts)
@@ -110,7 +138,39 @@ class Folder:
             raise
         return parts
 
-    def plain(self, record: Record, parts: Parts) -> DiskFile:
+    def _open_volume(self, record: Record, *, adopts: bool) -> Volume:
+        template = self._template(record) if record.template else None
+        size = record.block_size
+
+        def left() -> None:
+            if template is not None:
+                template.close()
+            self.pools.release(size)
+
+        try:
+            pool = self.pools.acquire(size)
+        except BaseException:
+            if template is not None:
+                template.close()
+            raise
+        try:
+            mapping = pool.mapping(record.number)
+            if mapping is None:
+                raise Unavailable(f"{self._at(record.id)}/{INDEX}: missing")
+        except BaseException:
+            left()
+            raise
+        return Volume(pool, mapping, left, template=template, adopts=adopts)
+
+    def _template(self, record: Record) -> DiskFile | None:
+        """None when it cannot be opened: what shows it answers with errors then."""
+        try:
+            return self._open_plain(self.record(record.template), adopts=False)
+        except (NodeError, OSError) as error:
+            log.error("template cannot be read", vdisk=record.id, template=record.template, reason=str(error))
+            return None
+
+    def plain(self, record: Record, parts: "Parts | Volume") -> DiskFile:
         """What clients see of the bytes. Unavailable without the right key."""
         if record.seal is None:
             return parts
@@ -122,8 +182,11 @@ class Folder:
             raise InvalidArgument("encrypted: there is no key", hint="give a key file")
         return msgspec.structs.replace(record, seal=new_seal(self._key))
 
-    def open_more(self, record: Record, parts: Parts) -> None:
+    def open_more(self, record: Record, parts: "Parts | Volume") -> None:
         """Add the parts that `parts`, opened when the vdisk was smaller, does not have."""
+        if isinstance(parts, Volume):
+            parts.truncate(record.size)
+            return
         place = self._at(record.id)
         for number, size in list(enumerate(part_sizes(record.size)))[len(parts) :]:
             file = self._disk.open(f"{place}/{_part(number)}")
@@ -139,8 +202,8 @@ class Folder:
         if size < record.size:
             raise Conflict(f"size: {size} is less than the present {record.size} bytes")
         names = self._disk.names(place)
-        for number, part in enumerate(part_sizes(size)):
-            file = self._disk.open(f"{place}/{_part(number)}", create=_part(number) not in names)
+        for name, part in _files(record, size):
+            file = self._disk.open(f"{place}/{name}", create=name not in names)
             try:
                 if file.size() < part:
                     file.truncate(part)
@@ -149,6 +212,8 @@ class Folder:
                 file.close()
         self._disk.sync_folder(place)
         write_whole(self._disk, f"{place}/{RECORD}", encode(grown))
+        if grown.storage == "dedup":
+            self.pools.made(grown)
         return grown
 
     def save(self, record: Record) -> None:
@@ -160,12 +225,20 @@ class Folder:
         place = self._at(vdisk)
         if os.path.basename(place) not in self._disk.names(self.path):
             raise NotFound(f"vdisk {vdisk!r} does not exist")
+        self._forget(vdisk)
         gone = f"{self.path}/.gone.{folder_name(vdisk)}"
         if os.path.basename(gone) in self._disk.names(self.path):
             self._remove(gone)
         self._disk.replace(place, gone)
         self._disk.sync_folder(self.path)
         self._remove(gone)
+
+    def _forget(self, vdisk: str) -> None:
+        """The pool must not touch the files of a vdisk that goes."""
+        with contextlib.suppress(InvalidArgument):  # a damaged one is nothing that a pool knows
+            record = self.record(vdisk)
+            if record.storage == "dedup":
+                self.pools.gone(record)
 
     def _remove(self, path: str) -> None:
         for name in self._disk.names(path):
@@ -176,7 +249,7 @@ class Folder:
         """A new vdisk with the bytes of another one that nobody changes meanwhile; holes stay holes."""
         self.create(target)
         try:
-            reader, writer = self._open_plain(source), self._open_plain(target)
+            reader, writer = self._open_plain(source, adopts=False), self._open_plain(target)
             try:
                 _copy(reader, writer, source.size)
                 writer.sync()
@@ -188,8 +261,8 @@ class Folder:
                 self.delete(target.id)
             raise
 
-    def _open_plain(self, record: Record) -> DiskFile:
-        parts = self.open(record)
+    def _open_plain(self, record: Record, *, adopts: bool = True) -> DiskFile:
+        parts = self.open(record, adopts=adopts)
         try:
             return self.plain(record, parts)
         except BaseException:
@@ -197,28 +270,34 @@ class Folder:
             raise
 
     def used(self, record: Record) -> int:
-        """Bytes that really lie on the disk."""
+        """Bytes that its own files really have on the disk."""
         place = self._at(record.id)
-        return sum(
-            os.stat(f"{place}/{_part(number)}").st_blocks * 512
-            for number in range(len(part_sizes(record.size)))
-        )
+        return sum(os.stat(f"{place}/{name}").st_blocks * 512 for name, _ in _files(record, record.size))
 
     def problems(self, vdisk: str) -> list[str]:
         """What is wrong with a vdisk, for a person; nothing when it is whole."""
         try:
             record = self.record(vdisk)
-            file = self._open_plain(record)
+            file = self._open_plain(record, adopts=False)
         except (NodeError, OSError) as error:
             return [str(error)]
         try:
-            return _unreadable(file, record.size)
+            return _unreadable(file, record.size) + (
+                list(file.problems()) if isinstance(file, Volume) else []
+            )
         finally:
             file.close()
 
 
 def _part(number: int) -> str:
     return f"data.{number:03d}"
+
+
+def _files(record: Record, size: int) -> list[tuple[str, int]]:
+    """The names and sizes of a vdisk's files, if it has `size` bytes."""
+    if record.storage == "dedup":
+        return [(INDEX, size // record.block_size * WIDTH)]
+    return [(_part(number), part) for number, part in enumerate(part_sizes(size))]
 
 
 def _copy(reader: DiskFile, writer: DiskFile, size: int) -> None:

@@ -1,5 +1,6 @@
 """What is written down of a vdisk beside its blocks (pure), and how its folder is called."""
 
+import secrets
 import urllib.parse
 from typing import Annotated, Final, Literal
 
@@ -17,6 +18,8 @@ ID_MAX: Final = 80
 """Characters; quoted, a name has at most three bytes each."""
 
 Kind = Literal["boot", "db", "cache", "tmp"]
+Storage = Literal["plain", "dedup"]
+StorageWish = Literal["", "plain", "dedup"]
 VdiskId = Annotated[
     str,
     Meta(
@@ -24,12 +27,17 @@ VdiskId = Annotated[
         description="1 to 80 printable ASCII characters without spaces.",
     ),
 ]
+TemplateId = Annotated[str, Meta(pattern=rf"\A[!-~]{{0,{ID_MAX}}}\Z")]
 SizeBytes = Annotated[int, Meta(ge=BLOCK_MIN, le=SIZE_MAX)]
 BlockSize = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """One vdisk. Sizes in bytes, `created` in seconds since 1970; with a `seal` it is encrypted."""
+    """One vdisk. Sizes in bytes, `created` in seconds since 1970; with a `seal` it is encrypted.
+
+    A deduplicated one has a `number` that no other ever had. Up to `template_size` it shows what the vdisk
+    `template` has, where it has nothing itself.
+    """
 
     version: Literal[1] = 1
     id: VdiskId
@@ -39,6 +47,10 @@ class Record(Struct, frozen=True, kw_only=True):
     read_only: bool = False
     limits: Limits = Limits()
     seal: Seal | None = None
+    storage: Storage = "plain"
+    number: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    template: TemplateId = ""
+    template_size: Annotated[int, Meta(ge=0, le=SIZE_MAX)] = 0
     created: int = 0
 
     def check(self) -> None:
@@ -47,6 +59,23 @@ class Record(Struct, frozen=True, kw_only=True):
             raise InvalidArgument(f"block_size: expected a power of two, not {self.block_size}")
         if self.size % self.block_size:
             raise InvalidArgument(f"size: expected a multiple of the block size {self.block_size}")
+        if self.storage == "dedup" and self.seal is not None:
+            raise InvalidArgument("encrypted: expected plain storage")
+        if self.template and self.storage != "dedup":
+            raise InvalidArgument("template: expected deduplicated storage")
+
+    @property
+    def blocks(self) -> int:
+        return self.size // self.block_size
+
+
+def storage_of(asked: StorageWish, kind: Kind, *, template: str, encrypted: bool) -> Storage:
+    """What is asked for; else what suits: boot disks have much in common, and templates need it."""
+    return asked or ("dedup" if template or (kind == "boot" and not encrypted) else "plain")
+
+
+def fresh_number() -> int:
+    return secrets.randbits(61) + 1
 
 
 def encode(record: Record) -> bytes:

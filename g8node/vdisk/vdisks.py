@@ -10,14 +10,18 @@ from typing import Any
 
 import msgspec
 
-from g8node.errors import Conflict, NodeError, NotFound
+from g8node.errors import Conflict, InvalidArgument, NodeError, NotFound
 from g8node.linux.diskfile import Disk, KernelDisk
 from g8node.runtime import blocking, logs
+from g8node.vdisk.collect import Collection
+from g8node.vdisk.dedup import DedupVdisk
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.limits import Limits
 from g8node.vdisk.parts import Parts
 from g8node.vdisk.plain import PlainVdisk, describe
-from g8node.vdisk.record import Record, check_id
+from g8node.vdisk.pool import Pool
+from g8node.vdisk.record import Record, check_id, fresh_number
+from g8node.vdisk.volume import Volume
 from g8node.wire.nbd_handshake import Description
 
 log = logs.get("vdisk")
@@ -26,7 +30,7 @@ log = logs.get("vdisk")
 @dataclass
 class _Opened:
     vdisk: PlainVdisk
-    parts: Parts
+    parts: Parts | Volume
     users: int = 0
 
 
@@ -40,6 +44,7 @@ class Vdisks:
         self._records: dict[str, Record] = {}
         self._opened: dict[str, _Opened] = {}
         self._busy: dict[str, asyncio.Lock] = {}
+        self._collecting = asyncio.Lock()
 
     async def start(self) -> None:
         """Conflict when another process has the folder. A damaged vdisk is logged and left alone."""
@@ -83,7 +88,17 @@ class Vdisks:
         check_id(vdisk)
         if (record := self._records.get(vdisk)) is None:
             raise NotFound(f"vdisk {vdisk!r} does not exist")
+        return self._as_served(record)
+
+    def _as_served(self, record: Record) -> Record:
+        """Nobody writes to what others show."""
+        if not record.read_only and self._showing(record.id):
+            return msgspec.structs.replace(record, read_only=True)
         return record
+
+    def _showing(self, vdisk: str) -> list[str]:
+        """Whose template it is."""
+        return [record.id for record in self._records.values() if record.template == vdisk]
 
     def records(self) -> list[Record]:
         return [self._records[vdisk] for vdisk in sorted(self._records)]
@@ -99,10 +114,10 @@ class Vdisks:
     def _named(self, name: str) -> Record:
         """The empty name means the only vdisk there is."""
         if not name and len(self._records) == 1:
-            return next(iter(self._records.values()))
+            name = next(iter(self._records))
         if name not in self._records:
             raise NotFound("no such export")
-        return self._records[name]
+        return self._as_served(self._records[name])
 
     async def open(self, name: str) -> PlainVdisk:
         vdisk = self._named(name).id
@@ -116,7 +131,8 @@ class Vdisks:
                 except NodeError:
                     await blocking.run("disk", parts.close)
                     raise
-                opened = self._opened[vdisk] = _Opened(PlainVdisk(file, record), parts)
+                export = DedupVdisk(parts, record) if isinstance(parts, Volume) else PlainVdisk(file, record)
+                opened = self._opened[vdisk] = _Opened(export, parts)
             opened.users += 1
             return opened.vdisk
 
@@ -136,15 +152,37 @@ class Vdisks:
     # What people ask
 
     async def create(self, record: Record, *, encrypted: bool = False) -> Record:
-        """AlreadyExists, InvalidArgument."""
+        """AlreadyExists, InvalidArgument; NotFound for its template, Conflict while that is written to."""
         if encrypted:
             record = self.folder.sealed(record)
-        record = msgspec.structs.replace(record, created=int(time.time()))
         check_id(record.id)
-        async with self._alone(record.id):
+        async with contextlib.AsyncExitStack() as alone:
+            for name in sorted({record.id, record.template or record.id}):
+                await alone.enter_async_context(self._alone(name))
+            record = self._numbered(self._with_template(record))
             await blocking.run("disk", self.folder.create, record)
             self._records[record.id] = record
         return record
+
+    def _numbered(self, record: Record) -> Record:
+        number = fresh_number() if record.storage == "dedup" else 0
+        return msgspec.structs.replace(record, number=number, created=int(time.time()))
+
+    def _with_template(self, record: Record) -> Record:
+        if not record.template:
+            return record
+        if record.template == record.id:
+            raise InvalidArgument("template: expected another vdisk")
+        template = self.get(record.template)
+        if template.seal is not None:
+            raise InvalidArgument("template: expected one that is not encrypted")
+        if template.block_size != record.block_size:
+            raise InvalidArgument(f"template: expected block size {record.block_size}")
+        if template.size > record.size:
+            raise InvalidArgument(f"size: expected at least the template's {template.size} bytes")
+        if not template.read_only:
+            self._refuse_open(template.id)
+        return msgspec.structs.replace(record, template_size=template.size)
 
     async def info(self, vdisk: str) -> dict[str, Any]:
         """The record, with `used` bytes on the disk, `connections`, and `counters` while it is open."""
@@ -158,27 +196,28 @@ class Vdisks:
         }
         table: dict[str, Any] = msgspec.to_builtins(record)
         table["encrypted"] = table.pop("seal") is not None
+        del table["number"], table["template_size"]
         return table | more
 
     async def resize(self, vdisk: str, size: int) -> Record:
         """Grow, also while it is in use; clients see it when they connect again. Conflict for less."""
         async with self._alone(vdisk):
-            record = self.get(vdisk)
+            record = self._records[self.get(vdisk).id]
             grown = await blocking.run("disk", self.folder.grow, record, size)
             self._records[vdisk] = grown
             if opened := self._opened.get(vdisk):
                 await blocking.run("disk", self.folder.open_more, grown, opened.parts)
-                opened.vdisk.change(grown)
+                opened.vdisk.change(self._as_served(grown))
             return grown
 
     async def limit(self, vdisk: str, limits: Limits) -> Record:
         """Other limits, at once and for good."""
         async with self._alone(vdisk):
-            record = msgspec.structs.replace(self.get(vdisk), limits=limits)
+            record = msgspec.structs.replace(self._records[self.get(vdisk).id], limits=limits)
             await blocking.run("disk", self.folder.save, record)
             self._records[vdisk] = record
             if opened := self._opened.get(vdisk):
-                opened.vdisk.change(record)
+                opened.vdisk.change(self._as_served(record))
             return record
 
     async def delete(self, vdisk: str) -> None:
@@ -186,6 +225,8 @@ class Vdisks:
         async with self._alone(vdisk):
             self.get(vdisk)
             self._refuse_open(vdisk)
+            if showing := self._showing(vdisk):
+                raise Conflict(f"vdisk {vdisk!r} is the template of {', '.join(showing[:3])}")
             del self._records[vdisk]
             await blocking.run("disk", self.folder.delete, vdisk)
 
@@ -199,7 +240,9 @@ class Vdisks:
             source = self.get(vdisk)
             if not source.read_only:
                 self._refuse_open(vdisk)
-            record = msgspec.structs.replace(source, id=target, read_only=False, created=int(time.time()))
+            record = msgspec.structs.replace(
+                self._numbered(source), id=target, read_only=False, template="", template_size=0
+            )
             if source.seal is not None:
                 record = self.folder.sealed(record)
             await blocking.run("vdisk", self.folder.copy, source, record)
@@ -215,3 +258,43 @@ class Vdisks:
         """Read all there is; what is wrong, for a person."""
         self.get(vdisk)
         return await blocking.run("vdisk", self.folder.problems, vdisk)
+
+    async def gc(self, bytes_s: int = 0) -> list[dict[str, int]]:
+        """Give back the space of content that no vdisk refers to; what was done, by block size.
+
+        `bytes_s`: bytes read and given back a second; 0 as fast as it goes. Writers go on meanwhile. Conflict
+        while another one runs; InvalidArgument when a vdisk is damaged, whose content nobody knows then.
+        """
+        if self._collecting.locked():
+            raise Conflict("a collection is running")
+        async with self._collecting:
+            found = []
+            for block_size in await blocking.run("disk", self.folder.pools.block_sizes):
+                pool = await blocking.run("vdisk", self.folder.pools.acquire, block_size)
+                try:
+                    found.append(await self._collect(pool, bytes_s))
+                finally:
+                    await blocking.run("vdisk", self.folder.pools.release, block_size)
+            return found
+
+    async def _collect(self, pool: Pool, bytes_s: int) -> dict[str, int]:
+        async def step(moved: int) -> None:
+            await asyncio.sleep(moved / bytes_s if bytes_s else 0)
+
+        run = Collection(pool)
+        try:
+            await blocking.run("vdisk", run.begin)
+            for number in await blocking.run("vdisk", self.folder.numbers, pool.block_size):
+                at: int | None = 0
+                while at is not None:
+                    at, moved = await blocking.run("vdisk", run.mark, number, at)
+                    await step(moved)
+            await blocking.run("vdisk", run.settle)
+            for first, count in run.groups():
+                await step(await blocking.run("vdisk", run.sweep, first, count))
+            for bucket in range(run.buckets()):
+                await step(await blocking.run("vdisk", run.drop_hints, bucket))
+        finally:
+            run.end()
+        size = pool.block_size
+        return {"block_size": size, "freed": run.freed * size, "kept": run.kept * size}

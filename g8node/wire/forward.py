@@ -29,8 +29,18 @@ class Source:
         return f"{address}{':' if address else ''}{self.port}{protocols}"
 
 
-def parse(text: str) -> Source:
-    """InvalidArgument tells what is wrong with it."""
+def parse(text: str, *, field: str = "port") -> Source:
+    """InvalidArgument says what was expected of `field`."""
+    try:
+        return _parsed(text)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{field}: expected [address:]port[|proto[+proto]] such as 8080, eth0:80 or 53|udp, "
+            f"not {text[:80]!r}"
+        ) from error
+
+
+def _parsed(text: str) -> Source:
     if len(text) > TEXT_MAX:
         raise _wrong(text)
     where, _, protocols = text.partition("|")
@@ -67,7 +77,5 @@ def _address(text: str, whole: str) -> tuple[str, str]:
     return (str(network.network_address) if network.prefixlen == 32 else str(network)), ""
 
 
-def _wrong(text: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"port: expected [address:]port[|proto[+proto]] such as 8080, eth0:80 or 53|udp, not {text[:80]!r}"
-    )
+def _wrong(text: str) -> ValueError:
+    return ValueError(f"no source of a forward: {text[:80]!r}")

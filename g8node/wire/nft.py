@@ -94,17 +94,13 @@ def masquerade(network: str, link: str, owner: str) -> list[Rule]:
     return rules
 
 
-def services(link: str, owner: str) -> Rule:
+def services(link: str, owner: str) -> list[Rule]:
     """DNS and DHCP of a bridge's own server."""
-    return add(
-        "input",
-        owner,
-        [
-            _match(_meta("iifname"), link),
-            _match({"payload": {"protocol": "udp", "field": "dport"}}, {"set": [53, 67, 68]}),
-            {"accept": None},
-        ],
-    )
+    rules = []
+    for protocol, ports in (("udp", [53, 67, 68]), ("tcp", [53])):
+        server = _match({"payload": {"protocol": protocol, "field": "dport"}}, {"set": ports})
+        rules.append(add("input", owner, [_match(_meta("iifname"), link), server, {"accept": None}]))
+    return rules
 
 
 def handles(answer: Any) -> list[tuple[str, int, str]]:

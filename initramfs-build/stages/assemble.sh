@@ -41,7 +41,8 @@ fill_node_layer() {
     [ ! -e "$init/network.toml" ] || install -m 644 "$init/network.toml" "$tree/etc/g8node/network.toml"
     (cd "$top" && find g8node -type f -name '*.py' -print0 | sort -z |
         cpio --null --pass-through --make-directories --quiet "$site")
-    cp "$kernels" "$site/g8node/wire/"
+    cp "$kernels/_kernels.abi3.so" "$site/g8node/wire/"
+    cp "$kernels/_spawn.abi3.so" "$site/g8node/linux/"
     find "$site" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
     # Sources stay for readable tracebacks; their pyc files are made here, since the root is read by its first boot.
     merge "$work/compile" "$root_layer/tree" "$tree"

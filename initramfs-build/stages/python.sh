@@ -77,28 +77,31 @@ fill_pyfuse3() {
     rm -rf "$source"
 }
 
-# g8node's own inner loops, for the image's Python; g8node/wire/kernels.py would do without, slowly.
+# What g8node has in C, for the image's Python.
 stage_kernels() {
     fetch_tree python313
     local key
-    key=$(content_key "$python313_raw/manifest" "$top/g8node/wire/_kernels.c" "$here/stages/python.sh")
+    key=$(content_key "$python313_raw/manifest" "$top/g8node/wire/_kernels.c" "$top/g8node/linux/_spawn.c" \
+        "$here/stages/python.sh")
     cached kernels "$key" fill_kernels
-    kernels=$entry/_kernels.abi3.so
+    kernels=$entry
 }
 
 fill_kernels() {
-    say "python: compile g8node's inner loops"
+    say "python: compile what g8node has in C"
     local source=$python313_raw/tree/build/kernels
     rm -rf "$source"
     mkdir -p "$source"
-    cp "$top/g8node/wire/_kernels.c" "$source/"
+    cp "$top/g8node/wire/_kernels.c" "$top/g8node/linux/_spawn.c" "$source/"
     # shellcheck disable=SC2016 # expands inside
     in_root "$python313_raw/tree" /bin/sh -euc '
         cd /build/kernels
-        gcc -shared -fPIC -O3 -DNDEBUG -Wall -ffile-prefix-map=/build/kernels=. -Wl,-z,now \
-            $(python3-config --includes) -o _kernels.abi3.so _kernels.c
-        strip --strip-unneeded _kernels.abi3.so' || die "g8node/wire/_kernels.c could not be compiled"
-    cp "$source/_kernels.abi3.so" "$entry/"
+        for each in _kernels _spawn; do
+            gcc -shared -fPIC -O3 -DNDEBUG -Wall -ffile-prefix-map=/build/kernels=. -Wl,-z,now \
+                $(python3-config --includes) -o $each.abi3.so $each.c
+            strip --strip-unneeded $each.abi3.so
+        done' || die "g8node's C sources could not be compiled"
+    cp "$source/_kernels.abi3.so" "$source/_spawn.abi3.so" "$entry/"
     rm -rf "$source"
 }
 

@@ -54,15 +54,14 @@ class Agent:
     config: dict[str, Any]
 
     def bundle(self, command: list[str]) -> Path:
-        """The agent's config.json with another command, over the peer's root."""
-        config = json.loads(json.dumps(self.config))
-        config["process"]["args"] = command
-        config["root"]["path"] = str(self.folder / "peer/rootfs")
-        config["linux"]["cgroupsPath"] = f"/g8-bench-{os.getpid()}"
-        place = self.folder / "bundle"
-        place.mkdir(exist_ok=True)
-        (place / "config.json").write_text(json.dumps(config))
-        return place
+        """For a peer that runs another command over its own root."""
+        return write_bundle(self.folder, self.config, command)
+
+    def config_of(self, container: int) -> dict[str, Any]:
+        """The config.json that the agent wrote."""
+        path = self.node.folder / f"root/run/containers/{container}/config.json"
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        return config
 
     def create(self, command: list[str] | str, *, stream: bool = False) -> int:
         """RPUSH of corex.create and its result, as a client does it: the container's id."""
@@ -161,26 +160,37 @@ def _exec(agent: Agent) -> Row:
 def _agent(folder: Path) -> Iterator[Agent]:
     with ExitStack() as undo:
         tree = make_rootfs(folder / "tree")
-        _peer_root(folder / "peer", tree, undo)
+        mount_peer(folder / "peer", tree, undo)
         flist = publish(undo.enter_context(hub(folder)), tree, "busybox")
         node = undo.enter_context(daemon(folder / "agent"))
         gate = undo.enter_context(node.gate())
         agent = Agent(node, gate, flist, folder, {})
         for _ in range(2):  # the first warms caches and leaves the compiled filter behind
             container = agent.create(["sleep", "100000"])
-            bundle = node.folder / f"root/run/containers/{container}/config.json"
-            agent.config = json.loads(bundle.read_bytes())
+            agent.config = agent.config_of(container)
             node.direct("corex.terminate", container=container)
             agent.gone(container)
         yield agent
     shutil.rmtree(folder)
 
 
-def _peer_root(folder: Path, tree: Path, undo: ExitStack) -> None:
-    """An overlay over the tree, whose upper layer is a tmpfs as ours is."""
+def write_bundle(folder: Path, config: dict[str, Any], command: list[str]) -> Path:
+    """`folder/bundle`: an agent's config.json with another command, over the root that `mount_peer` made."""
+    changed = json.loads(json.dumps(config))
+    changed["process"]["args"] = command
+    changed["root"]["path"] = str(folder / "peer/rootfs")
+    changed["linux"]["cgroupsPath"] = f"/g8-bench-{os.getpid()}"
+    place = folder / "bundle"
+    place.mkdir(exist_ok=True)
+    (place / "config.json").write_text(json.dumps(changed))
+    return place
+
+
+def mount_peer(folder: Path, tree: Path, undo: ExitStack) -> None:
+    """`folder/rootfs`: an overlay over the tree, whose upper layer is a tmpfs as ours is."""
     data, rootfs = folder / "data", folder / "rootfs"
     for place in (data, rootfs):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
     run("mount", "-t", "tmpfs", "tmpfs", data)
     undo.callback(unmount, data)
     for name in ("upper", "work"):

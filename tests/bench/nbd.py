@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -59,6 +60,8 @@ _JOBS = {
     "lat_qd1_p99": Job(("--rw=randread", "--bs=4k", "--iodepth=1"), "us", _p99_us),
 }
 _PING = "core.ping_p99_under_nbd_ms"
+_DEDUP = {"dedup": 0, "dedup50": 50}
+"""Rows `vdisk.<key>_randwrite4k_vs_plain`, and fio's dedupe_percentage in them."""
 
 
 def bench(wanted: Callable[[str], bool], folder: Path) -> Iterable[Row]:
@@ -71,8 +74,47 @@ def bench(wanted: Callable[[str], bool], folder: Path) -> Iterable[Row]:
                 yield _row(name, Side("ours", ours.uri()), peers, folder)
             if "randwrite4k" in names:
                 _verify_after_kill(ours, folder)
+    shares = [key for key in _DEDUP if wanted(f"vdisk.{key}_randwrite4k_vs_plain")]
+    if shares:
+        yield from _dedup(shares, folder)
     if wanted(_PING):
         yield _ping(folder)
+
+
+def _dedup(shares: list[str], folder: Path) -> Iterable[Row]:
+    """A deduplicated vdisk and a plain one of the same server, both prefilled with the same random data."""
+    (folder / "dedup").mkdir()
+    server = Served(folder / "dedup")
+    with ExitStack() as undo:
+        for storage in ("plain", "dedup"):
+            server.g8("create", storage, str(_SIZE), "--storage", storage)
+        server.start()
+        undo.callback(server.kill)
+        run(
+            "nbdcopy",
+            "--",
+            "[",
+            "nbdkit",
+            "--exit-with-parent",
+            "random",
+            f"size={_SIZE}",
+            "]",
+            server.uri("plain"),
+        )
+        run("nbdcopy", server.uri("plain"), server.uri("dedup"))
+        for key in shares:
+            words = (*_JOBS["randwrite4k"].words, f"--dedupe_percentage={_DEDUP[key]}")
+            measure = partial(_measured, Job(words, "IOPS", _iops), folder)
+            yield compare(
+                f"vdisk.{key}_randwrite4k_vs_plain",
+                "IOPS",
+                "higher",
+                partial(measure, Side("dedup", server.uri("dedup"))),
+                partial(measure, Side("plain", server.uri("plain"))),
+                "plain vdisk",
+                options=" ".join(words),
+                versions=[package("fio")],
+            )
 
 
 @contextmanager
@@ -109,7 +151,7 @@ def _peers(folder: Path) -> dict[str, list[str]]:
 
 def _row(name: str, ours: Side, peers: list[Side], folder: Path) -> Row:
     better = "lower" if name.startswith("lat") else "higher"
-    measure = _fua if name == "fua4k" else _fio(name, folder)
+    measure = _fua if name == "fua4k" else partial(_measured, _JOBS[name], folder)
     tried = {side.name: measure(side) for side in peers}
     pick = min if better == "lower" else max
     best = next(side for side in peers if side.name == pick(tried, key=lambda one: tried[one]))
@@ -126,17 +168,12 @@ def _row(name: str, ours: Side, peers: list[Side], folder: Path) -> Row:
     )
 
 
-def _fio(name: str, folder: Path) -> Callable[[Side], float]:
-    job = _JOBS[name]
-
-    def measure(side: Side) -> float:
-        out = folder / "fio.json"
-        run(*_FIO, f"--uri={side.uri}", *job.words, f"--output={out}", "--output-format=json", *_TIMED)
-        text = out.read_text()
-        found = json.loads(text[text.index("{") :])["jobs"][0]
-        return job.value(found["read" if "read" in job.words[0] else "write"])
-
-    return measure
+def _measured(job: Job, folder: Path, side: Side) -> float:
+    out = folder / "fio.json"
+    run(*_FIO, f"--uri={side.uri}", *job.words, f"--output={out}", "--output-format=json", *_TIMED)
+    text = out.read_text()
+    found = json.loads(text[text.index("{") :])["jobs"][0]
+    return job.value(found["read" if "read" in job.words[0] else "write"])
 
 
 _FIO = ("fio", "--name=job", "--ioengine=nbd", f"--size={_SIZE}", "--refill_buffers=1")

@@ -19,6 +19,7 @@ from g8tools.g8.client import Client, JobNotFoundError, Message, ResultError
 from g8tools.g8.host import HostClient
 from g8tools.g8.managers.container import ContainerClient
 from g8tools.g8.managers.manager import Manager
+from tests.support.busybox import busybox_flist
 from tests.support.daemon import Daemon, daemon
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
@@ -292,6 +293,41 @@ def test_ip(tmp_path: Path) -> None:
         client.close()
 
 
+def test_networks(tmp_path: Path) -> None:
+    flist = busybox_flist(tmp_path)
+    with agent_inside(tmp_path / "node") as inside:
+        client = Client("127.0.0.1", inside.port, inside.password, ssl=False, testConnectionAttempts=0)
+        with network_of(inside.pid):
+            client.ping()  # the connection that all the others use
+        bridge, nft, containers = client.bridge, client.nft, client.container
+        settings = {"cidr": "10.77.0.1/24", "start": "10.77.0.5", "end": "10.77.0.9"}
+        bridge.create("lan", network="dnsmasq", nat=True, settings=settings)
+        assert bridge.list() == ["lan"]
+        bridge.add_host("lan", "10.77.0.2", "02:00:00:00:00:01")
+        bridge.nic_add("lan", "v0")
+        assert bridge.nic_list("lan") == ["v0"]
+        bridge.nic_remove("v0")
+        nft.open_port(65000)
+        assert "tcp dport 65000 accept" in nft.list()
+        assert nft.rule_exists(65000) is True
+        nft.drop_port(65000)
+        assert client.socat.reserve(1)[0] >= 1024
+        id = containers.create(flist["root"], storage=flist["storage"], port={8080: 80}).get(60)
+        assert client.socat.list()
+        containers.nic_add(id, {"type": "bridge", "id": "lan"})
+        containers.nic_remove(id, 1)
+        containers.add_portforward(id, "lo:9090", 80)
+        containers.remove_portforward(id, "lo:9090", 80)
+        found = containers.get(id)
+        assert found is not None
+        arguments = found["container"]["arguments"]
+        assert [nic["state"] for nic in arguments["nics"]] == ["configured", "destroyed"]
+        assert arguments["port"] == {"8080": 80}
+        containers.terminate(id)
+        bridge.delete("lan")
+        client.close()
+
+
 def test_disk(client: Client, tmp_path: Path) -> None:
     disk = client.disk
     with Loops(tmp_path) as loops:
@@ -408,20 +444,8 @@ def test_web_and_services(client: Client, tmp_path: Path) -> None:
 
 
 def test_what_other_parts_of_the_node_answer(client: Client) -> None:
-    bridge, nft, zerotier, kvm = client.bridge, client.nft, client.zerotier, client.kvm
-    name = "g8surface"
+    zerotier, kvm = client.zerotier, client.kvm
     not_there_yet(
-        lambda: bridge.create(name, network="static", settings={"cidr": "10.77.0.1/24"}),
-        bridge.list,
-        lambda: bridge.add_host(name, "10.77.0.2", "02:00:00:00:00:01"),
-        lambda: bridge.nic_add(name, "none0"),
-        lambda: bridge.nic_list(name),
-        lambda: bridge.nic_remove("none0"),
-        lambda: bridge.delete(name),
-        lambda: nft.open_port(65000),
-        nft.list,
-        lambda: nft.rule_exists(65000),
-        lambda: nft.drop_port(65000),
         lambda: zerotier.join("0" * 16),
         lambda: zerotier.leave("0" * 16),
         zerotier.list,
@@ -429,8 +453,6 @@ def test_what_other_parts_of_the_node_answer(client: Client) -> None:
         lambda: client.rtinfo.start("localhost", 1),
         client.rtinfo.list,
         lambda: client.rtinfo.stop("localhost", 1),
-        client.socat.list,
-        lambda: client.socat.reserve(1),
     )
     media, uuid = {"url": "/nowhere"}, "00000000-0000-0000-0000-000000000000"
     not_there_yet(
@@ -476,10 +498,6 @@ def test_container(client: Client, tmp_path: Path) -> None:
         assert containers.get(65534) is None
         _inside(containers.client(id), id)
         not_there_yet(
-            lambda: containers.nic_add(id, {"type": "default"}),
-            lambda: containers.nic_remove(id, 0),
-            lambda: containers.add_portforward(id, 18080, 80),
-            lambda: containers.remove_portforward(id, 18080, 80),
             lambda: containers.layer(id, root),
             lambda: containers.backup(id, f"file:{tmp_path}/none").get(),
             lambda: containers.restore(f"file:{tmp_path}/none#1").get(),

@@ -8,7 +8,6 @@ import redis
 
 from g8node.jobs.registry import Registry
 from g8node.main import all_commands
-from g8node.node import specs
 from tests.support.badargs import bad, undeclared
 from tests.support.daemon import Daemon, daemon
 
@@ -26,15 +25,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def test_every_field_of_every_command_declares_what_is_legal() -> None:
-    """A Literal, a bool, a range of an int, or a text's kind, which tests/support/badargs.py must know.
-
-    The nics of `corex.create` are objects with rules of their own.
-    """
+    """A Literal, a bool, a range of an int, or a text's kind, which tests/support/badargs.py must know."""
     silent = {}
     for name in TAKING:
         arguments = REGISTRY.get(name).arguments
         assert arguments is not None
-        if fields := set(undeclared(arguments)) - ({"nics"} if arguments is specs.Spec else set()):
+        if fields := undeclared(arguments):
             silent[name] = fields
     assert not silent, "take a kind of g8node/jobs/arguments.py or kinds.py, or add one"
 

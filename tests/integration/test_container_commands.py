@@ -26,6 +26,78 @@ async def test_create_with_command_streams_and_ends_as_job(agent: Agent) -> None
 
 
 @in_agent
+async def test_create_sync_has_the_result_of_process_1(agent: Agent) -> None:
+    client = Client(agent)
+    arguments = {"root": str(agent.root), "command": ["sh", "-c", "echo out; echo '20:::5'; exit 3"]}
+    result = await client.send("corex.create-sync", arguments)
+    assert (result.state, result.code, result.stdout, result.data.strip()) == ("ERROR", 1003, "out\n", "5")
+    assert (await client.send("corex.create-sync", {"root": "/nope"})).code == 404
+    arguments["command"] = ["sleep", "1000"]
+    result = await client.send("corex.create-sync", arguments, max_time=1)
+    assert result.state == "TIMEOUT"
+    await until(lambda: not agent.containers.all(), timeout_s=30)
+
+
+@in_agent
+async def test_signal_to_create_sync_is_one_to_process_1(agent: Agent) -> None:
+    client = Client(agent)
+    arguments = {
+        "root": str(agent.root),
+        "command": ["sh", "-c", "trap 'exit 4' TERM; echo up; sleep 1000 & wait"],
+    }
+    waiting = asyncio.create_task(client.send("corex.create-sync", arguments))
+    await until(lambda: (log := client.manager.container_logs.find(1)) is not None and bool(log.messages))
+    (job,) = [job for job in client.manager if job.request.command == "corex.create-sync"]
+    job.kill(15)
+    assert (await waiting).code == 1004
+
+
+@in_agent
+async def test_stats_are_of_the_whole_container(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.create()
+    before = await client.call("corex.stats", {"container": id})
+    busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000"
+    job = await client.dispatch(id, "bash", {"script": busy})
+    await until(lambda: (found := client.manager.find(job)) is not None and bool(found.backlog), timeout_s=30)
+    after = await client.call("corex.stats", {"container": id})
+    assert after["processes"] > before["processes"] >= 1
+    assert after["cpu"]["used_s"] > before["cpu"]["used_s"]
+    assert after["memory"]["used"] > before["memory"]["used"] > 0
+    assert (await client.send("corex.stats", {"container": 77})).code == 500
+
+
+@in_agent
+async def test_logs_are_kept_and_can_be_followed(agent: Agent) -> None:
+    client = Client(agent)
+    id = await client.create(command=["sh", "-c", "echo a; echo b >&2; echo c"])
+    result = await client.result(f"core-{id}")
+    shown = await client.call("corex.logs", {"container": id})
+    said = {level: "".join(row["message"] for row in shown if row["level"] == level) for level in (1, 2)}
+    assert said == {1: "a\nc\n", 2: "b\n"}
+    assert (await client.call("corex.logs", {"container": id, "tail": 1}))[0] == shown[-1]
+    assert result.container == id
+    assert (await client.send("corex.logs", {"container": 77})).code == 404
+
+
+@in_agent
+async def test_followed_log_ends_with_its_container(agent: Agent) -> None:
+    client = Client(agent)
+    script = "echo first; while ! test -e /go; do sleep 0.05; done; echo last"
+    id = await client.create(command=["sh", "-c", script])
+    log = client.manager.container_logs.find(id)
+    assert log is not None
+    await until(lambda: bool(log.messages))
+    following = asyncio.create_task(client.send("corex.logs", {"container": id, "follow": True}, stream=True))
+    await until(lambda: any(lines[:1] == ["first\n"] for lines in client.streams.values()))
+    await client.inside(id, "filesystem.mkdir", {"path": "/go"})
+    result = await asyncio.wait_for(following, 30)
+    assert (result.state, client.streams[result.id][:2]) == ("SUCCESS", ["first\n", "last\n"])
+    reader = Caller("someone", "operator")
+    assert (await client.send("corex.logs", {"container": id}, caller=reader)).code == 404
+
+
+@in_agent
 async def test_flist_layer_comes_over_a_running_container(agent: Agent) -> None:
     client = Client(agent)
     (agent.tmp / "layer").mkdir()
@@ -95,8 +167,10 @@ async def test_dispatch_sees_only_its_own_container(agent: Agent) -> None:
     assert json.loads((await client.inside(first, "job.kill", {"id": f"core-{first}"})).data) is False
     rows = json.loads((await client.inside(first, "job.list")).data)
     assert {row["cmd"]["command"] for row in rows} == {"core.system", "job.list"}
-    processes = json.loads((await client.inside(first, "process.list")).data)
-    assert sorted(row["cmdline"] for row in processes) == ["/dev/init -P", "sleep 1000"]
+    processes: list[dict[str, Any]] = []
+    async with asyncio.timeout(30):  # crun ends before what it starts has come to its exec
+        while sorted(row["cmdline"] for row in processes) != ["/dev/init -P", "sleep 1000"]:
+            processes = json.loads((await client.inside(first, "process.list")).data)
     pid = next(row["pid"] for row in processes if row["cmdline"] == "sleep 1000")
     assert (await client.inside(second, "process.kill", {"pid": pid, "signal": 9})).state == "ERROR"
     assert (await client.inside(first, "process.kill", {"pid": pid, "signal": 9})).state == "SUCCESS"
@@ -126,7 +200,7 @@ async def test_wrong_arguments_are_400_and_name_the_field(agent: Agent) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "root"),
         ({"root": 5}, "root"),
-        ({"root": root, "nics": [{"type": "default"}]}, "nics"),
+        ({"root": root, "nics": [{"type": "bridge"}]}, "nics"),
         ({"root": root, "hostname": "a b"}, "hostname"),
         ({"root": root, "env": {"A=B": "1"}}, "env"),
         ({"root": root, "env": {"A": 1}}, "env"),

@@ -263,7 +263,7 @@ async def test_frozen_group_stands_still_until_it_is_thawed(agent: Agent) -> Non
     group, out = f"g8-frozen-{os.getpid()}", f"{agent.tmp}/out"
     await blocking.run("disk", os.mkdir, f"{cgroup.MOUNT}/{group}")
     script = f"echo $$ >{cgroup.MOUNT}/{group}/cgroup.procs; while :; do printf x >>{out}; sleep 0.005; done"
-    child = await blocking.run("exec", subprocess.Popen, ["/bin/sh", "-c", script])
+    child = await blocking.run("path", subprocess.Popen, ["/bin/sh", "-c", script])
     try:
         await until(lambda: os.path.exists(out))
         await blocking.run("disk", cgroup.freeze, group)
@@ -275,5 +275,5 @@ async def test_frozen_group_stands_still_until_it_is_thawed(agent: Agent) -> Non
     finally:
         await blocking.run("disk", cgroup.thaw, group)
         child.kill()
-        await blocking.run("exec", child.wait)
+        await blocking.run("path", child.wait)
         await blocking.run("disk", cgroup.remove, group)

@@ -181,15 +181,15 @@ async def storm(node: Node, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         while len(readers) < 6:
-            readers.append(await blocking.run("exec", start_reader, files))
+            readers.append(await blocking.run("path", start_reader, files))
         if killed % 10 == 0:
             await blocking.run("disk", drop_caches)
         await asyncio.sleep(choice.uniform(0.0, 0.01))
         victim = readers.pop(choice.randrange(len(readers)))
-        await blocking.run("exec", kill, victim)
+        await blocking.run("path", kill, victim)
         killed += 1
     for reader in readers:
-        await blocking.run("exec", kill, reader)
+        await blocking.run("path", kill, reader)
     assert killed > 3 * seconds
     await blocking.run("disk", drop_caches)
     assert await blocking.run("path", digests, target) == expected

@@ -13,8 +13,10 @@ from tests.support.agent import until
 from tests.support.chunks import digests, some_bytes
 from tests.support.mounted import Node, drop_caches, in_child
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view")]
 
+ALONE = {"around_bytes": 0}
+"""So that what was not read is not there."""
 SMALL = "size4097"
 LARGE = "size3145728"
 LAST = "size524289"
@@ -37,7 +39,7 @@ async def healed(node: Node, path: str) -> bytes:
     return await node.read(path)
 
 
-@in_child
+@in_child(settings=ALONE)
 async def test_corrupted_chunk_is_never_served_nor_cached(node: Node) -> None:
     target = await node.attach()
     node.server.fault = "corrupt"
@@ -78,22 +80,22 @@ async def failing(node: Node, fault: str) -> None:
     assert await blocking.run("path", digests, target) == await blocking.run("path", digests, str(node.tree))
 
 
-@in_child
+@in_child(settings=ALONE)
 async def down(node: Node) -> None:
     await failing(node, "down")
 
 
-@in_child
+@in_child(settings=ALONE)
 async def error(node: Node) -> None:
     await failing(node, "error")
 
 
-@in_child
+@in_child(settings=ALONE)
 async def short(node: Node) -> None:
     await failing(node, "short")
 
 
-@in_child
+@in_child(settings=ALONE)
 async def hang(node: Node) -> None:
     await failing(node, "hang")
 

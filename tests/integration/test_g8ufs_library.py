@@ -105,7 +105,7 @@ async def test_pin_of_what_does_not_fit_is_refused(node: Node) -> None:
         await node.mounts.pin(node.flist)
 
 
-@in_child
+@in_child(settings={"around_bytes": 0})
 async def test_second_start_has_fetched_what_the_first_read(node: Node) -> None:
     target = await node.attach()
     wanted = ["small/f0003", "size4097", "size524289", "small/f0020"]

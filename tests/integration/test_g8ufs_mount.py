@@ -109,7 +109,7 @@ async def test_cancelled_attach_leaves_nothing(node: Node) -> None:
 @in_child
 async def test_popen_while_mounted_does_not_hang(node: Node) -> None:
     target = await node.attach()
-    done = await blocking.run("exec", subprocess.run, ["/bin/cat", f"{target}/size4097"], capture_output=True)
+    done = await blocking.run("path", subprocess.run, ["/bin/cat", f"{target}/size4097"], capture_output=True)
     assert len(done.stdout) == 4097
 
 
@@ -198,7 +198,7 @@ async def test_dead_predecessor_is_swept_away(node: Node) -> None:
         "uvloop.run(main())\n"
     )
     argv = [sys.executable, "-c", program]
-    killed = await blocking.run("exec", subprocess.run, argv, capture_output=True)
+    killed = await blocking.run("path", subprocess.run, argv, capture_output=True)
     assert killed.returncode == 7, killed.stderr
     await node.mounts.close()
     other = node.tmp / "other"

@@ -27,7 +27,7 @@ def refused(node: Daemon, name: str, **arguments: object) -> str:
 
 
 def test_vdisk_lives_from_create_to_delete(node: Daemon) -> None:
-    made = node.direct("vdisk.create", id="ubuntu:latest", size=64 << 20, type="boot")
+    made = node.direct("vdisk.create", id="ubuntu:latest", size=64 << 20, type="boot", storage="plain")
     assert (made["type"], made["size"], made["used"], made["counters"]) == ("boot", 64 << 20, 0, None)
     run("qemu-io", "-f", "raw", "-c", "write -P 3 1M 1M", "-c", "flush", made["uri"])
     assert node.direct("vdisk.info", id="ubuntu:latest")["used"] >= 1 << 20
@@ -63,6 +63,10 @@ def test_vdisk_in_use_is_counted_and_kept(node: Daemon) -> None:
         ("vdisk.create", {"id": "odd", "size": 5000}, 400),
         ("vdisk.create", {"id": "odd", "size": 6000, "block_size": 1000}, 400),
         ("vdisk.create", {"id": "kept", "size": 1 << 20}, 409),
+        ("vdisk.create", {"id": "odd", "size": 1 << 20, "template": "nosuch"}, 404),
+        ("vdisk.create", {"id": "odd", "size": 1 << 20, "template": "odd"}, 400),
+        ("vdisk.create", {"id": "odd", "size": 1 << 20, "storage": "plain", "template": "kept"}, 400),
+        ("vdisk.create", {"id": "odd", "size": 1 << 20, "block_size": 512, "template": "kept"}, 400),
         ("vdisk.resize", {"id": "kept", "size": 512 << 10}, 409),
         ("vdisk.copy", {"id": "kept", "target": "kept"}, 409),
         ("vdisk.info", {"id": "nosuch"}, 404),
@@ -76,6 +80,40 @@ def test_wrong_request_has_its_status(
     if not any(row["id"] == "kept" for row in node.direct("vdisk.list")):
         node.direct("vdisk.create", id="kept", size=1 << 20)
     assert refused(node, name, **arguments).startswith(f"{status} ")
+
+
+def test_clone_shows_its_template_and_gc_frees_what_nobody_has(node: Daemon) -> None:
+    image = node.direct("vdisk.create", id="image", size=8 << 20, type="boot")
+    assert (image["storage"], image["template"]) == ("dedup", "")
+    assert refused(node, "vdisk.create", id="small", size=4 << 20, template="image").startswith("400 ")
+    run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 2M", "-c", "write -P 8 4M 64k", image["uri"])
+    clone = node.direct("vdisk.create", id="clone", size=16 << 20, template="image")
+    assert (clone["storage"], clone["template"]) == ("dedup", "image")
+    commands = (
+        "read -P 7 1M 2M",
+        "write -P 9 1M 4k",
+        "discard 2M 64k",
+        "read -P 0 2M 64k",
+        "read -P 9 1M 4k",
+    )
+    words = [word for one in commands for word in ("-c", one)]
+    shown = run("qemu-io", "-f", "raw", "-d", "unmap", *words, clone["uri"])
+    assert "failed" not in shown.stdout
+    shown = run("qemu-io", "-r", "-f", "raw", "-c", "read -P 8 4M 64k", clone["uri"])
+    assert "failed" not in shown.stdout
+    extents = json.loads(run("nbdinfo", "--json", "--map", clone["uri"]).stdout)
+    holes = [(one["offset"], one["length"]) for one in extents if one["description"] == "hole,zero"]
+    assert (2 << 20, 64 << 10) in holes
+    assert (1 << 20, 1 << 20) in [(one["offset"], one["length"]) for one in extents if one["type"] == 0]
+
+    writer = run("qemu-io", "-f", "raw", "-c", "write 0 4k", image["uri"], check=False)
+    assert writer.returncode != 0  # others show it
+    assert refused(node, "vdisk.delete", id="image").startswith("409 ")
+    assert node.direct("vdisk.check", id="clone") == []
+    node.direct("vdisk.delete", id="clone")
+    node.direct("vdisk.delete", id="image")
+    (found,) = node.direct("vdisk.gc")
+    assert found == {"block_size": 4096, "freed": 3 * 4096, "kept": 0}
 
 
 def test_vdisks_are_there_after_a_restart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from g8node.vdisk.record import Storage
 from g8node.wire import nbd
 from tests.support.vdisks import Client, Served, served
 
@@ -62,10 +63,10 @@ def check(client: Client, part: int, index: int, least: int, most: int) -> int:
     return number
 
 
-def rounds(folder: Path, count: int) -> None:
+def rounds(folder: Path, count: int, storage: Storage) -> None:
     dice = random.Random(7)
     parts = 3
-    with served(folder, {"vd": parts * BLOCKS * BLOCK}) as server:
+    with served(folder, {"vd": parts * BLOCKS * BLOCK}, storage=storage) as server:
         written = [[0] * BLOCKS for _ in range(parts)]
         flushes = 0
         for _ in range(count):
@@ -87,10 +88,12 @@ def rounds(folder: Path, count: int) -> None:
         assert flushes > 0
 
 
-def test_killed_server_keeps_what_was_flushed(tmp_path: Path) -> None:
-    rounds(tmp_path, 5)
+@pytest.mark.parametrize("storage", ["plain", "dedup"])
+def test_killed_server_keeps_what_was_flushed(tmp_path: Path, storage: Storage) -> None:
+    rounds(tmp_path, 5, storage)
 
 
 @pytest.mark.soak
-def test_server_killed_five_hundred_times_keeps_what_was_flushed(tmp_path: Path) -> None:
-    rounds(tmp_path, 500)
+@pytest.mark.parametrize("storage", ["plain", "dedup"])
+def test_server_killed_five_hundred_times_keeps_what_was_flushed(tmp_path: Path, storage: Storage) -> None:
+    rounds(tmp_path, 500, storage)

@@ -188,3 +188,92 @@ def test_containers_are_measured(vm: NodeVm, tmp_path: Path) -> None:
             time.sleep(0.2)
         assert 0 < found[key]["last_value"] < 100
         vm.direct("corex.terminate", container=container)
+
+
+@pytest.fixture(scope="module")
+def flist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A busybox root that the node can fetch."""
+    folder = tmp_path_factory.mktemp("flist")
+    with hub(folder) as running:
+        yield publish(running, busybox_tree(folder / "tree"), "busybox").replace("127.0.0.1", "10.0.2.2")
+
+
+def created(vm: NodeVm, arguments: dict[str, Any]) -> int:
+    result = vm.job("corex.create", arguments)
+    assert result["state"] == "SUCCESS", result
+    id: int = json.loads(result["data"])
+    return id
+
+
+def shown(vm: NodeVm, container: int, *files: str) -> list[str]:
+    """The container's own control group files, as it sees them."""
+    script = f"cd /sys/fs/cgroup; for f in {' '.join(files)}; do echo =$(cat $f); done"
+    id = vm.direct(
+        "corex.dispatch", container=container, command={"command": "bash", "arguments": {"script": script}}
+    )
+    out: str = vm.result(id)["streams"][0]
+    return [line[1:] for line in out.splitlines()]
+
+
+LIMIT_FILES = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")
+
+
+def test_limits_of_a_container_are_the_kernel_s_and_change_while_it_runs(vm: NodeVm, flist: str) -> None:
+    limits = {"cpu": 0.5, "memory": 64 << 20, "pids": 50}
+    id = created(vm, {"root": flist, "limits": limits})
+    assert shown(vm, id, *LIMIT_FILES) == ["50000 100000", str(64 << 20), "0", "50"]
+    changed = vm.direct("corex.limits", container=id, limits={"pids": 0, "memory": 80 << 20, "cpu": None})
+    assert {key: value for key, value in changed.items() if value} == {"cpu": 0.5, "memory": 80 << 20}
+    assert shown(vm, id, *LIMIT_FILES) == ["50000 100000", str(80 << 20), "0", "max"]
+    listed = vm.direct("corex.get", query=id)["container"]["arguments"]["limits"]
+    assert listed["memory"] == 80 << 20
+    stats = vm.direct("corex.stats", container=id)
+    assert (stats["source"], stats["memory"]["limit"]) == ("cgroup", 80 << 20)
+    assert 0 < stats["memory"]["used"] <= stats["memory"]["peak"]
+    assert stats["cpu"]["used_s"] > 0
+    code, text = failure(vm, "corex.limits", {"container": id, "limits": {"io": {"/dev/g8-nothing": {}}}})
+    assert (code, "limits.io" in text) == (404, True)
+    code, text = failure(vm, "corex.limits", {"container": id, "limits": {"io": {"/dev/null": {}}}})
+    assert (code, "limits.io" in text) == (400, True)
+    vm.direct("corex.terminate", container=id)
+
+
+def test_io_limits_are_the_kernel_s(vm: NodeVm, flist: str) -> None:
+    script = """truncate -s 8M /tmp/disk; modprobe loop; d=$(losetup -f); losetup $d /tmp/disk
+        cat /sys/block/${d#/dev/}/dev; echo $d"""
+    made = vm.job("bash", {"script": script})
+    numbers, device = made["streams"][0].split()
+    id = created(vm, {"root": flist, "limits": {"io": {device: {"read_bps": 1 << 20}}}})
+    assert shown(vm, id, "io.max") == [f"{numbers} rbps=1048576 wbps=max riops=max wiops=max"]
+    vm.direct("corex.limits", container=id, limits={"io": {device: {"read_bps": 0, "write_iops": 9}}})
+    assert shown(vm, id, "io.max") == [f"{numbers} rbps=max wbps=max riops=max wiops=9"]
+    vm.direct("corex.terminate", container=id)
+    vm.job("bash", {"script": f"losetup -d {device}; rm /tmp/disk"})
+
+
+def test_out_of_memory_is_told_in_the_result(vm: NodeVm, flist: str) -> None:
+    hog = "head -c 200m /dev/zero | tail -n 1 | wc -c"
+    arguments = {"root": flist, "limits": {"memory": 24 << 20}, "command": ["sh", "-c", hog]}
+    id = created(vm, arguments)
+    result = vm.result(f"core-{id}")
+    assert "out of memory: 1 of its processes killed, the limit is 25165824 bytes" in result["critical"]
+
+
+def test_out_of_memory_of_a_child_is_told_while_the_container_lives(vm: NodeVm, flist: str) -> None:
+    arguments = {"root": flist, "limits": {"memory": 24 << 20}, "name": "oom-child"}
+    id = created(vm, arguments)
+    hog = {"command": "bash", "arguments": {"script": "head -c 200m /dev/zero | tail -n 1 | wc -c"}}
+    vm.result(vm.direct("corex.dispatch", container=id, command=hog))
+    deadline = time.monotonic() + 30
+    while "oom" not in (seen := told(vm, id)):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.2)
+    vm.direct("corex.terminate", container=id)
+
+
+def told(vm: NodeVm, id: int) -> list[str]:
+    """The last events of the container."""
+    subscription = vm.job("core.subscribe", {"id": "corex.events", "follow": False}, stream=True)
+    raw = vm.gate.lrange(f"stream:{subscription['id']}", 0, -1)
+    events = [json.loads(text) for message in raw if (text := json.loads(message)["message"]["message"])]
+    return [event["event"] for event in events if event["id"] == id]

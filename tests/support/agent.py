@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from g8node.linux.namespace import prepare_agent_namespace
@@ -74,7 +75,7 @@ class Agent:
         )
 
     def spec(self, **fields: Any) -> Spec:
-        return Spec(**{"root": str(self.root), **fields})
+        return msgspec.convert({"root": str(self.root), **fields}, Spec)
 
     async def start(self, command: str | list[str] | None = None, **fields: Any) -> tuple[Container, Running]:
         container = await self.containers.prepare(self.spec(command=command, **fields))

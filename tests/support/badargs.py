@@ -25,25 +25,33 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "container id": (0, (2**31,)),
     "data": ("", ()),
     "device": ("/dev/g8node-nonexistent", ("", "../x", "-x", "a b")),
+    "device rule": ("/dev/null", ("", "null", "/dev/../etc", "/etc/passwd", "/dev/x:/dev/y:z", "/dev/x:y")),
     "device or empty": ("", ("../x", "-x", "a b")),
     "disk": ("sd", ("", "../x", "a b")),
     "domain": ("cpu", ("", "no-such-domain")),
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
+    "folder inside": ("/", ("relative", "a/b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
+    "forward": ("8080", ("", "x", "0", "65536", "eth0", "eth0:0", "80|http", "80|")),
     "group": ("g8node-test", ("", "a/b", "..", "-x", "a" * 65)),
     "handle": ("0-0", ("",)),
     "host": ("localhost", ("", "-x", "a b", "a/b")),
     "host name": ("g8node-test", ("-x", "a b", "a" * 65)),
     "hosts": ("192.0.2.1", ("", "a/b", "a;b")),
     "interface address": ("192.0.2.1/24", ("", "x", "300.1.1.1/8", "192.0.2.1/33", "::1/129")),
+    "interface address or empty": ("", ("x", "10.0.0.1", "300.1.1.1/8", "192.0.2.1/33")),
+    "ipv4": ("192.0.2.1", ("", "x", "300.1.1.1", "1.2.3", "::1")),
+    "ipv4 or empty": ("", ("x", "300.1.1.1", "1.2.3", "1.2.3.4.")),
     "job id": ("g8node-no-such-job", ("a" * 4097,)),
     "keyword": ("bios", ("nothing", "-1", "43")),
     "label": ("x", ("a\nb", "a" * 256)),
     "label or none": ("x", ("a\0b",)),
     "link": ("g8none0", ("", ".", "..", "a/b", "a:b", "a" * 16)),
+    "link inside or empty": ("", ("eth0", "zt1", "default", "lo", ".", "a/b", "a" * 16)),
     "link or empty": ("", (".", "a/b", "a" * 16)),
     "list": ("g8node-test", ("a" * 129,)),
     "log level": ("INFO", ("", "LOUD")),
+    "mac": ("00:11:22:33:44:55", ("", "x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mac or empty": ("", ("x", "00:11:22:33:44", "00:11:22:33:44:gg")),
     "mount source": ("/nonexistent/g8node-test", ("", "relative", "/a\0b")),
     "mount target": ("/mnt", ("", "relative", "/", "/dev", "/proc/", "/a\0b")),
@@ -53,12 +61,16 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "path": ("/nonexistent/g8node-test", ("", "a\0b")),
     "position": ("1MB", ("", "x", "1XB", "--1")),
     "root": ("/nonexistent/g8node-test.flist", ("",)),
+    "shell line": ("true", ("", "a\0b")),
     "size": ("100M", ("", "x", "-1", "1.5M")),
     "storage": ("", ("a\0b",)),
+    "sysctl": ("net.core.somaxconn", ("", "vm.swappiness", "kernel.hostname", "net/core", "net..x")),
     "text": ("x", ()),
     "url": ("http://127.0.0.1:9/x", ("", "ftp://x", "x")),
+    "user": ("root", ("a b", "a:b:c", ":", "a/b")),
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
+    "vdisk or empty": ("", ("a b", "é", "a" * 81)),
     "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {
@@ -68,6 +80,7 @@ _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.StrType: (1, 1.5, True, ["x"], {}),
     shapes.ListType: ("x", 1, True, {}),
     shapes.DictType: ("x", 1, True, []),
+    shapes.StructType: ("x", 1, True, []),
     shapes.RawType: (),
     shapes.AnyType: (),
     shapes.NoneType: (),
@@ -98,7 +111,11 @@ def _is_declared(shape: shapes.Type) -> bool:
         return _is_declared(plain.item_type)
     if isinstance(plain, shapes.DictType):
         return _is_declared(plain.key_type) and _is_declared(plain.value_type)
+    if isinstance(plain, shapes.StructType):
+        return all(_is_declared(field.type) for field in plain.fields)
     if isinstance(plain, shapes.IntType):
+        return plain.ge is not None and plain.le is not None
+    if isinstance(plain, shapes.FloatType):
         return plain.ge is not None and plain.le is not None
     return isinstance(plain, shapes.BoolType | shapes.LiteralType | shapes.NoneType)
 
@@ -146,8 +163,12 @@ def _legal(shape: shapes.Type) -> Any:
         return plain.values[0]
     if isinstance(plain, shapes.IntType):
         return max(plain.ge or 0, 0)
+    if isinstance(plain, shapes.FloatType):
+        return plain.ge or 0.0
     if isinstance(plain, shapes.ListType):
         return [_legal(plain.item_type)] * (plain.min_length or 0)
+    if isinstance(plain, shapes.StructType):
+        return {field.encode_name: _legal(field.type) for field in plain.fields if field.required}
     empty: dict[type, Any] = {shapes.BoolType: False, shapes.DictType: {}, shapes.StrType: "x"}
     return empty.get(type(plain))
 
@@ -177,7 +198,7 @@ def _illegal(shape: shapes.Type) -> Iterator[Any]:
         yield from KINDS[named][1]
     if isinstance(plain, shapes.LiteralType):
         yield from ("no-such-word", "rw")
-    elif isinstance(plain, shapes.IntType):
+    elif isinstance(plain, shapes.IntType | shapes.FloatType):
         if plain.ge is not None:
             yield plain.ge - 1
         if plain.le is not None:
@@ -199,6 +220,10 @@ def _fits_another(value: Any, shape: shapes.Type, union: shapes.UnionType) -> bo
 
 
 def _illegal_collection(plain: Any) -> Iterator[Any]:
+    if isinstance(plain, shapes.StructType):
+        for field in plain.fields:
+            for value in (*_wrong(field.type), *_illegal(field.type)):
+                yield _legal(plain) | {field.encode_name: value}
     if isinstance(plain, shapes.ListType):
         if plain.max_length is not None:
             yield [_legal(plain.item_type)] * (plain.max_length + 1)

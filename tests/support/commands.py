@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from g8node.config import Config
+from g8node.jobs import containerevents
 from g8node.jobs.commands import bash, core, corex, filesystem, info, ip, job, process
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
@@ -39,6 +40,7 @@ class Client:
         commands = (bash, core, corex, filesystem, info, ip, job, process)
         self.manager = Manager(node, Registry(commands), environ={})
         self.manager.sinks.append(self)
+        containerevents.connect(self.manager, agent.containers)
         self.flags: set[str] = set()
         self.results: dict[str, Result] = {}
         self.streams: dict[str, list[str]] = {}

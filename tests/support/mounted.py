@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,16 @@ def in_child(
     *,
     deadline_s: float = DEADLINE_S,
     stalls: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Callable[..., Any]:
     """Run the scenario in a fresh interpreter with a mount namespace of its own, on uvloop, with a deadline.
 
     Afterwards nothing may be left (mounts, descriptors, threads, FUSE connections) and, unless `stalls`, the
-    loop may not have stalled. A child that hangs is killed and its connection aborted.
+    loop may not have stalled. `settings` are of the mounts. A child that hangs is killed and its
+    connection aborted.
     """
     if test is None:
-        return functools.partial(in_child, deadline_s=deadline_s, stalls=stalls)
+        return functools.partial(in_child, deadline_s=deadline_s, stalls=stalls, settings=settings)
 
     def run(tmp_path: Path, request: pytest.FixtureRequest) -> None:
         view = request.getfixturevalue("view") if "view" in request.fixturenames else "auto"
@@ -121,6 +123,7 @@ def in_child(
 
     run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
     run.scenario, run.deadline_s, run.stalls = test, deadline_s, stalls  # type: ignore[attr-defined]
+    run.settings = dict(settings or {})  # type: ignore[attr-defined]
     return run
 
 
@@ -157,12 +160,12 @@ def no_stalls(*, expected: bool = False) -> Iterator[Watchdog]:
 
 
 @contextlib.asynccontextmanager
-async def opened(tmp: Path, *, stalls: bool) -> AsyncIterator[Node]:
+async def opened(tmp: Path, *, stalls: bool, settings: Mapping[str, Any]) -> AsyncIterator[Node]:
     """Server, packed tree and running mounts; checks that nothing is left."""
     tree = tmp / "tree"
     await blocking.run("disk", make_tree, tree)
     server = ChunkServer()
-    node = Node(tmp, server, open_mounts(tmp), tree)
+    node = Node(tmp, server, open_mounts(tmp, **settings), tree)
     node.flist = str(await publish(tree, tmp))
     await blocking.run("disk", server.load, tmp / "chunks")
     await node.mounts.start()
@@ -200,7 +203,8 @@ def main(file: str, name: str, tmp: str) -> None:
     before = set(descriptors().values())
 
     async def whole() -> None:
-        async with asyncio.timeout(test.deadline_s - 5), opened(Path(tmp), stalls=test.stalls) as node:
+        made = opened(Path(tmp), stalls=test.stalls, settings=test.settings)
+        async with asyncio.timeout(test.deadline_s - 5), made as node:
             await test.scenario(node)
 
     uvloop.run(whole())

@@ -4,7 +4,7 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ def network_of(pid: int) -> Iterator[None]:
         os.close(other)
 
 
+def inside(pid: int) -> list[str]:
+    """How a command begins that runs in the network namespace of that process."""
+    return ["nsenter", f"--net=/proc/{pid}/ns/net"]
+
+
 class Inside(Daemon):
     """Its gate is reached by sockets that were made in its namespace."""
 
@@ -49,8 +54,9 @@ class Inside(Daemon):
 
     def there(self, *argv: str) -> str:
         """Output of a program of the machine in the daemon's network namespace."""
-        entered = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *argv]
-        return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            [*inside(self.pid), *argv], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
 
 @contextmanager
@@ -61,11 +67,11 @@ def agent_inside(folder: Path) -> Iterator[Daemon]:
 
 
 @contextmanager
-def daemon_inside(folder: Path, script: str = "", config: str = "") -> Iterator[Inside]:
+def daemon_inside(
+    folder: Path, script: str = "", config: str = "", prefix: Sequence[str] = ("unshare", "--net")
+) -> Iterator[Inside]:
     """`script`: shell commands that prepare the namespace, whose loopback is up already."""
     prepare = f'ip link set lo up; {script or ":"}; exec "$@"'
-    with daemon(
-        folder, config, prefix=["unshare", "--net", "/bin/sh", "-ec", prepare, "sh"], kind=Inside
-    ) as running:
+    with daemon(folder, config, prefix=[*prefix, "/bin/sh", "-ec", prepare, "sh"], kind=Inside) as running:
         assert isinstance(running, Inside)
         yield running

@@ -46,7 +46,8 @@ class _Inode:
         for sector, versions in self.versions.items():
             start = sector * SECTOR
             if start < size and (version := dice.choice([None, *versions])) is not None:
-                data[start : start + SECTOR] = version[: size - start]
+                end = min(start + SECTOR, size)
+                data[start:end] = version[: end - start].ljust(end - start, b"\0")
         assert len(data) == size
         return _Inode(data=data, durable=bytes(data))
 
@@ -210,3 +211,30 @@ class MemoryDisk:
         assert isinstance(found, _Folder)
         if self.syncs:
             found.sync()
+
+
+class Oracle:
+    """Of each sector of a vdisk, the values that a client may find after a crash."""
+
+    def __init__(self, sectors: int) -> None:
+        self.now = [bytes(SECTOR)] * sectors
+        self.allowed = [{value} for value in self.now]
+
+    def wrote(self, offset: int, data: bytes) -> None:
+        for start in range(0, len(data), SECTOR):
+            sector = (offset + start) // SECTOR
+            self.now[sector] = data[start : start + SECTOR]
+            self.allowed[sector].add(self.now[sector])
+
+    def flushed(self) -> None:
+        self.allowed = [{value} for value in self.now]
+
+    def wrong(self, found: bytes) -> int:
+        """How many sectors have what they must not have."""
+        values = (found[at : at + SECTOR] for at in range(0, len(found), SECTOR))
+        return sum(value not in allowed for value, allowed in zip(values, self.allowed, strict=True))
+
+    def found(self, content: bytes) -> None:
+        """After a crash: that is it now."""
+        self.now = [content[at : at + SECTOR] for at in range(0, len(content), SECTOR)]
+        self.flushed()

@@ -47,13 +47,16 @@ class FolderMounts:
 
     def __init__(self) -> None:
         self.attached: set[str] = set()
+        self.info: dict[str, str] = {}
+        """What every flist says of itself."""
 
-    async def attach(self, flist: str, target: str, *, storage: str = "") -> None:
+    async def attach(self, flist: str, target: str, *, storage: str = "") -> "FolderMounts":
         source = flist.removeprefix("file://")
         if not await blocking.run("path", os.path.isdir, source):
             raise NotFound(f"flist {flist} does not exist")
         await blocking.run("path", mount.bind, source, target, readonly=True)
         self.attached.add(target)
+        return self
 
     async def detach(self, target: str) -> None:
         await blocking.run("path", rootfs.unmount, target)

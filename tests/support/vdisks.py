@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from g8node.runtime import blocking
-from g8node.vdisk.record import Record
+from g8node.vdisk.record import Record, Storage
 from g8node.vdisk.vdisks import Vdisks
 from g8node.wire import nbd
 from g8node.wire import nbd_handshake as hs
@@ -113,11 +113,15 @@ class ServedConfig(Served):
 
 @contextlib.contextmanager
 def served(
-    folder: Path, sizes: dict[str, int] | None = None, *, options: tuple[str, ...] = ()
+    folder: Path,
+    sizes: dict[str, int] | None = None,
+    *,
+    options: tuple[str, ...] = (),
+    storage: Storage = "plain",
 ) -> Iterator[Served]:
     """Vdisks of these sizes, served."""
     server = Served(folder, *options)
-    asyncio.run(_create(server.data, sizes or {"vd": 64 << 20}))
+    asyncio.run(_create(server.data, sizes or {"vd": 64 << 20}, storage))
     server.start()
     try:
         yield server
@@ -127,11 +131,11 @@ def served(
             server.kill()
 
 
-async def _create(data: Path, sizes: dict[str, int]) -> None:
+async def _create(data: Path, sizes: dict[str, int], storage: Storage) -> None:
     vdisks = Vdisks(str(data))
     await vdisks.start()
     for vdisk, size in sizes.items():
-        await vdisks.create(Record(id=vdisk, type="db", size=size))
+        await vdisks.create(Record(id=vdisk, type="db", size=size, storage=storage))
     await vdisks.close()
     blocking.close()
 

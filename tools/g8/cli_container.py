@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from g8node.errors import NotFound
-from g8tools.g8 import complete, console
+from g8tools.g8 import cli_nics, console
 from g8tools.g8.cli_jobs import Follow, finish, job_logs
+from g8tools.g8.cli_nics import ContainerArgument
 from g8tools.g8.frame import (
     PASS_THROUGH,
     Node,
@@ -22,10 +23,6 @@ from g8tools.g8.frame import (
 
 _CREATE_S: Final = 120.0
 _TERMINATE_S: Final = 60.0
-
-ContainerArgument = Annotated[
-    str, typer.Argument(metavar="ID|NAME", help="The container.", autocompletion=complete.containers)
-]
 
 
 def list_(
@@ -65,8 +62,12 @@ def create(
     host_network: Annotated[bool, typer.Option("--host-network", help="Use the node's network.")] = False,
     privileged: Annotated[bool, typer.Option("--privileged", help="All capabilities.")] = False,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
+    nic: Annotated[
+        list[str] | None, typer.Option(metavar=cli_nics.NIC, help=f"{cli_nics.NIC_HELP} May be repeated.")
+    ] = None,
     port: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=PORT", help="Forward a port of the node.")
+        list[str] | None,
+        typer.Option(metavar="SOURCE=PORT", help="Forward a port of the node; gives a default link."),
     ] = None,
     mount: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=PATH", help="A folder of the node, or an flist.")
@@ -79,6 +80,9 @@ def create(
     Further arguments of corex.create are given as KEY=VALUE.
     """
     arguments = arguments_of(pairs)
+    nics = [cli_nics.parse_nic(text) for text in nic or ()]
+    if port and not nics and "nics" not in arguments:
+        nics = [{"type": "default"}]
     options = {
         "name": name,
         "hostname": hostname,
@@ -87,7 +91,8 @@ def create(
         "storage": storage,
         "env": texts_of("--env", env),
         "mount": texts_of("--mount", mount),
-        "port": {source: int(target) for source, target in texts_of("--port", port).items()},
+        "nics": nics,
+        "port": cli_nics.ports_of(port),
     }
     arguments |= {key: value for key, value in options.items() if value}
     client = node.patient(_CREATE_S)
@@ -126,13 +131,16 @@ def inspect(node: Node, container: ContainerArgument) -> None:
     if found is None:
         raise NotFound(f"no container {container!r}", hint="g8 container list")
     inner = found["container"]
-    arguments = {key: value for key, value in inner["arguments"].items() if value not in (None, "", [], {})}
+    given = dict(inner["arguments"])
+    links = cli_nics.links_of(given)
+    arguments = {key: value for key, value in given.items() if value not in (None, "", [], {})}
     job = next(iter(node.client.job.list(f"core-{found['id']}")), None)
     pairs = [
         ("id", str(found["id"])),
         ("pid", str(inner["pid"])),
         ("root", inner["root"]),
         ("age", console.duration(time.time() - job["starttime"] / 1000) if job else ""),
+        *links,
         *((f"arguments.{key}", str(value)) for key, value in arguments.items()),
     ]
     node.show(found, console.fields(pairs))
@@ -147,3 +155,4 @@ def register(app: typer.Typer) -> None:
     command(containers, "logs")(logs)
     command(containers, "inspect")(inspect)
     command(containers, "terminate")(terminate)
+    cli_nics.register(containers)

@@ -20,6 +20,7 @@ from g8node.runtime import logs
 from g8node.store.local import LocalStore
 from g8node.store.stores import Stores
 from g8tools.hub import chunks, flists, pages
+from g8tools.hub.beside import Beside
 from g8tools.hub.repository import Flists
 from g8tools.hub.service import HttpRequest, Hub
 from g8tools.hub.tokens import Tokens
@@ -83,10 +84,11 @@ async def open_hub(
     if token_file is not None:
         tokens = Tokens.parse(await asyncio.to_thread(_token_text, token_file), str(token_file))
     published = await asyncio.to_thread(Flists, str(data))
+    beside = await asyncio.to_thread(Beside, str(data))
     await asyncio.to_thread(os.makedirs, data / "chunks", exist_ok=True)
     store = Stores().open(chunks) if chunks else LocalStore(str(data / "chunks"), fsync=True)
     try:
-        yield Hub(published, store, tokens, flist_bytes_max, asyncio.Semaphore(_UPLOADS_AT_ONCE))
+        yield Hub(published, beside, store, tokens, flist_bytes_max, asyncio.Semaphore(_UPLOADS_AT_ONCE))
     finally:
         await store.close()
         published.close()

@@ -22,7 +22,7 @@ from g8tools.hub.service import Body, HttpRequest, Hub
 GET_COUNT_MAX: Final = 256
 MISSING_COUNT_MAX: Final = 65536
 UPLOAD_BYTES_MAX: Final = 64 << 20
-_READ_AT_ONCE: Final = 4
+_READ_AT_ONCE: Final = 16
 _STORE_AT_ONCE_BYTES: Final = 8 << 20
 _BINARY: Final = "application/octet-stream"
 

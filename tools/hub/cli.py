@@ -1,17 +1,21 @@
 """`g8 hub serve`, `push` and `pull` (blocking)."""
 
+import base64
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
 
 from g8node.errors import InvalidArgument
 from g8tools.g8 import console
+from g8tools.g8.frame import Node, command
 
 app = typer.Typer(
     help="Publish flists on a Hub, fetch them, serve one.", no_args_is_help=True, rich_markup_mode=None
 )
+
+_PROFILE_S: Final = 60.0
 
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File whose first line is the token.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -69,7 +73,7 @@ def push(
     token_file: TokenFile = None,
     json: Json = False,
 ) -> None:
-    """Upload the chunks that the Hub lacks, then the flist."""
+    """Upload the chunks that the Hub lacks, FLIST.sig and FLIST.profile if they are there, then the flist."""
     from g8node.store.stores import Stores
     from g8tools.hub import names, transfer
     from g8tools.hub.client import HubClient
@@ -105,7 +109,7 @@ def pull(
     ] = "",
     json: Json = False,
 ) -> None:
-    """Download an flist and the chunks that the folder lacks; everything is verified."""
+    """Download an flist, its .sig and .profile, and the chunks that the folder lacks; all is verified."""
     from g8node.store.stores import Stores
     from g8tools.hub import transfer
     from g8tools.hub.client import HubClient, split_url
@@ -126,3 +130,26 @@ def pull(
 
     report = console.run_async(work())
     console.show(report, json=json, text=f"{report.flist} {report.digest}")
+
+
+def profile(
+    node: Node,
+    url: Annotated[str, typer.Argument(metavar="URL", help="http(s)://HUB/REPOSITORY/NAME.flist")],
+    token_file: TokenFile = None,
+) -> None:
+    """Take from a node what a start of this flist reads first, and keep it on the Hub for all nodes."""
+    from g8tools.hub.client import HubClient, split_url
+
+    base, repository, name = split_url(url)
+    found = node.patient(_PROFILE_S).json("g8ufs.profile", {"flist": url})
+
+    async def work() -> None:
+        async with HubClient(base, read_token(token_file)) as client:
+            await client.put_beside(repository, name, "profile", base64.b64decode(found["profile"]))
+
+    console.run_async(work())
+    shown = {"flist": url, "digest": found["digest"], "chunks": found["chunks"]}
+    node.show(shown, f"{url}: {found['chunks']} chunks first")
+
+
+command(app, "profile")(profile)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import IO, Any, Final, Self
@@ -128,6 +129,19 @@ class HubClient:
             raise _unreachable(self.url, error) from error
         finally:
             await blocking.run("disk", _remove, partial)
+
+    async def put_beside(self, repository: str, name: str, kind: str, data: bytes) -> None:
+        """Upload a signature (`sig`) or `profile` of an flist, which may still have to be published."""
+        target = f"/api/flist/{names.repository(repository)}/{names.flist(name)}.{kind}"
+        await self._request("PUT", target, io.BytesIO(data))
+
+    async def get_beside(self, repository: str, name: str, kind: str) -> bytes | None:
+        """None when the Hub has none."""
+        try:
+            target = f"/{names.repository(repository)}/{names.flist(name)}.{kind}"
+            return await self._request("GET", target, None)
+        except NotFound:
+            return None
 
     async def _save(
         self, response: aiohttp.ClientResponse, file: IO[bytes], told: Callable[[int, int], None]

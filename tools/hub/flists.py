@@ -1,5 +1,6 @@
 """Flists over HTTP (async): browse, download, publish. Paths of the original Hub where they are cheap."""
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -8,10 +9,10 @@ from litestar import HttpMethod, MediaType, Response, get, post, put, route
 from litestar.datastructures import UploadFile
 from litestar.response import Stream
 
-from g8node.errors import Conflict, InvalidArgument
+from g8node.errors import Conflict, InvalidArgument, NotFound
 from g8node.runtime import blocking
 from g8tools.flist.contents import chunk_ids
-from g8tools.hub import names
+from g8tools.hub import beside, names
 from g8tools.hub.chunks import MISSING_COUNT_MAX, HubPart
 from g8tools.hub.repository import Entry, Repository, Staged
 from g8tools.hub.service import Body, HttpRequest, Hub
@@ -19,6 +20,7 @@ from g8tools.hub.service import Body, HttpRequest, Hub
 FLIST_BYTES_MAX: Final = 512 << 20
 """No Hub takes a larger flist; `Hub.flist_bytes_max` may be smaller."""
 _PIECE: Final = 256 << 10
+_BINARY: Final = "application/octet-stream"
 _STAGE_AT_ONCE: Final = 1 << 20
 _NAMED_MISSING: Final = 5
 
@@ -27,6 +29,15 @@ class Success(msgspec.Struct, frozen=True):
     """The original's answer to a change."""
 
     payload: Entry
+    status: str = "success"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The answer to what was put beside an flist: of which flist it is, and whether that is published."""
+
+    name: str
+    flist_digest: str
+    published: bool
     status: str = "success"
 
 
@@ -111,6 +122,9 @@ async def download(hub: HubPart, request: HttpRequest, repo: str, file: str) -> 
         if file.endswith(f"{names.SUFFIX}.{suffix}"):
             entry = await blocking.run("disk", hub.flists.get, repo, file.removesuffix(f".{suffix}"))
             return Response(getattr(entry, suffix), media_type=MediaType.TEXT)
+    name, kind = beside.split(file)
+    if kind:
+        return await _download_beside(hub, request, repo, name, kind)
     opened, entry = await blocking.run("disk", hub.flists.open, repo, file)
     headers = {
         "ETag": f'"{entry.digest}"',
@@ -122,9 +136,26 @@ async def download(hub: HubPart, request: HttpRequest, repo: str, file: str) -> 
         opened.close()
         headers["Content-Length"] = str(entry.size_bytes)
         status = 200 if request.method == "HEAD" else 304
-        return Response(b"", status_code=status, headers=headers, media_type="application/octet-stream")
+        return Response(b"", status_code=status, headers=headers, media_type=_BINARY)
     headers["Content-Length"] = str(entry.size_bytes)
-    return Stream(_pieces(opened), headers=headers, media_type="application/octet-stream")
+    return Stream(_pieces(opened), headers=headers, media_type=_BINARY)
+
+
+async def _download_beside(
+    hub: Hub, request: HttpRequest, repo: str, name: str, kind: str
+) -> Response[bytes]:
+    entry = await blocking.run("disk", hub.flists.get, repo, name)
+    data = await blocking.run("disk", hub.beside.get, repo, name, kind, entry.digest)
+    headers = {
+        "ETag": f'"{hashlib.blake2b(data, digest_size=32).hexdigest()}"',
+        "Cache-Control": "no-cache",
+        "Content-Disposition": f'attachment; filename="{name}.{kind}"',
+    }
+    if request.method == "HEAD" or request.headers.get("if-none-match") == headers["ETag"]:
+        headers["Content-Length"] = str(len(data))
+        status = 200 if request.method == "HEAD" else 304
+        return Response(b"", status_code=status, headers=headers, media_type=_BINARY)
+    return Response(data, headers=headers, media_type=_BINARY)
 
 
 async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
@@ -134,9 +165,14 @@ async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 @put("/api/flist/{repo:str}/{name:str}", status_code=200, request_max_body_size=FLIST_BYTES_MAX)
-async def publish(hub: HubPart, request: HttpRequest, repo: str, name: str) -> Success:
+async def publish(hub: HubPart, request: HttpRequest, repo: str, name: str) -> Success | Kept:
     async with Body(request) as body:
         publisher = hub.publisher(request)
+        flist, kind = beside.split(name)
+        if kind:
+            names.flist(flist)
+            publisher.authorise(names.repository(repo))
+            return await _publish_beside(hub, body, repo, flist, kind)
         names.flist(name)
         publisher.authorise(names.repository(repo))
         _refuse_announced(hub, request)
@@ -163,6 +199,21 @@ async def upload_flist(hub: HubPart, request: HttpRequest) -> Success:
         return Success(await _publish(hub, _upload_pieces(upload), publisher.user, name))
 
 
+async def _publish_beside(hub: Hub, body: Body, repo: str, name: str, kind: str) -> Kept:
+    """What it is of need not be published yet: so there is no moment without a signature."""
+    data = bytearray()
+    async for piece in body.pieces():
+        data += piece
+        if len(data) > beside.BYTES_MAX:
+            raise InvalidArgument(f"{name}.{kind}: at most {beside.BYTES_MAX} bytes are taken")
+    try:
+        current = (await blocking.run("disk", hub.flists.get, repo, name)).digest
+    except NotFound:
+        current = ""
+    digest = await blocking.run("disk", hub.beside.put, repo, name, kind, bytes(data), current)
+    return Kept(f"{name}.{kind}", digest, digest == current)
+
+
 async def _upload_pieces(upload: UploadFile) -> AsyncIterator[bytes]:
     while data := await upload.read(_PIECE):
         yield data
@@ -186,7 +237,9 @@ async def _publish(hub: Hub, pieces: AsyncIterator[bytes], repo: str, name: str)
         try:
             await _fill(hub, staged, pieces)
             await _check(hub, staged, f"{repo}/{name}")
-            return await blocking.run("disk", hub.flists.publish, staged, repo, name)
+            entry = await blocking.run("disk", hub.flists.publish, staged, repo, name)
+            await blocking.run("disk", hub.beside.keep, repo, name, (entry.digest,))
+            return entry
         finally:
             await blocking.run("disk", staged.discard)
 

@@ -18,6 +18,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from g8node.errors import DeadlineExceeded, InvalidArgument, PermissionDenied
 from g8node.store.base import Store
+from g8tools.hub.beside import Beside
 from g8tools.hub.repository import Flists
 from g8tools.hub.tokens import Publisher, Tokens
 
@@ -33,6 +34,7 @@ class Hub(msgspec.Struct, frozen=True):
     """The parts of one Hub."""
 
     flists: Flists
+    beside: Beside
     chunks: Store
     tokens: Tokens
     flist_bytes_max: int

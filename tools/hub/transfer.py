@@ -1,6 +1,8 @@
 """Push and pull (async): an flist with exactly those chunks that the other side does not hold."""
 
 import asyncio
+import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Final
 
@@ -11,6 +13,7 @@ from g8node.ids import ChunkId
 from g8node.runtime import blocking
 from g8node.store.base import Store, StoreError
 from g8tools.flist.contents import chunk_ids
+from g8tools.hub import beside
 from g8tools.hub.client import HubClient
 
 _READ_AT_ONCE: Final = 16
@@ -62,8 +65,41 @@ async def push(
         async for sent in _concurrently(_upload(hub, batch) async for batch in _batches(source, missing)):
             advance(sent[0])
             moved += sent[1]
+    around = await blocking.run("disk", _read_beside, flist)
+    for kind, data in around.items():
+        await hub.put_beside(repository, name, kind, data)
     published = await hub.publish(flist, repository, name)
     return Report(f"{hub.url}/{repository}/{name}", published.digest, len(ids), len(missing), moved)
+
+
+def _read_beside(flist: str) -> dict[str, bytes]:
+    """Signature and profile that lie beside an flist. InvalidArgument: one is of another flist."""
+    with open(flist, "rb") as source:
+        digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+    found = {}
+    for kind in beside.KINDS:
+        path = f"{flist}.{kind}"
+        if os.path.exists(path):
+            with open(path, "rb") as source:
+                data = source.read(beside.BYTES_MAX + 1)
+            if beside.digest_of(data, kind) != digest:
+                raise InvalidArgument(f"{path} is of another flist", hint="make it again, or remove it")
+            found[kind] = data
+    return found
+
+
+async def _pull_beside(hub: HubClient, repository: str, name: str, flist: str) -> None:
+    for kind in beside.KINDS:
+        data = await hub.get_beside(repository, name, kind)
+        if data is not None:
+            await blocking.run("disk", _replace, f"{flist}.{kind}", data)
+
+
+def _replace(path: str, data: bytes) -> None:
+    partial = f"{path}.{os.getpid()}.partial"
+    with open(partial, "wb") as out:
+        out.write(data)
+    os.replace(partial, path)
 
 
 async def _batches(source: Store, ids: Sequence[ChunkId]) -> AsyncIterator[dict[ChunkId, bytes]]:
@@ -96,6 +132,7 @@ async def pull(
 ) -> Report:
     """Download an flist, and into the target store the chunks that it lacks. Progress counts chunks."""
     digest = await hub.download(repository, name, flist)
+    await _pull_beside(hub, repository, name, flist)
     ids = await blocking.run("cpu", chunk_ids, flist)
     absent = await target.missing(ids)
     missing = [id for id in ids if id in absent]

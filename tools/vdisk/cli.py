@@ -5,7 +5,7 @@ A folder of vdisks has one user at a time: while a server serves it, the other c
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar, cast
 
 import typer
 
@@ -74,6 +74,12 @@ def create(
     block_size: Annotated[str, typer.Option(help="A power of two, 512 to 128K.")] = "4096",
     iops: Annotated[int, typer.Option(help="Requests a second; 0: no limit.")] = 0,
     bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    storage: Annotated[
+        str, typer.Option(metavar="STORAGE", help="plain or dedup; else dedup for boot disks and templates.")
+    ] = "",
+    template: Annotated[
+        str, typer.Option(metavar="VDISK", help="Shown where the new one has nothing itself; read-only then.")
+    ] = "",
     encrypt: Annotated[bool, typer.Option("--encrypt", help="AES-256-XTS; needs --key-file.")] = False,
     key_file: KeyFile = "",
     json: Json = False,
@@ -81,13 +87,18 @@ def create(
     """Make an empty vdisk; it takes space only for what is written."""
     import msgspec
 
-    from g8node.vdisk.record import Record
+    from g8node.vdisk.record import Kind, Record, StorageWish, storage_of
 
+    if storage not in ("", "plain", "dedup"):
+        raise InvalidArgument(f"storage: expected plain or dedup, not {storage[:40]!r}")
+    kind, wish = cast("Kind", type_), cast("StorageWish", storage)  # the kind is checked with the record
     fields = {
         "id": vdisk,
         "type": type_,
         "size": size_of(size),
         "block_size": size_of(block_size, "block size"),
+        "storage": storage_of(wish, kind, template=template, encrypted=encrypt),
+        "template": template,
         "limits": {"iops": iops, "bytes_s": size_of(bytes_s, "bandwidth")},
     }
     try:
@@ -159,6 +170,23 @@ def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> 
     console.show({"problems": problems}, json=json, text="\n".join(problems))
     if problems:
         raise Conflict(f"vdisk {vdisk!r} is damaged")
+
+
+@app.command()
+def gc(
+    data: Data,
+    bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    json: Json = False,
+) -> None:
+    """Give back the space of deduplicated content that no vdisk has any more."""
+    rate = size_of(bytes_s, "bandwidth")
+    rows = _with(data, lambda vdisks: vdisks.gc(rate))
+    text = console.table(
+        [("BLOCKS", "FREED", "KEPT")]
+        + [tuple(map(_amount, (row["block_size"], row["freed"], row["kept"]))) for row in rows],
+        right=frozenset((0, 1, 2)),
+    )
+    console.show(rows, json=json, text=text)
 
 
 @app.command()

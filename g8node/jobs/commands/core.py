@@ -130,14 +130,14 @@ async def subscribe(ctx: Context, args: SubscribeArgs) -> Outcome:
         forward(message)
     if not args.follow:
         return Outcome("SUCCESS", level=Level.STDOUT)
-    result = await _followed(ctx.job, target, forward)
+    result = await followed(ctx.job, target, forward)
     if result is None:
         return Outcome("ERROR", KILLED_CODE, "the subscription was killed", Level.STDERR)
     level = result.level or (Level.STDOUT if result.ok else Level.STDERR)
     return Outcome(result.state, result.code, result.data, level)
 
 
-async def _followed(job: Job, target: Job, forward: Listener) -> Result | None:
+async def followed(job: Job, target: Job, forward: Listener) -> Result | None:
     """The result of the target, whose messages go on; None when a signal ends the subscription before."""
     following = job.run = _Following()
     job.follows = target

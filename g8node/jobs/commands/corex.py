@@ -1,23 +1,27 @@
 """corex.*: containers (async); spec core0-resources 1."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.errors import Conflict, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.jobs.access import may_see
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
-from g8node.jobs.commands import inside
+from g8node.jobs.commands import core, inside
 from g8node.jobs.job import Job
 from g8node.jobs.kinds import FlistName
 from g8node.jobs.manager import Manager
-from g8node.jobs.model import LOCAL, Command, Result, Role, decode_command
+from g8node.jobs.model import LOCAL, Command, Level, Result, Role, decode_command
+from g8node.jobs.outcome import Outcome, success
 from g8node.jobs.registry import Context, command
 from g8node.node import bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
+from g8node.node.limits import Limits
 from g8node.node.specs import Spec
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
@@ -33,19 +37,58 @@ class NotThere(NotFound):
 async def create(ctx: Context, args: Spec) -> int:
     """Start a container; its id, as soon as its job `core-<id>` runs.
 
-    Privileged containers and those with a mount from the host need the role admin.
+    Privileged containers and those with a mount or a device of the host need the role admin.
     """
+    container, _ = await _created(ctx, args)
+    return container.id
+
+
+@command("corex.create-sync")
+async def create_sync(ctx: Context, args: Spec) -> Outcome:
+    """Start a container as corex.create does, and wait for its end: the result is that of its process 1.
+
+    A signal to this job is one to that process, its time limit ends the container. Meant for services.
+    """
+    container, job = await _created(ctx, args)
+    ctx.job.run = _Inner(job)
+    try:
+        ended = await job.result()
+    except BaseException:
+        ctx.node.containers.abandon(container)
+        raise
+    finally:
+        ctx.job.run = None
+    return Outcome(ended.state, ended.code, ended.data, ended.level, ended.streams, ended.signal)
+
+
+class _Inner:
+    """Another job as what a job runs."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @property
+    def pid(self) -> int:
+        return self._job.pid
+
+    def signal(self, number: int) -> bool:
+        with contextlib.suppress(Conflict):  # it is not running
+            self._job.kill(number)
+        return True
+
+
+async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     _may(ctx, args)
     containers = ctx.node.containers
     container = await containers.prepare(msgspec.structs.replace(args, tags=ctx.job.request.tags))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
-        _submit(ctx, container, started)
+        job = _submit(ctx, container, started)
         await started
     except BaseException:
         containers.abandon(container)
         raise
-    return container.id
+    return container, job
 
 
 def _may(ctx: Context, spec: Spec) -> None:
@@ -53,7 +96,12 @@ def _may(ctx: Context, spec: Spec) -> None:
     caller = ctx.job.request.caller or LOCAL
     if Role.named(caller.role) >= Role.ADMIN:
         return
-    for field, asked in (("privileged", bool(spec.privileged)), ("mount", specs.mounts_host(spec))):
+    mighty = {
+        "privileged": bool(spec.privileged),
+        "mount": specs.mounts_host(spec),
+        "devices": bool(spec.devices),
+    }
+    for field, asked in mighty.items():
         if asked:
             raise PermissionDenied(f"{field}: needs the role admin, {caller.name} is {caller.role}")
 
@@ -76,7 +124,7 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
         if not started.done():
             started.set_exception(Unavailable(f"job {job.id} ended before the container had started"))
 
-    argv = specs.command(container.spec) or [bundle.INIT, "-P"]
+    argv = list(container.place.program.argv) or [bundle.INIT, "-P"]
     shown = Command.make(
         f"core-{container.id}",
         "core.system",
@@ -85,12 +133,14 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
         tags=ctx.job.request.tags,
         caller=ctx.job.request.caller,
     )
-    return ctx.jobs.submit(
+    job = ctx.jobs.submit(
         shown,
         container=container.id,
         runner=lambda _: Process(argv=argv, start=start),
         on_end=ended,
     )
+    ctx.jobs.container_logs.keep(job)
+    return job
 
 
 class LayerArgs(Struct, frozen=True):
@@ -109,6 +159,17 @@ async def flist_layer(ctx: Context, args: LayerArgs) -> None:
     await ctx.node.containers.put_layer(container.id, args.flist)
 
 
+class LimitsArgs(Struct, frozen=True):
+    container: ContainerId
+    limits: Annotated[Limits, Meta(description="what is not given stays, 0 lifts a limit")]
+
+
+@command("corex.limits")
+async def limits(ctx: Context, args: LimitsArgs) -> Limits:
+    """Change what a running container may use; the limits that it has then."""
+    return await ctx.node.containers.limit(_live(ctx, args.container).id, args.limits)
+
+
 class FindArgs(Struct, frozen=True):
     tags: list[Text] = []
 
@@ -123,6 +184,47 @@ async def list_(ctx: Context) -> dict[str, Any]:
 async def find(ctx: Context, args: FindArgs) -> dict[str, Any]:
     """The running containers that have all the tags, as corex.list shows them."""
     return await _rows(ctx, ctx.node.containers.find(args.tags))
+
+
+class StatsArgs(Struct, frozen=True):
+    container: ContainerId
+
+
+@command("corex.stats", role="reader")
+async def stats(ctx: Context, args: StatsArgs) -> dict[str, Any]:
+    """What the whole container uses: processes, cpu, memory, io, since its start; bytes and seconds.
+
+    `source` says whether its control group tells (with limits), or the sum of its processes.
+    """
+    return await ctx.node.containers.stats(_live(ctx, args.container).id)
+
+
+class LogsArgs(Struct, frozen=True):
+    container: ContainerId
+    tail: Annotated[int, Meta(ge=0, le=1 << 20, description="the last so many messages; 0: all")] = 0
+    follow: Annotated[bool, Meta(description="go on until the container ends, as this job's messages")] = (
+        False
+    )
+
+
+@command("corex.logs")
+async def logs(ctx: Context, args: LogsArgs) -> Outcome:
+    """What the container's process 1 has said lately, over its restarts: `[{epoch, level, message}]`.
+
+    Also for a while after its end. With `follow` it becomes this job's own output, with all that comes.
+    """
+    log = ctx.jobs.container_logs.find(args.container)
+    if log is None or not may_see(ctx.caller, log.owner):
+        raise NotFound(f"container {args.container} has no log")
+    messages = list(log.messages)[-args.tail :]
+    if not args.follow:
+        return success([{"epoch": m.epoch, "level": m.level, "message": m.message} for m in messages])
+    for message in messages:
+        ctx.job.emit(message.level, message.message)
+    job = ctx.jobs.find(f"core-{args.container}")
+    if job is not None and job.phase != "finished":
+        await core.followed(ctx.job, job, lambda m: None if m.ended else ctx.job.emit(m.level, m.message))
+    return Outcome("SUCCESS", level=Level.STDOUT)
 
 
 class GetArgs(Struct, frozen=True):
@@ -155,7 +257,16 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
     spec = container.spec
     if ctx.caller.role == "reader":
         spec = msgspec.structs.replace(spec, env=None, config=None, command=None, storage=None)
-    return {"arguments": spec, "root": container.rootfs, "pid": container.pid}
+    arguments: dict[str, Any] = msgspec.to_builtins(spec)
+    if (network := container.network) is not None:
+        arguments["nics"] = [wire.shown() for wire in network.wires]
+        arguments["port"] = ctx.node.nics.ports(network)
+    shown: dict[str, Any] = {"arguments": arguments, "root": container.rootfs, "pid": container.pid}
+    if container.may_restart:
+        shown |= {"restarts": container.restarts.count}
+    if container.health is not None:
+        shown |= {"health": container.health}
+    return shown
 
 
 class DispatchArgs(Struct, frozen=True):

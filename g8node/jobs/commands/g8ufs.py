@@ -1,5 +1,6 @@
 """g8ufs.*: mounted flists and the chunk cache (async)."""
 
+import base64
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -66,6 +67,16 @@ async def pin(ctx: Context, args: FlistArgs) -> dict[str, Any]:
     Pins live as long as the cache does; together they take half of it at most (503).
     """
     return await ctx.node.flists.pin(args.flist)
+
+
+@command("g8ufs.profile")
+async def profile(ctx: Context, args: FlistArgs) -> dict[str, Any]:
+    """What a start of the flist reads first, for its Hub: `{digest, chunks, profile}`, the last in base64.
+
+    It is there once a container of the flist has ended or has run for 30 s (404 before).
+    """
+    digest, chunks, data = await ctx.node.flists.profile(args.flist)
+    return {"digest": digest, "chunks": chunks, "profile": base64.b64encode(data).decode()}
 
 
 class UnpinArgs(Struct, frozen=True):

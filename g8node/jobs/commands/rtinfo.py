@@ -37,7 +37,7 @@ class StartArgs(Struct, frozen=True):
 @command("rtinfo.start", role="admin")
 async def start(ctx: Context, args: StartArgs) -> None:
     """Report to a server of rtinfo; 406 when that is done already, 503 when the node has no rtinfo-client."""
-    program = await blocking.run("exec", programs.find, _PROGRAM)
+    program = await blocking.run("disk", programs.find, _PROGRAM)
     id = f"{_PREFIX}{args.host}:{args.port}"
     if ctx.jobs.find(id) is not None:
         refusal = AlreadyExists(f"{args.host}:{args.port} is reported to already")

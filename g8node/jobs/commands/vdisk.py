@@ -8,7 +8,17 @@ from msgspec import Meta, Struct
 
 from g8node.jobs.registry import Context, command
 from g8node.vdisk.limits import Limits
-from g8node.vdisk.record import BLOCK_MAX, BLOCK_MIN, ID_MAX, SIZE_MAX, Kind, Record
+from g8node.vdisk.record import (
+    BLOCK_MAX,
+    BLOCK_MIN,
+    ID_MAX,
+    SIZE_MAX,
+    Kind,
+    Record,
+    Storage,
+    StorageWish,
+    storage_of,
+)
 
 Id = Annotated[
     str,
@@ -16,6 +26,14 @@ Id = Annotated[
         extra={"kind": "vdisk"},
         pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z",
         description="1 to 80 printable ASCII characters, no space.",
+    ),
+]
+Template = Annotated[
+    str,
+    Meta(
+        extra={"kind": "vdisk or empty"},
+        pattern=rf"\A[!-~]{{0,{ID_MAX}}}\Z",
+        description="A vdisk that this one shows where it has nothing itself, read-only from then on.",
     ),
 ]
 Size = Annotated[int, Meta(ge=BLOCK_MIN, le=SIZE_MAX, description="Bytes, a multiple of the block size.")]
@@ -31,6 +49,8 @@ class CreateArgs(Struct, frozen=True):
     block_size: Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX, description="A power of two.")] = 4096
     read_only: bool = False
     encrypted: bool = False
+    storage: Annotated[StorageWish, Meta(description="Empty: dedup for boot disks and with a template.")] = ""
+    template: Template = ""
     iops: Iops = 0
     bytes_s: BytesS = 0
     burst_ms: BurstMs = 1000
@@ -51,7 +71,8 @@ class Counted(Struct, frozen=True):
 
 
 class Info(Struct, frozen=True):
-    """`used` are bytes on the disk, `uri` is for clients here; `counters` only while it is open."""
+    """`used` are bytes on the disk, without the content that deduplicated vdisks share; `uri` is for clients
+    here; `counters` only while it is open."""
 
     id: str
     type: Kind
@@ -59,6 +80,8 @@ class Info(Struct, frozen=True):
     block_size: int
     read_only: bool
     encrypted: bool
+    storage: Storage
+    template: str
     limits: Limits
     created: int
     used: int
@@ -86,6 +109,8 @@ async def create(ctx: Context, args: CreateArgs) -> Info:
         size=args.size,
         block_size=args.block_size,
         read_only=args.read_only,
+        storage=storage_of(args.storage, args.type, template=args.template, encrypted=args.encrypted),
+        template=args.template,
         limits=Limits(args.iops, args.bytes_s, args.burst_ms / 1000),
     )
     await ctx.node.blocks.vdisks.create(record, encrypted=args.encrypted)
@@ -156,3 +181,21 @@ async def delete(ctx: Context, args: IdArgs) -> None:
 async def check(ctx: Context, args: IdArgs) -> list[str]:
     """Read everything; what is damaged, for a person."""
     return await ctx.node.blocks.vdisks.check(args.id)
+
+
+class GcArgs(Struct, frozen=True):
+    bytes_s: BytesS = 256 << 20
+
+
+class Collected(Struct, frozen=True):
+    """Bytes of one block size's content that were given back, and that stayed."""
+
+    block_size: int
+    freed: int
+    kept: int
+
+
+@command("vdisk.gc", role="admin")
+async def gc(ctx: Context, args: GcArgs) -> list[Collected]:
+    """Give back the space of deduplicated content that no vdisk has any more; 409 while that is going on."""
+    return msgspec.convert(await ctx.node.blocks.vdisks.gc(args.bytes_s), list[Collected])

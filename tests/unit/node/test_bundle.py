@@ -1,13 +1,19 @@
 """The OCI config: what a spec becomes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from g8node.errors import InvalidArgument
+from g8node.linux.devices import Device
 from g8node.node import bundle, specs
 from g8node.node.bundle import Host, Place
+from g8node.node.image import program
+from g8node.node.nicspec import Nic
+from g8node.node.policies import HealthCheck
 from g8node.node.specs import Spec
+from g8node.node.users import User
 
 ALL = (1 << len(bundle.CAPABILITIES)) - 1
 HOST = Host(capabilities=ALL, cgroups=True, open_files=1 << 20)
@@ -15,7 +21,8 @@ PLACE = Place(id=7, rootfs="/c/7/rootfs", cgroup="g8/c7")
 
 
 def config(host: Host = HOST, place: Place = PLACE, **fields: Any) -> dict[str, Any]:
-    return bundle.config(Spec(root="x", **fields), host, place)
+    spec = Spec(root="x", **fields)
+    return bundle.config(spec, host, replace(place, program=program(spec, {})))
 
 
 def targets(made: dict[str, Any]) -> list[str]:
@@ -70,10 +77,36 @@ def test_devices_are_denied_first() -> None:
     assert config()["linux"]["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
 
 
+def test_given_device_is_allowed_as_it_is_given() -> None:
+    node = Device("/dev/own", "b", 8, 1, 0o660, 0, 6)
+    made = config(place=replace(PLACE, devices=((node, "r"),)))
+    assert made["linux"]["devices"][0]["path"] == "/dev/own"
+    rule = {"allow": True, "type": "b", "major": 8, "minor": 1, "access": "r"}
+    assert made["linux"]["resources"]["devices"][-1] == rule
+
+
+def test_limits_are_resources() -> None:
+    made = config(place=replace(PLACE, resources={"unified": {"pids.max": "5"}}))
+    assert made["linux"]["resources"]["unified"] == {"pids.max": "5"}
+    assert "devices" in made["linux"]["resources"]
+
+
+def test_user_other_than_root_holds_no_capability() -> None:
+    made = config(place=replace(PLACE, user=User(33, 34, (35,))))["process"]
+    assert made["user"] == {"uid": 33, "gid": 34, "additionalGids": [35]}
+    assert (made["capabilities"]["effective"], made["capabilities"]["permitted"]) == ([], [])
+    assert len(made["capabilities"]["bounding"]) == 14
+
+
 def test_host_network_has_no_network_namespace() -> None:
     kinds = [row["type"] for row in config(host_network=True)["linux"]["namespaces"]]
     assert kinds == ["pid", "mount", "ipc", "uts", "cgroup"]
     assert "network" in [row["type"] for row in config()["linux"]["namespaces"]]
+
+
+def test_network_namespace_is_the_one_that_was_made() -> None:
+    made = config(place=Place(id=1, rootfs="/r", cgroup="g", netns="/proc/1/fd/9"))
+    assert {"type": "network", "path": "/proc/1/fd/9"} in made["linux"]["namespaces"]
 
 
 def test_nested_mounts_come_after_the_outer_ones() -> None:
@@ -92,7 +125,8 @@ def test_open_files_stay_below_our_own_limit() -> None:
     ("fields", "named"),
     [
         ({"root": ""}, "root"),
-        ({"nics": [{"type": "default"}]}, "nics"),
+        ({"nics": [Nic(type="bridge")]}, r"nics\[0\]"),
+        ({"port": {"0": 80}}, "port"),
         ({"hostname": "a b"}, "hostname"),
         ({"hostname": "-a"}, "hostname"),
         ({"hostname": "a" * 65}, "hostname"),
@@ -107,6 +141,13 @@ def test_open_files_stay_below_our_own_limit() -> None:
         ({"config": {"/": "x"}}, "config"),
         ({"command": "'"}, "command"),
         ({"command": ["a\0"]}, "command"),
+        ({"user": "a b"}, "user"),
+        ({"tmpfs": {"/": 4096}}, "tmpfs"),
+        ({"devices": ["/dev/../etc/passwd"]}, "devices"),
+        ({"devices": ["/dev/a//b"]}, "devices"),
+        ({"sysctls": {"kernel.hostname": "x"}}, "sysctls"),
+        ({"sysctls": {"net.a": "x"}, "host_network": True}, "sysctls"),
+        ({"health": HealthCheck(command="")}, "health"),
     ],
 )
 def test_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:

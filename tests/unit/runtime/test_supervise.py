@@ -88,3 +88,17 @@ async def test_stray_cancellation_and_exit_of_a_subsystem_are_failures_too() -> 
     assert supervisor.status()[0].restarts == 2
     assert supervisor.status()[0].running
     await supervisor.close()
+
+
+async def test_subsystem_in_the_pause_before_its_restart_does_not_run() -> None:
+    supervisor, failed = Supervisor(), asyncio.Event()
+
+    async def work() -> None:
+        failed.set()
+        raise ValueError("again")
+
+    supervisor.start("work", work, first_s=60.0)
+    await failed.wait()
+    await asyncio.sleep(0)
+    assert not supervisor.status()[0].running
+    await supervisor.close()

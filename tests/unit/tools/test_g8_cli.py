@@ -18,7 +18,7 @@ from g8node.errors import (
     PermissionDenied,
     Unavailable,
 )
-from g8tools.g8 import cli, cli_container, cli_jobs, connection, console, following, frame
+from g8tools.g8 import cli, cli_container, cli_jobs, cli_nics, connection, console, following, frame
 from g8tools.g8.connection import Options, Target
 from g8tools.g8.results import ResultError, Return
 from g8tools.hub.cli import read_token
@@ -235,3 +235,34 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout == "[]\n"
+
+
+def test_nics_are_one_word_each() -> None:
+    assert cli_nics.parse_nic("default") == {"type": "default"}
+    assert cli_nics.parse_nic("bridge:br0,dhcp,name=lan,monitor") == {
+        "type": "bridge",
+        "id": "br0",
+        "name": "lan",
+        "monitor": True,
+        "config": {"dhcp": True},
+    }
+    static = cli_nics.parse_nic("bridge:br0,cidr=10.0.0.2/24,gateway=10.0.0.1,dns=10.0.0.1,dns=9.9.9.9")
+    assert static["config"] == {"cidr": "10.0.0.2/24", "gateway": "10.0.0.1", "dns": ["10.0.0.1", "9.9.9.9"]}
+    for wrong in ("default,speed=1", "default,cidr", "default,"):
+        with pytest.raises(InvalidArgument, match="expected"):
+            cli_nics.parse_nic(wrong)
+    for ports in (["80"], ["80=x"]):
+        with pytest.raises(InvalidArgument, match=r"KEY=VALUE|SOURCE=PORT"):
+            cli_nics.ports_of(ports)
+
+
+def test_nics_and_forwards_are_lines_of_inspect() -> None:
+    arguments = {
+        "nics": [{"type": "default", "state": "configured", "addresses": ["172.18.0.2/16"]}],
+        "port": {"8080": 80},
+    }
+    assert cli_nics.links_of(arguments) == [
+        ("nic 0 eth0", "default 172.18.0.2/16 configured"),
+        ("port 8080", "80"),
+    ]
+    assert arguments == {}

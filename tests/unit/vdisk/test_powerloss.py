@@ -15,28 +15,11 @@ from g8node.runtime import blocking
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.plain import PlainVdisk
 from g8node.vdisk.record import Record
-from tests.support.powerloss import SECTOR, MemoryDisk, PowerLost
+from tests.support.powerloss import SECTOR, MemoryDisk, Oracle, PowerLost
 
 SIZE = 16 << 10
 SECTORS = SIZE // SECTOR
 KEY = bytes(range(32))
-
-
-class Oracle:
-    """Of each sector, the values that a client may find after a crash."""
-
-    def __init__(self) -> None:
-        self.allowed = [{bytes(SECTOR)} for _ in range(SECTORS)]
-        self.now = [bytes(SECTOR) for _ in range(SECTORS)]
-
-    def wrote(self, offset: int, data: bytes) -> None:
-        for start in range(0, len(data), SECTOR):
-            sector = (offset + start) // SECTOR
-            self.now[sector] = data[start : start + SECTOR]
-            self.allowed[sector].add(self.now[sector])
-
-    def flushed(self) -> None:
-        self.allowed = [{value} for value in self.now]
 
 
 async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int) -> None:
@@ -85,7 +68,7 @@ async def states(
     folder.create(folder.sealed(record) if encrypted else record)
     disk.syncs = syncs
     disk.operations = dice.randrange(40)
-    oracle = Oracle()
+    oracle = Oracle(SECTORS)
     with contextlib.suppress(PowerLost, NodeError):
         await load(disk, dice, oracle, 40)
     return ((oracle, disk.crash(dice)) for _ in range(crashes))
@@ -95,10 +78,7 @@ async def wrong_sectors(seeds: range, crashes: int, *, syncs: bool = True, encry
     wrong = 0
     for seed in seeds:
         for oracle, disk in await states(seed, crashes, syncs=syncs, encrypted=encrypted):
-            found = content(disk)
-            for sector in range(SECTORS):
-                value = found[sector * SECTOR : (sector + 1) * SECTOR]
-                wrong += value not in oracle.allowed[sector]
+            wrong += oracle.wrong(content(disk))
     return wrong
 
 

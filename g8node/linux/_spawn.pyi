@@ -1,0 +1,17 @@
+# Types of _spawn.c.
+from typing import Any
+
+def make() -> tuple[Any, int]: ...
+def submit(
+    spawner: Any,
+    token: int,
+    words: bytes,
+    env: bytes,
+    search: str | None,
+    stdio: tuple[int, int, int],
+    keep: tuple[int, ...],
+    keep_on_failure: bool,
+    /,
+) -> None: ...
+def answers(spawner: Any, /) -> list[tuple[int, int, int]]: ...
+def reap(pid: int, /) -> tuple[int, int] | None: ...

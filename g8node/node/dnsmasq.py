@@ -1,0 +1,145 @@
+"""dnsmasq as the DHCP and DNS server of one bridge (pure, but for its files: blocking).
+
+<folder>/<bridge>/hosts/<key>   names that it answers, one file an owner; it sees each change by itself
+                  dhcp/<ip>     `mac,ip` of each fixed lease, read again on SIGHUP
+                  leases, pid
+"""
+
+import contextlib
+import glob
+import ipaddress
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from g8node.linux import textfiles
+from g8node.linux.guard import off_loop
+
+PROGRAM: Final = "dnsmasq"
+_DNS_SERVER: Final = 6  # number of the DHCP option
+_DEATH_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Its files and its command line."""
+
+    folder: str
+    bridge: str
+    address: ipaddress.IPv4Interface
+    lease_range: tuple[str, str] | None = None
+
+    @property
+    def job(self) -> str:
+        return f"dnsmasq-{self.bridge}"
+
+    @property
+    def _top(self) -> str:
+        return f"{self.folder}/{self.bridge}"
+
+    @property
+    def _pid(self) -> str:
+        return f"{self._top}/pid"
+
+    def argv(self, program: str, user: str) -> list[str]:
+        words = [
+            program,
+            "--keep-in-foreground",
+            "--conf-file=",
+            "--log-facility=-",
+            f"--user={user}",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--except-interface=lo",
+            f"--interface={self.bridge}",
+            f"--listen-address={self.address.ip}",
+            "--domain-needed",
+            "--bogus-priv",
+            f"--hostsdir={self._top}/hosts",
+            f"--pid-file={self._pid}",
+        ]
+        if self.lease_range is None:
+            return words
+        start, end = self.lease_range
+        return [
+            *words,
+            f"--dhcp-range={start},{end},{self.address.netmask}",
+            f"--dhcp-option={_DNS_SERVER},{self.address.ip}",
+            f"--dhcp-hostsfile={self._top}/dhcp",
+            f"--dhcp-leasefile={self._top}/leases",
+            "--dhcp-authoritative",
+            "--no-ping",  # it would keep each first lease waiting for three seconds
+            "--quiet-dhcp",
+        ]
+
+    @off_loop
+    def prepare(self) -> str:
+        """Make the folders, without what an earlier run left; the user that it is to run as.
+
+        That is nobody, unless the folders lie where only root comes.
+        """
+        shutil.rmtree(self._top, ignore_errors=True)
+        for name in ("hosts", "dhcp"):
+            os.makedirs(f"{self._top}/{name}", mode=0o755, exist_ok=True)
+        reached = os.path.realpath(self._top)
+        while os.stat(reached).st_mode & 0o001 and reached != "/":
+            reached = os.path.dirname(reached)
+        return "nobody" if reached == "/" else "root"
+
+    @off_loop
+    def is_ready(self) -> bool:
+        """Whether it listens: it writes its pid then."""
+        return os.path.exists(self._pid)
+
+    @off_loop
+    def remove(self) -> None:
+        shutil.rmtree(self._top, ignore_errors=True)
+
+    @off_loop
+    def fix_lease(self, ip: str, mac: str) -> None:
+        """Read after a SIGHUP."""
+        _write(f"{self._top}/dhcp", ip, f"{mac},{ip}\n")
+
+    @off_loop
+    def name(self, key: str, ip: str, names: Sequence[str]) -> None:
+        """What the owner `key` is called; takes the place of what it was called before."""
+        _write(f"{self._top}/hosts", key, f"{ip} {' '.join(names)}\n")
+
+    @off_loop
+    def unname(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._top}/hosts/{key}")
+
+
+@off_loop
+def end_leftovers(folder: str) -> list[str]:
+    """Kill the servers that a node which was killed has left in the folder; the names of their bridges."""
+    ended = []
+    for path in glob.glob(f"{glob.escape(folder)}/*/pid"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(textfiles.read_text(path, 32))
+            words = textfiles.read_text(f"/proc/{pid}/cmdline", 65536).split("\0")
+            if f"--pid-file={path}" in words:  # else the number is another process's by now
+                os.kill(pid, signal.SIGKILL)
+                _await_end(pid)
+                ended.append(os.path.basename(os.path.dirname(path)))
+    return ended
+
+
+def _await_end(pid: int) -> None:
+    deadline = time.monotonic() + _DEATH_S
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _write(folder: str, name: str, text: str) -> None:
+    """Whole or not at all; dnsmasq leaves files alone whose name begins with a dot."""
+    hidden = f"{folder}/.{name}"
+    with open(hidden, "w", encoding="ascii") as file:
+        file.write(text)
+    os.chmod(hidden, 0o644)
+    os.rename(hidden, f"{folder}/{name}")

@@ -1,0 +1,255 @@
+"""Owner of the node's bridges: addresses, DNS, DHCP, masquerading (async); spec core0-resources 2.1.
+
+Theory of operation. A bridge is made step by step, each with its undo; what the last step leaves is undone
+in the opposite order by `delete`, by a failed `create`, and by `close`. Changes come in turn and to their
+end, also when the caller is cancelled. One node owns the bridges of a network namespace: an abstract unix
+socket, which lives in it, says who, and goes with the process, so that a later one may clear away what a
+node that was killed has left.
+"""
+
+import asyncio
+import ipaddress
+import re
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+from g8node.errors import Conflict, InvalidArgument, NotFound
+from g8node.linux import netlink, sysctl
+from g8node.linux.guard import off_loop
+from g8node.node import programs
+from g8node.node.dnsmasq import PROGRAM, Server, end_leftovers
+from g8node.node.firewall import Firewall
+from g8node.node.links import Links, node_error
+from g8node.runtime import blocking, logs
+from g8node.runtime.finishing import finish
+from g8node.wire import nft
+
+log = logs.get("networks")
+
+T = TypeVar("T")
+
+DEFAULT: Final = "core0"
+DEFAULT_ADDRESS: Final = "172.18.0.1/16"
+_OWNER_SOCKET: Final = "\0g8node-networks"
+_OURS: Final = re.compile(r"cont[a-z]?[0-9]+-[0-9]+p?|g8[vx][0-9.]+u?")
+"""Names that only the node's own links have."""
+
+
+class Servers(Protocol):
+    """Programs that run until they are stopped."""
+
+    async def start(self, id: str, argv: Sequence[str], is_ready: Callable[[], bool]) -> None: ...
+
+    def signal(self, id: str, number: int) -> None: ...
+
+    async def stop(self, id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a bridge is to be: without an address it only switches."""
+
+    hwaddr: str = ""
+    address: ipaddress.IPv4Interface | None = None
+    address6: ipaddress.IPv6Interface | None = None
+    lease_range: tuple[str, str] | None = None
+    nat: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Bridge:
+    """A bridge that the node made."""
+
+    name: str
+    plan: Plan
+    server: Server | None = None
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+
+class Networks:
+    """`close` at the end takes back all that was made."""
+
+    def __init__(self, links: Links, firewall: Firewall, servers: Servers, *, folder: str) -> None:
+        """`folder` is for the files of the DHCP and DNS servers; it is made when needed."""
+        self._links = links
+        self._firewall = firewall
+        self._servers = servers
+        self._folder = folder
+        self._bridges: dict[str, Bridge] = {}
+        self._changing = asyncio.Lock()
+        self._claim: socket.socket | None = None
+
+    async def close(self) -> None:
+        async def all_of_them() -> None:
+            for bridge in reversed(list(self._bridges.values())):
+                await self._take_down(bridge)
+            if self._claim is not None:
+                self._claim.close()
+                self._claim = None
+
+        await self._change(all_of_them())
+
+    def find(self, name: str) -> Bridge | None:
+        """A bridge that the node made."""
+        return self._bridges.get(name)
+
+    async def default(self) -> Bridge:
+        """The bridge of `default` nics, which is made on first use."""
+        found = self._bridges.get(DEFAULT)
+        return found if found is not None else await self._change(self._default())
+
+    async def _default(self) -> Bridge:
+        if DEFAULT not in self._bridges:
+            await self._create(DEFAULT, Plan(address=ipaddress.IPv4Interface(DEFAULT_ADDRESS), nat=True))
+        return self._bridges[DEFAULT]
+
+    async def create(self, name: str, plan: Plan) -> None:
+        """AlreadyExists for the name, Conflict for a network that overlaps with that of any link."""
+        if name in (DEFAULT, "default"):
+            raise InvalidArgument(f"name: {name} is the default network's, expected another")
+        await self._change(self._create(name, plan))
+
+    async def delete(self, name: str) -> None:
+        """NotFound, InvalidArgument for a link that is no bridge; any bridge may go but the default one."""
+        if name == DEFAULT:
+            raise Conflict(f"name: {DEFAULT} is the default network: it stays")
+        await self._change(self._delete(name))
+
+    async def fix_lease(self, name: str, ip: str, mac: str) -> None:
+        """Give a MAC address always the same address. NotFound for a bridge without a DHCP server."""
+        bridge = self._bridges.get(name)
+        if bridge is None or bridge.server is None or bridge.server.lease_range is None:
+            raise NotFound(f"bridge: {name} has no DHCP server")
+        if ipaddress.IPv4Address(ip) not in bridge.server.address.network:
+            raise InvalidArgument(f"ip: {ip} is not in the bridge's network {bridge.server.address.network}")
+        await blocking.run("disk", bridge.server.fix_lease, ip, mac.lower())
+        self._servers.signal(bridge.server.job, signal.SIGHUP)
+
+    # --- names
+
+    async def name(self, bridge: str, key: str, ip: str, names: Sequence[str]) -> None:
+        """Let the bridge's DNS server answer `names`; nothing happens when it has none."""
+        found = self._bridges.get(bridge)
+        if names and found is not None and found.server is not None:
+            await blocking.run("disk", found.server.name, key, ip, names)
+
+    async def unname(self, bridge: str, key: str) -> None:
+        found = self._bridges.get(bridge)
+        if found is not None and found.server is not None:
+            await blocking.run("disk", found.server.unname, key)
+
+    # --- the work itself
+
+    async def _change(self, change: Coroutine[Any, Any, T]) -> T:
+        async def whole() -> T:
+            async with self._changing:
+                return await change
+
+        return await finish(whole())
+
+    async def claim(self) -> None:
+        """Become the owner of this network namespace's links; Conflict when another node is."""
+        await self._change(self._own())
+
+    async def _own(self) -> None:
+        if self._claim is not None:
+            return
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            claim.bind(_OWNER_SOCKET)
+        except OSError as error:
+            claim.close()
+            raise Conflict(
+                "another g8node makes networks here", hint="an agent in a network namespace of its own may"
+            ) from error
+        self._claim = claim
+        for name in await blocking.run("disk", end_leftovers, self._folder):
+            log.warning("ended a server of an earlier run", bridge=name)
+        for name in await blocking.run("disk", _clear_away):
+            log.warning("removed a link of an earlier run", link=name)
+
+    async def _create(self, name: str, plan: Plan) -> None:
+        await self._own()
+        await self._refuse_overlap(plan)
+        bridge = Bridge(name, plan)
+        async with AsyncExitStack() as undo:
+            await self._links.add_bridge(name, plan.hwaddr)
+            undo.push_async_callback(blocking.run, "disk", netlink.link_remove, name)
+            cidrs = [str(address) for address in (plan.address, plan.address6) if address is not None]
+            try:
+                await blocking.run("disk", _set_up, name, cidrs, nat=plan.nat)
+            except OSError as error:
+                raise node_error(name, error) from error
+            await self._open(bridge, undo)
+            bridge.undo = undo.pop_all()
+        self._bridges[name] = bridge
+
+    async def _open(self, bridge: Bridge, undo: AsyncExitStack) -> None:
+        """The rules and the server of a bridge that is there."""
+        plan, owner = bridge.plan, f"bridge {bridge.name}"
+        rules = nft.services(bridge.name, owner)
+        if plan.nat and plan.address is not None:
+            rules += nft.masquerade(str(plan.address.network), bridge.name, owner)
+        undo.push_async_callback(self._firewall.remove, owner)
+        await self._firewall.add(owner, rules)
+        if plan.address is None:
+            return
+        program = await blocking.run("disk", programs.find, PROGRAM)
+        server = Server(self._folder, bridge.name, plan.address, plan.lease_range)
+        undo.push_async_callback(blocking.run, "disk", server.remove)
+        user = await blocking.run("disk", server.prepare)
+        undo.push_async_callback(self._servers.stop, server.job)
+        address = str(plan.address.ip)
+        undo.callback(self._firewall.own_addresses.discard, address)
+        self._firewall.own_addresses.add(address)
+        await self._servers.start(server.job, server.argv(program, user), server.is_ready)
+        bridge.server = server
+
+    async def _refuse_overlap(self, plan: Plan) -> None:
+        for wanted in (plan.address, plan.address6):
+            if wanted is None:
+                continue
+            for cidr in await blocking.run("disk", netlink.all_addresses):
+                other = ipaddress.ip_interface(cidr)
+                if other.version == wanted.version and wanted.network.overlaps(other.network):
+                    raise Conflict(f"cidr: {wanted} overlaps with {cidr}, which a link of the node has")
+
+    async def _delete(self, name: str) -> None:
+        bridge = self._bridges.get(name)
+        if bridge is None:
+            await self._links.delete_bridge(name)
+        else:
+            await self._take_down(bridge)
+
+    async def _take_down(self, bridge: Bridge) -> None:
+        del self._bridges[bridge.name]
+        try:
+            await bridge.undo.aclose()
+        except Exception:
+            log.exception("a bridge could not be taken down", bridge=bridge.name)
+
+
+@off_loop
+def _set_up(name: str, cidrs: Sequence[str], *, nat: bool) -> None:
+    netlink.link_configure(name, cidrs, [], 0)
+    if nat:
+        sysctl.set_network("ipv4/ip_forward", 1)
+        # The node's own connections by 127.0.0.1 to a forwarded port leave by this bridge.
+        sysctl.set_network(f"ipv4/conf/{name}/route_localnet", 1)
+
+
+@off_loop
+def _clear_away() -> list[str]:
+    """Remove the links of a node that was killed; their names."""
+    found = [link.name for link in netlink.links() if _OURS.fullmatch(link.name) or _is_default(link)]
+    for name in found:
+        netlink.link_remove(name)
+    return found
+
+
+def _is_default(link: netlink.Link) -> bool:
+    return link.name == DEFAULT and link.kind == "bridge"

@@ -1,0 +1,360 @@
+"""Owner of the network links of containers (async); spec core0-resources 1.7.
+
+Theory of operation. Each container that does not share the node's network has a network namespace that is
+made before it starts and that we hold by a descriptor, so that links outlive a restart of its process 1. A
+link is made on the node, put into the namespace and configured there before the first program of the
+container runs; each step has its undo, and all of them are undone when the container ends, however it does.
+Changes of one container come in turn.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from g8node.errors import Conflict, FailedPrecondition, InvalidArgument, NodeError
+from g8node.linux import namespace, netlink, rootpath
+from g8node.linux.guard import off_loop
+from g8node.node import dhcp, nicspec, rootfs
+from g8node.node.firewall import Firewall
+from g8node.node.links import node_error
+from g8node.node.networks import DEFAULT, Networks
+from g8node.node.nicspec import Nic
+from g8node.runtime import blocking, logs
+from g8node.runtime.finishing import finish
+from g8node.runtime.process import Reaper
+from g8node.wire import forward
+
+log = logs.get("nics")
+
+T = TypeVar("T")
+
+_GATEWAY_METRIC: Final = 1000
+_LEASE_METRIC: Final = 1000
+
+State = Literal["unknown", "configured", "destroyed"]
+
+
+@dataclass(eq=False, slots=True)
+class Wire:
+    """One nic of a container, and what it is now."""
+
+    index: int
+    nic: Nic
+    state: State = "unknown"
+    cidrs: list[str] = field(default_factory=list)
+    dns: list[str] = field(default_factory=list)
+    lease: "asyncio.Task[None] | None" = None
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def link(self) -> str:
+        """Its name inside."""
+        return self.nic.name or f"eth{self.index}"
+
+    def shown(self) -> dict[str, Any]:
+        return nicspec.shown(self.nic) | {"state": self.state, "addresses": list(self.cidrs)}
+
+
+@dataclass(eq=False, slots=True)
+class Network:
+    """The network of one container; `space` is its namespace."""
+
+    id: int
+    names: tuple[str, ...]
+    space: int = -1
+    pid: int = 0
+    wires: list[Wire] = field(default_factory=list)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    closed: bool = False
+
+    @property
+    def owner(self) -> str:
+        return f"container {self.id}"
+
+    @property
+    def hostname(self) -> str:
+        """What DHCP servers are told."""
+        return self.names[0] if self.names else f"core-{self.id}"
+
+    @property
+    def path(self) -> str:
+        """Where the runtime finds the namespace."""
+        return f"/proc/{os.getpid()}/fd/{self.space}"
+
+    @property
+    def live(self) -> list[Wire]:
+        return [wire for wire in self.wires if wire.state == "configured"]
+
+    @property
+    def nameservers(self) -> list[str]:
+        return list(dict.fromkeys(server for wire in self.live for server in wire.dns))
+
+    @property
+    def address(self) -> str:
+        """What the container calls itself by in /etc/hosts; empty when it has none."""
+        found = next((cidr for wire in self.live for cidr in wire.cidrs), "")
+        return found.partition("/")[0]
+
+    def host_link(self, wire: Wire) -> str:
+        return f"cont{'m' if wire.nic.monitor else ''}{self.id}-{wire.index}"
+
+
+class Nics:
+    """Every call finishes what it began, also when the caller is cancelled."""
+
+    def __init__(self, reaper: Reaper, networks: Networks, firewall: Firewall) -> None:
+        self._reaper = reaper
+        self._networks = networks
+        self._firewall = firewall
+        self._plugs: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
+            "default": self._plug_default,
+            "bridge": self._plug_bridge,
+        }
+
+    # --- the life of a container
+
+    async def open(
+        self, id: int, nics: Sequence[Nic], ports: Mapping[str, int], names: Sequence[str]
+    ) -> Network:
+        """A namespace with its links and forwards; all or nothing. Not to be cancelled.
+
+        `names` are what DNS servers of bridges call the container.
+        """
+        network = Network(id, tuple(names))
+        try:
+            network.space = await blocking.run("disk", namespace.new_network)
+            for nic in nics:
+                await self._add(network, nic)
+            if self._default_of(network) is not None:
+                for source, target in ports.items():
+                    await self._forward(network, source, target)
+        except BaseException:
+            await self.close(network)
+            raise
+        return network
+
+    def began(self, network: Network, pid: int) -> None:
+        """Process 1 runs: leases are asked for from now on."""
+        network.pid = pid
+        for wire in network.live:
+            self._ask_for_lease(network, wire)
+
+    async def close(self, network: Network) -> None:
+        """Give everything back."""
+        async with network.changing:
+            network.closed = True
+            await self._firewall.remove(network.owner)
+            for wire in reversed(network.live):
+                await self._unplug(wire)
+            if network.space >= 0:
+                os.close(network.space)
+                network.space = -1
+
+    # --- changes of a running one
+
+    async def add(self, network: Network, nic: Nic) -> None:
+        """One more link; a failure leaves none."""
+
+        async def change() -> None:
+            nicspec.validate([*(wire.nic for wire in network.live), nic], {}, field="nic")
+            await self._add(network, nic)
+            self._ask_for_lease(network, network.wires[-1])
+            await self._resolve(network)
+
+        await self._change(network, change())
+
+    async def remove(self, network: Network, index: int) -> None:
+        """InvalidArgument for an index that no nic has, FailedPrecondition for one that is gone already."""
+
+        async def change() -> None:
+            if not 0 <= index < len(network.wires):
+                raise InvalidArgument(f"index: expected one of {len(network.wires)} nics, got {index}")
+            wire = network.wires[index]
+            if wire.state != "configured":
+                raise FailedPrecondition(f"index: nic {index} is {wire.state}")
+            if wire.nic.type == "default":
+                await self._firewall.remove(network.owner)
+            await self._unplug(wire)
+            await self._resolve(network)
+
+        await self._change(network, change())
+
+    async def forward(self, network: Network, source: str, target: int) -> None:
+        """NodeError (500) for a busy port, and without a nic of type default."""
+        await self._change(network, self._forward(network, source, target))
+
+    async def unforward(self, network: Network, source: str) -> None:
+        """Nothing happens when that port is not forwarded to this container."""
+        await self._firewall.unforward(network.owner, forward.parse(source).port)
+
+    def ports(self, network: Network) -> dict[str, int]:
+        """Canonical source -> port inside, of the forwards that there are."""
+        return self._firewall.forwards(network.owner)
+
+    # --- the work itself
+
+    async def _change(self, network: Network, change: Coroutine[Any, Any, T]) -> T:
+        async def whole() -> T:
+            async with network.changing:
+                if network.closed:
+                    change.close()
+                    raise Conflict(f"container {network.id} ended")
+                return await change
+
+        return await finish(whole())
+
+    async def _add(self, network: Network, nic: Nic) -> None:
+        wire = Wire(len(network.wires), nic)
+        try:
+            await self._plugs[nic.type](network, wire)
+        except OSError as error:
+            await wire.undo.aclose()
+            raise node_error(f"nic {wire.index} ({nic.type})", error) from error
+        except BaseException:
+            await wire.undo.aclose()
+            raise
+        wire.state = "configured"
+        network.wires.append(wire)
+
+    async def _unplug(self, wire: Wire) -> None:
+        wire.state = "destroyed"
+        wire.dns = []
+        if wire.lease is not None:
+            wire.lease.cancel()
+            await asyncio.wait([wire.lease])
+        try:
+            await wire.undo.aclose()
+        except (NodeError, OSError):
+            log.exception("a nic could not be taken away", nic=wire.index)
+
+    async def _plug_default(self, network: Network, wire: Wire) -> None:
+        """Address and gateway are given by the container's id; what the caller configured is ignored."""
+        bridge = await self._networks.default()
+        interface = bridge.plan.address
+        assert interface is not None
+        number = network.id + 1
+        address = str(interface.network.network_address + number)
+        wire.cidrs = [f"{address}/{interface.network.prefixlen}"]
+        wire.dns = [str(interface.ip)]
+        await self._pair(network, wire, DEFAULT, "", [str(interface.ip)], 0)
+        await self._name(network, wire, DEFAULT, address)
+
+    async def _plug_bridge(self, network: Network, wire: Wire) -> None:
+        nic, bridge = wire.nic, wire.nic.id or ""
+        config = nic.config or nicspec.Config()
+        made = self._networks.find(bridge)
+        wire.cidrs = nicspec.cidrs(nic)
+        wire.dns = [server for server in config.dns or () if server]
+        if config.dns is None and wire.cidrs and made is not None and made.server is not None:
+            wire.dns = [str(made.server.address.ip)]
+        await self._pair(network, wire, bridge, nic.hwaddr or "", nicspec.gateways(nic), _GATEWAY_METRIC)
+        for cidr in wire.cidrs[:1]:
+            await self._name(network, wire, bridge, cidr.partition("/")[0])
+
+    async def _pair(
+        self, network: Network, wire: Wire, bridge: str, hwaddr: str, gateways: Sequence[str], metric: int
+    ) -> None:
+        host = network.host_link(wire)
+        wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, host)
+        await blocking.run("disk", netlink.veth_add, host, bridge, wire.link, network.space, hwaddr)
+        if wire.cidrs or _wants_lease(wire):
+            await blocking.run(
+                "disk",
+                namespace.call_in,
+                [network.space],
+                netlink.link_configure,
+                wire.link,
+                wire.cidrs,
+                gateways,
+                metric,
+            )
+
+    async def _name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:
+        if ipaddress.ip_address(ip).version == 4:
+            key = f"{network.id}-{wire.index}"
+            wire.undo.push_async_callback(self._networks.unname, bridge, key)
+            await self._networks.name(bridge, key, ip, network.names)
+
+    # --- leases
+
+    def _ask_for_lease(self, network: Network, wire: Wire) -> None:
+        if not _wants_lease(wire) or wire.lease is not None:
+            return
+
+        async def apply(lease: dhcp.Lease) -> None:
+            await self._change(network, self._apply(network, wire, lease))
+
+        asking = dhcp.keep(self._reaper, network.space, wire.link, network.hostname, apply)
+        wire.lease = asyncio.create_task(asking, name=f"lease of {network.host_link(wire)}")
+        wire.lease.add_done_callback(_report)
+
+    async def _apply(self, network: Network, wire: Wire, lease: dhcp.Lease) -> None:
+        gateways = [lease.gateway] if lease.gateway else []
+        if wire.state != "configured":
+            return
+        if wire.cidrs != [lease.cidr]:
+            await blocking.run(
+                "disk", namespace.call_in, [network.space], _readdress, wire.link, wire.cidrs, lease, gateways
+            )
+            wire.cidrs = [lease.cidr]
+            await self._name(network, wire, wire.nic.id or "", lease.cidr.partition("/")[0])
+        config = wire.nic.config or nicspec.Config()
+        wire.dns = list(config.dns or lease.dns)
+        await self._resolve(network)
+
+    async def _resolve(self, network: Network) -> None:
+        """Tell a running container of its DNS servers; one whose root takes no file keeps those it had."""
+        if not network.pid or not network.nameservers:
+            return
+        try:
+            await blocking.run(
+                "path", _write_resolv_conf, network.pid, network.space, rootfs.resolv(network.nameservers)
+            )
+        except OSError as error:
+            log.warning("resolv.conf of a container is not written", container=network.id, reason=str(error))
+
+    # --- forwards
+
+    def _default_of(self, network: Network) -> Wire | None:
+        return next((wire for wire in network.live if wire.nic.type == "default"), None)
+
+    async def _forward(self, network: Network, source: str, target: int) -> None:
+        wire = self._default_of(network)
+        if wire is None:
+            raise NodeError(f"container {network.id} has no nic of type default to forward a port to")
+        address = wire.cidrs[0].partition("/")[0]
+        await self._firewall.forward(network.owner, forward.parse(source), address, target)
+
+
+def _wants_lease(wire: Wire) -> bool:
+    return wire.nic.type != "default" and bool((wire.nic.config or nicspec.Config()).dhcp)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a lease is not kept any longer", reason=str(error))
+
+
+@off_loop
+def _readdress(link: str, old: Sequence[str], lease: dhcp.Lease, gateways: Sequence[str]) -> None:
+    for cidr in old:
+        ip, _, prefix = cidr.partition("/")
+        with contextlib.suppress(OSError):  # the container may change its links itself, if it is privileged
+            netlink.address("del", link, ip, int(prefix))
+    netlink.link_configure(link, [lease.cidr], gateways, _LEASE_METRIC)
+
+
+@off_loop
+def _write_resolv_conf(pid: int, space: int, text: str) -> None:
+    root = rootpath.open_process_root(pid)
+    try:
+        # The pid may be another process's by now.
+        if namespace.namespace_id(pid, "net") == os.fstat(space).st_ino:
+            rootpath.write_file(root, "etc/resolv.conf", text.encode(), mode=0o644, directory_mode=0o755)
+    finally:
+        os.close(root)

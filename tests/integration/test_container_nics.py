@@ -1,0 +1,295 @@
+"""Network links of containers by real packets, on an agent in a network namespace of its own."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.busybox import Containers, busybox_flist
+from tests.support.dns import asked
+from tests.support.netns import Inside, daemon_inside, inside, network_of
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+DEFAULT = {"type": "default"}
+
+
+@pytest.fixture(scope="module")
+def flist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return busybox_flist(tmp_path_factory.mktemp("flist"))
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]) -> Iterator[Containers]:
+    with daemon_inside(tmp_path_factory.mktemp("node")) as node:
+        yield Containers(node, flist)
+        assert "Traceback" not in node.log()
+
+
+def eventually(find: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def traces(node: Inside) -> dict[str, Any]:
+    """What containers could leave behind; the default bridge and the rules of bridges stay."""
+    ruleset = node.there("nft", "list", "ruleset")
+    return {
+        "links": [line for line in node.there("ip", "-o", "link").splitlines() if "cont" in line],
+        "rules": [line for line in ruleset.splitlines() if "container" in line],
+        "names": list((node.folder / "root/run/dnsmasq").glob("*/hosts/*")),
+        "spaces": [fd for fd in os.listdir(f"/proc/{node.pid}/fd") if _is_space(node.pid, fd)],
+    }
+
+
+def _is_space(pid: int, fd: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}").startswith("net:")
+    except FileNotFoundError:
+        return False
+
+
+NOTHING: dict[str, Any] = {"links": [], "rules": [], "names": [], "spaces": []}
+
+
+def gone(node: Inside) -> None:
+    eventually(lambda: traces(node) == NOTHING)
+
+
+def bridge(node: Inside, name: str, cidr: str, *leases: str) -> None:
+    settings = {"cidr": cidr, **dict(zip(("start", "end"), leases, strict=False))}
+    mode = "dnsmasq" if leases else "static"
+    node.direct("bridge.create", name=name, network={"mode": mode, "settings": settings})
+
+
+def test_default_nics_reach_each_other_by_name_and_the_node(boxes: Containers) -> None:
+    first, second = boxes.create(DEFAULT, name="web"), boxes.create(DEFAULT, hostname="db", name="x.y")
+    number = second + 1
+    address = f"172.18.{number >> 8}.{number & 255}"
+    assert boxes.links(second) == {"lo": [], "eth0": [f"{address}/16"]}
+    assert boxes.sh(second, "cat /etc/resolv.conf") == "nameserver 172.18.0.1\n"
+    assert f"{address}\tdb\n" in boxes.sh(second, "cat /etc/hosts")
+    assert boxes.sh(second, "ip route | head -n 1").startswith("default via 172.18.0.1 ")
+    boxes.sh(second, "ping -c 1 -W 10 web && ping -c 1 -W 10 172.18.0.1 && ping -c 1 127.0.0.1")
+    boxes.sh(first, "ping -c 1 -W 10 db")
+    assert asked(boxes.node, "172.18.0.1", "db") == [address]
+    assert asked(boxes.node, "172.18.0.1", "x.y") == []
+    (nic,) = boxes.arguments(second)["nics"]
+    assert (nic["state"], nic["addresses"]) == ("configured", [f"{address}/16"])
+    boxes.end(second)
+    assert asked(boxes.node, "172.18.0.1", "db") == []
+    boxes.end(first)
+    gone(boxes.node)
+
+
+def test_container_without_nics_has_its_loopback_only_and_may_get_links_later(boxes: Containers) -> None:
+    id = boxes.create()
+    assert boxes.links(id) == {"lo": []}
+    boxes.sh(id, "ping -c 1 127.0.0.1")
+    bridge(boxes.node, "late", "10.11.0.1/24")
+    nic = {"type": "bridge", "id": "late", "name": "lan", "hwaddr": "02:00:00:00:11:02"}
+    nic["config"] = {"cidr": "10.11.0.2/24", "gateway": "10.11.0.1", "dns": ["10.11.0.1", "9.9.9.9"]}  # type: ignore[assignment]
+    boxes.node.direct("corex.nic-add", container=id, nic=nic)
+    assert boxes.links(id)["lan"] == ["10.11.0.2/24"]
+    assert "02:00:00:00:11:02" in boxes.there(id, "ip", "link", "show", "lan")
+    assert boxes.sh(id, "cat /etc/resolv.conf") == "nameserver 10.11.0.1\nnameserver 9.9.9.9\n"
+    boxes.sh(id, "ping -c 1 -W 10 10.11.0.1")
+    boxes.node.direct("corex.nic-remove", container=id, index=0)
+    assert boxes.links(id) == {"lo": []}
+    assert boxes.arguments(id)["nics"][0]["state"] == "destroyed"
+    assert boxes.node.refused("corex.nic-remove", container=id, index=0)[0] == 412
+    assert boxes.node.refused("corex.nic-remove", container=id, index=1)[0] == 400
+    boxes.node.direct("corex.nic-add", container=id, nic=nic)
+    assert boxes.arguments(id)["nics"][1]["state"] == "configured"
+    boxes.end(id)
+    boxes.node.direct("bridge.delete", name="late")
+    gone(boxes.node)
+
+
+def test_dhcp_gives_addresses_on_a_bridge_and_names_to_its_dns(boxes: Containers) -> None:
+    bridge(boxes.node, "lan0", "10.12.0.1/24", "10.12.0.10", "10.12.0.99")
+    nic = {"type": "bridge", "id": "lan0", "config": {"dhcp": True}}
+    first, second = boxes.create(nic, name="one"), boxes.create(nic, name="two")
+    for id in (first, second):
+        (address,) = eventually(lambda id=id: boxes.links(id)["eth0"])
+        assert address.startswith("10.12.0.")
+        assert eventually(lambda id=id: boxes.sh(id, "cat /etc/resolv.conf 2>/dev/null || true"))
+        assert boxes.sh(id, "cat /etc/resolv.conf") == "nameserver 10.12.0.1\n"
+    boxes.sh(first, "ping -c 1 -W 10 two")
+    boxes.end(first, second)
+    # The network can be used again.
+    boxes.node.direct("bridge.delete", name="lan0")
+    bridge(boxes.node, "lan1", "10.12.0.1/24", "10.12.0.10", "10.12.0.99")
+    third = boxes.create(nic | {"id": "lan1"})
+    eventually(lambda: boxes.links(third)["eth0"])
+    boxes.end(third)
+    boxes.node.direct("bridge.delete", name="lan1")
+    gone(boxes.node)
+
+
+def test_both_families_on_a_bridge(boxes: Containers) -> None:
+    settings = {"cidr": "10.13.0.1/24", "cidr6": "fd00:13::1/64"}
+    boxes.node.direct("bridge.create", name="both", network={"mode": "static", "settings": settings})
+    ids = [
+        boxes.create(
+            {
+                "type": "bridge",
+                "id": "both",
+                "config": {
+                    "cidr": f"10.13.0.{n}/24",
+                    "cidr6": f"fd00:13::{n}/64",
+                    "gateway6": "fd00:13::1",
+                },
+            }
+        )
+        for n in (2, 3)
+    ]
+    boxes.sh(ids[0], "ping -c 1 -W 10 10.13.0.3")
+    boxes.sh(ids[0], "ping -6 -c 1 -W 10 fd00:13::3")
+    assert "default via fd00:13::1" in boxes.there(ids[0], "ip", "-6", "route")
+    boxes.end(*ids)
+    boxes.node.direct("bridge.delete", name="both")
+
+
+WEB: dict[str, Any] = {
+    "command": ["httpd", "-f", "-p", "80", "-h", "/www"],
+    "config": {"/www/index.html": "hello"},
+}
+REQUEST = "GET / HTTP/1.0\r\n\r\n"
+
+
+def said(node: Inside, host: str, port: int) -> str:
+    """The last line that a web server says to a client on the node."""
+    with network_of(node.pid), socket.create_connection((host, port), timeout=30) as client:
+        client.sendall(REQUEST.encode())
+        return client.makefile("r").read().splitlines()[-1]
+
+
+def test_forward_works_from_the_node_and_goes_with_its_container(boxes: Containers) -> None:
+    id = boxes.create(DEFAULT, port={"8080": 80}, **WEB)
+    eventually(lambda: not boxes.fails(id, "netstat -ltn | grep -q :80"))
+    for host in ("127.0.0.1", "172.18.0.1"):
+        assert said(boxes.node, host, 8080) == "hello"
+    other = boxes.create(DEFAULT)
+    assert boxes.sh(other, "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 172.18.0.1 8080").endswith("hello")
+    boxes.node.direct(
+        "corex.portforward-add", container=id, host_port="127.0.0.0/8:9090|tcp", container_port=80
+    )
+    assert said(boxes.node, "127.0.0.1", 9090) == "hello"
+    assert boxes.arguments(id)["port"] == {"8080": 80, "127.0.0.0/8:9090": 80}
+    assert boxes.node.refused(
+        "corex.portforward-add", container=other, host_port="8080", container_port=80
+    ) == (
+        500,
+        "port: port 8080 already in use",
+    )
+    assert boxes.refused(DEFAULT, port={"8080|udp": 80})[0] == 500
+    boxes.node.direct("corex.portforward-remove", container=id, host_port="9090", container_port=1)
+    boxes.node.direct("corex.portforward-remove", container=id, host_port="9090", container_port=1)
+    assert boxes.arguments(id)["port"] == {"8080": 80}
+    boxes.node.direct("corex.nic-remove", container=id, index=0)
+    assert boxes.arguments(id)["port"] == {}
+    code, text = boxes.node.refused(
+        "corex.portforward-add", container=id, host_port="8080", container_port=80
+    )
+    assert (code, "default" in text) == (500, True)
+    boxes.end(id, other)
+    gone(boxes.node)
+
+
+def test_port_of_a_server_of_the_node_is_not_forwarded(boxes: Containers) -> None:
+    server = subprocess.Popen(
+        [*inside(boxes.node.pid), "busybox", "nc", "-l", "-p", "7777"], stdin=subprocess.PIPE
+    )
+    try:
+        eventually(lambda: ":7777" in boxes.node.there("ss", "-ltn"))
+        code, text = boxes.refused(DEFAULT, port={"7777": 80})
+        assert (code, "7777" in text) == (500, True)
+    finally:
+        server.kill()
+        server.wait()
+        assert server.stdin is not None
+        server.stdin.close()
+    gone(boxes.node)
+
+
+def test_host_network_ignores_nics_and_takes_no_more(boxes: Containers) -> None:
+    id = boxes.create(DEFAULT, host_network=True, port={"8081": 80})
+    assert boxes.node.refused("corex.nic-add", container=id, nic=DEFAULT)[0] == 400
+    assert traces(boxes.node) == NOTHING
+    boxes.end(id)
+    for name, more in (
+        ("corex.nic-add", {"nic": DEFAULT}),
+        ("corex.nic-remove", {"index": 0}),
+        ("corex.portforward-add", {"host_port": "80", "container_port": 80}),
+    ):
+        assert boxes.node.refused(name, container=id, **more)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("nics", "code", "told"),
+    [
+        ([{"type": "bridge", "id": "none0"}], 404, "none0"),
+        ([DEFAULT, {"type": "bridge", "id": "none0"}], 404, "none0"),
+        ([{"type": "bridge", "id": "lo"}], 400, "bridge"),
+        ([{"type": "bridge"}], 400, "nics[0].id"),
+        ([{"type": "bridge", "id": "core0"}], 400, "core0"),
+        ([DEFAULT, DEFAULT], 400, "nics[1]"),
+        ([DEFAULT | {"name": "eth5"}], 400, "name"),
+        ([DEFAULT | {"hwaddr": "x"}], 400, "hwaddr"),
+        ([DEFAULT | {"config": {"cidr": "10.0.0.1"}}], 400, "nics[0].config.cidr"),
+        ([DEFAULT | {"config": {"gateway": "10.0.0.1"}}], 400, "gateway"),
+        ([DEFAULT | {"config": {"dns": ["x"]}}], 400, "dns"),
+        ([{"type": "warp"}], 400, "type"),
+    ],
+)
+def test_nic_that_cannot_be_made_fails_the_create_and_leaves_nothing(
+    boxes: Containers, nics: list[dict[str, Any]], code: int, told: str
+) -> None:
+    answer = boxes.refused(*nics, port={"8090": 80} if nics[0] is DEFAULT else {})
+    assert answer[0] == code, answer
+    assert told in answer[1]
+    gone(boxes.node)
+    assert boxes.node.direct("corex.list") == {}
+
+
+def test_many_containers_at_once_leave_nothing(boxes: Containers) -> None:
+    jobs = [
+        boxes.node.push("corex.create", {**boxes.flist, "nics": [DEFAULT], "port": {str(9000 + n): 80}})
+        for n in range(12)
+    ]
+    ids = [int(boxes.node.result(job, 60)["data"]) for job in jobs]
+    assert len({boxes.links(id)["eth0"][0] for id in ids}) == len(ids)
+    boxes.sh(ids[0], f"ping -c 1 -W 10 172.18.{(ids[-1] + 1) >> 8}.{(ids[-1] + 1) & 255}")
+    ends = [boxes.node.push("corex.terminate", {"container": id}) for id in ids]
+    assert {boxes.node.result(end, 60)["state"] for end in ends} == {"SUCCESS"}
+    gone(boxes.node)
+
+
+def test_killed_node_leaves_no_link_in_the_way_of_the_next(
+    tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]
+) -> None:
+    folder = tmp_path_factory.mktemp("node")
+    with daemon_inside(folder) as node:
+        boxes = Containers(node, flist)
+        boxes.create(DEFAULT, port={"8080": 80})
+        keeper = subprocess.Popen([*inside(node.pid), "sleep", "1000"])
+        try:
+            node.process.kill()
+            node.process.wait()
+            with daemon_inside(folder, prefix=inside(keeper.pid)) as later:
+                again = Containers(later, flist)
+                id = again.create(DEFAULT, port={"8080": 80})
+                assert again.links(id)["eth0"] == ["172.18.0.2/16"]
+                again.end(id)
+                gone(later)
+        finally:
+            keeper.kill()
+            keeper.wait()

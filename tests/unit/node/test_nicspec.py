@@ -1,0 +1,60 @@
+"""Nics as a caller gives them: what is refused, and by which name."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from g8node.errors import InvalidArgument
+from g8node.node import nicspec
+from g8node.node.nicspec import Config, Nic
+
+BRIDGE = Nic(type="bridge", id="br0")
+
+
+@pytest.mark.parametrize(
+    ("nics", "named"),
+    [
+        ([Nic(type="bridge")], r"nics\[0\].id"),
+        ([Nic(type="bridge", id="core0")], "core0"),
+        ([BRIDGE, BRIDGE], r"nics\[1\]: nic 0 has type bridge br0 already"),
+        ([Nic(type="default"), Nic(type="default")], r"nics\[1\]"),
+        ([Nic(type="default", name="lan"), Nic(type="bridge", id="b", name="lan")], "name lan"),
+        ([Nic(type="default")] * 65, "at most 64"),
+        ([Nic(type="default", config=Config(cidr="10.0.0.1"))], r"nics\[0\].config.cidr"),
+        ([Nic(type="default", config=Config(cidr6="10.0.0.1/24"))], "config.cidr6"),
+        ([Nic(type="default", config=Config(cidr="10.0.0.1/24", gateway="fe80::1"))], "config.gateway"),
+        ([Nic(type="default", config=Config(gateway6="fe80::1"))], "config.gateway6"),
+        ([Nic(type="default", config=Config(dns=["one.one"]))], "config.dns"),
+        ([Nic(type="default", config=Config(dhcp=True, cidr="10.0.0.1/24"))], "got both"),
+    ],
+)
+def test_wrong_nic_is_named(nics: list[Nic], named: str) -> None:
+    with pytest.raises(InvalidArgument, match=named):
+        nicspec.validate(nics, {})
+
+
+@pytest.mark.parametrize("port", ["0", "x", "eth0", "80|http"])
+def test_wrong_source_of_a_forward_is_named(port: str) -> None:
+    with pytest.raises(InvalidArgument, match="port"):
+        nicspec.validate([], {port: 80})
+
+
+def test_nics_of_different_bridges_and_both_families_are_right() -> None:
+    both = Config(cidr="10.0.0.2/24", gateway="10.0.0.1", cidr6="fd00::2/64", gateway6="fd00::1", dns=["::1"])
+    nics = [Nic(type="default"), BRIDGE, Nic(type="bridge", id="br1", name="lan", config=both)]
+    nicspec.validate(nics, {"8080": 80, "eth0:53|udp": 53})
+    assert nicspec.cidrs(nics[2]) == ["10.0.0.2/24", "fd00::2/64"]
+    assert nicspec.gateways(nics[2]) == ["10.0.0.1", "fd00::1"]
+    assert nicspec.cidrs(BRIDGE) == []
+
+
+@pytest.mark.parametrize("name", ["eth0", "zt1", "default", "lo", "a b", "a/b", "a" * 16, ".."])
+def test_name_inside_that_the_node_gives_itself_is_refused(name: str) -> None:
+    wrong: dict[str, Any] = {"type": "default", "name": name}
+    with pytest.raises(msgspec.ValidationError, match="name"):
+        msgspec.convert(wrong, Nic)
+
+
+def test_only_single_labels_become_names() -> None:
+    assert nicspec.labels("Web", None, "web", "a.example.org", "x y", "-a", "") == ["web"]

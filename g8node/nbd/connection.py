@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 
 from g8node.errors import NodeError, NotFound, Unavailable
 from g8node.nbd.export import BatchedExport, Export, Exports, errno_of, is_bug
-from g8node.nbd.together import ReadReplies
+from g8node.nbd.together import ReadReplies, in_lanes
 from g8node.runtime import logs
 from g8node.wire import nbd
 from g8node.wire.nbd import ProtocolError, Replies, Request, RequestParser, Rules
@@ -401,10 +401,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read_lanes(self._batched, later)
 
     def _read_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
-        lanes: dict[int, list[Request]] = {}
-        for request in reads:
-            lanes.setdefault(export.lane(request.offset), []).append(request)
-        for lane in lanes.values():
+        for lane in in_lanes(reads, export.lane):
             weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
             self._start(self._read_together(export, lane), weight)
 

@@ -1,8 +1,16 @@
 """Replies of reads that are done together (pure): headers and data in one piece of memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from g8node.wire.nbd import Replies, Request
+
+
+def in_lanes(reads: Iterable[Request], lane: Callable[[int], int]) -> Iterable[Sequence[Request]]:
+    """The reads of each lane; `lane` is asked for an offset."""
+    lanes: dict[int, list[Request]] = {}
+    for read in reads:
+        lanes.setdefault(lane(read.offset), []).append(read)
+    return lanes.values()
 
 
 class ReadReplies:

@@ -207,21 +207,25 @@ class Client:
         return bytes(data)
 
     def send(self, kind: int, offset: int = 0, length: int = 0, payload: bytes = b"", flags: int = 0) -> int:
+        self.socket.sendall(self.prepare(kind, offset, length, payload, flags))
+        return self._cookie
+
+    def prepare(
+        self, kind: int, offset: int = 0, length: int = 0, payload: bytes = b"", flags: int = 0
+    ) -> bytes:
+        """A request that the caller sends, with others perhaps."""
         self._cookie += 1
         if kind == nbd.CMD_READ:
             self._reads[self._cookie] = offset, length
-        self.socket.sendall(
-            request(
-                kind,
-                offset,
-                length,
-                flags=flags,
-                cookie=self._cookie,
-                payload=payload,
-                extended=self._extended,
-            )
+        return request(
+            kind,
+            offset,
+            length,
+            flags=flags,
+            cookie=self._cookie,
+            payload=payload,
+            extended=self._extended,
         )
-        return self._cookie
 
     def reply(self) -> Reply:
         return self._reader.next()

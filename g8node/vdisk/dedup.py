@@ -11,7 +11,7 @@ class DedupVdisk(PlainVdisk):
     """An export over a `Volume`, which it owns; the writes of a batch are put together."""
 
     def __init__(self, volume: Volume, record: Record) -> None:
-        super().__init__(volume, record)
+        super().__init__(volume, record, lanes=2)
         self._volume = volume
 
     def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> list[Exception | None]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from g8node.linux.diskfile import DiskFile
 from g8node.runtime import blocking
+from g8node.vdisk.batches import Batches
 from g8node.vdisk.commit import GroupCommit
 from g8node.vdisk.limits import Counters, Throttle
 from g8node.vdisk.record import Record
@@ -49,8 +50,10 @@ def describe(record: Record) -> Description:
 class PlainVdisk:
     """An export (see nbd.export) over one `DiskFile`, which it owns."""
 
-    def __init__(self, file: DiskFile, record: Record) -> None:
+    def __init__(self, file: DiskFile, record: Record, lanes: int = 1) -> None:
+        """`lanes`: batches of writes that are done at once."""
         self._file = file
+        self._batches = Batches(self._write_all, lanes)
         self.change(record)
         self.counters = Counters()
         self.count = self.counters.count
@@ -71,7 +74,7 @@ class PlainVdisk:
 
     async def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         self.commits.check()
-        errors = await blocking.run("vdisk", self._write_all, writes)
+        errors = await self._batches.put(writes)
         self.commits.changed()
         return errors
 

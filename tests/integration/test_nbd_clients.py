@@ -20,9 +20,10 @@ TOP = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.root  # clients13.sh
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("nbd"), {"vd": SIZE, "ubuntu:latest": 64 << 40}) as server:
+@pytest.fixture(scope="module", params=["plain", "dedup"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    sizes = {"vd": SIZE, "ubuntu:latest": 64 << 40}
+    with served(tmp_path_factory.mktemp("nbd"), sizes, storage=request.param) as server:
         yield server
 
 

@@ -78,7 +78,7 @@ class _Inner:
 
 
 async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
-    _may(ctx, args)
+    check_rights(ctx, args)
     containers = ctx.node.containers
     container = await containers.prepare(msgspec.structs.replace(args, tags=ctx.job.request.tags))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     return container, job
 
 
-def _may(ctx: Context, spec: Spec) -> None:
+def check_rights(ctx: Context, spec: Spec) -> None:
     """What makes a container as mighty as the node."""
     caller = ctx.job.request.caller or LOCAL
     if Role.named(caller.role) >= Role.ADMIN:
@@ -155,7 +155,7 @@ async def flist_layer(ctx: Context, args: LayerArgs) -> None:
     Its processes see it in what they open from now on; 409 names a process that could not. See docs/flist.md.
     """
     container = ctx.node.containers.get(args.container)
-    _may(ctx, container.spec)
+    check_rights(ctx, container.spec)
     await ctx.node.containers.put_layer(container.id, args.flist)
 
 
@@ -279,7 +279,7 @@ def dispatch(ctx: Context, args: DispatchArgs) -> str:
     """Run a command inside a container; the id of its job, whose result comes as any other."""
     inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
     container = _live(ctx, args.container)
-    _may(ctx, container.spec)
+    check_rights(ctx, container.spec)
     return submit_inside(ctx.jobs, container, inner).id
 
 

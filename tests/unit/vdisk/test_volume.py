@@ -140,6 +140,40 @@ def test_punched_range_reads_as_zeros_to_the_byte(folder: Folder, blocks: int) -
     volume.close()
 
 
+@pytest.mark.parametrize("block_size", [512, 2048, 64 << 10, 128 << 10])
+def test_blocks_of_every_size_hold_what_was_written(folder: Folder, block_size: int) -> None:
+    size = 8 * block_size
+    folder.create(Record(id="s", type="boot", size=size, block_size=block_size, storage="dedup", number=9))
+    dice = random.Random(block_size)
+    expected = bytearray(size)
+    volume = opened(folder, "s")
+    for step in range(60):
+        offset = dice.randrange(size)
+        length = min(dice.choice((1, 500, block_size, 3 * block_size)), size - offset)
+        data = bytes(length) if step % 4 == 0 else dice.randbytes(length)
+        expected[offset : offset + length] = data
+        if step % 8 == 0:
+            volume.punch(offset, length)
+        else:
+            volume.write(offset, data)
+        if step % 20 == 0:
+            collect(volume._pool, (9,))
+    assert read(volume, 0, size) == expected
+    assert list(volume.problems()) == []
+    volume.close()
+    assert read(opened(folder, "s"), 0, size) == expected
+
+
+def test_volume_grows_while_it_is_open(folder: Folder, volume: Volume) -> None:
+    volume.write(0, DATA)
+    grown = folder.grow(folder.record("vd"), 2 * len(DATA))
+    folder.open_more(grown, volume)
+    assert volume.size() == 2 * len(DATA)
+    volume.write(len(DATA), DATA[::-1])
+    assert read(volume, 0, 2 * len(DATA)) == DATA + DATA[::-1]
+    assert folder.problems("vd") == []
+
+
 # BUG: content that is missing read as zeros
 
 

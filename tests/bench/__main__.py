@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from g8node.linux.namespace import prepare_agent_namespace
-from tests.bench import boot, containers, flist, g8ufs, gate, jobs, lazy, nbd, rows, stores
+from tests.bench import boot, containers, flist, g8ufs, gate, jobs, lazy, nbd, rows, stores, vdisk
 from tests.bench.rows import Row, save, table
 
 OUT = Path(__file__).resolve().parent.parent.parent / "build/bench.json"
@@ -22,6 +22,7 @@ BENCHES: tuple[Bench, ...] = (
     lazy.bench,
     flist.bench,
     nbd.bench,
+    vdisk.bench,
     stores.bench,
     boot.bench,
 )

@@ -21,7 +21,7 @@ node="redis-server redis-tools crun catatonit fuse3 nftables dnsmasq-base iprout
 disks="btrfs-progs parted hdparm smartmontools"
 machines="qemu-system-x86"
 tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio"
-peers="runc squashfuse squashfs-tools nbdkit casync restic"
+peers="runc podman netavark squashfuse squashfs-tools nbdkit casync restic"
 
 missing=
 for package in $build $node $disks $machines $tests $peers; do

@@ -27,9 +27,10 @@ from g8node.node.execs import Execs
 from g8node.node.inner import Inner
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event
-from g8node.node.nics import Network, Nics
+from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
+from g8node.node.wires import Network
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 

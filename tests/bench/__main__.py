@@ -7,7 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from g8node.linux.namespace import prepare_agent_namespace
-from tests.bench import boot, containers, crowd, flist, g8ufs, gate, jobs, lazy, nbd, podman, rows, stores
+from tests.bench import (
+    boot,
+    containers,
+    crowd,
+    flist,
+    g8ufs,
+    gate,
+    jobs,
+    lazy,
+    nbd,
+    podman,
+    rows,
+    stores,
+    vdisk,
+)
 from tests.bench.rows import Row, save, table
 
 OUT = Path(__file__).resolve().parent.parent.parent / "build/bench.json"
@@ -24,6 +38,7 @@ BENCHES: tuple[Bench, ...] = (
     lazy.bench,
     flist.bench,
     nbd.bench,
+    vdisk.bench,
     stores.bench,
     boot.bench,
 )

@@ -84,7 +84,7 @@ class Agent:
         return str(json.loads(popped[1])["message"]["message"]) if popped else ""
 
     def start_s(self, **network: Any) -> float:
-        """Seconds from the request to the first output of a container that says hi, which is gone on return."""
+        """Seconds from the request to the first output of a container that says hi; then it goes."""
         began = time.perf_counter()
         container = self.create("echo hi", stream=True, **network)
         words = self.first_words(container)

@@ -1,4 +1,4 @@
-"""container.start_vs_podman, start_net_vs_podman: containers of a real agent against `podman run` of the same tree.
+"""container.start_vs_podman, start_net_vs_podman: a real agent against `podman run` of the same tree.
 
 podman has its own network namespace here, and on the reference machine no control groups and lower limits
 (bench.md); with a network, both sides make a link to a bridge with an address in the agent's namespace.

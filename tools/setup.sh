@@ -17,11 +17,11 @@ fi
 
 # One line a role, so that it is clear what may go when a role goes.
 build="gcc make pkg-config python3-dev python3-venv libfuse3-dev zstd xz-utils cpio kmod mmdebstrap"
-node="redis-server redis-tools crun catatonit fuse3 nftables dnsmasq-base iproute2 busybox-static util-linux procps dmidecode"
+node="libzstd1 redis-server redis-tools crun catatonit fuse3 nftables dnsmasq-base iproute2 busybox-static util-linux procps dmidecode"
 disks="btrfs-progs parted hdparm smartmontools"
 machines="qemu-system-x86"
-tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio"
-peers="runc squashfuse squashfs-tools nbdkit casync restic"
+tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio etcd-server"
+peers="runc podman netavark squashfuse squashfs-tools nbdkit casync restic"
 
 missing=
 for package in $build $node $disks $machines $tests $peers; do

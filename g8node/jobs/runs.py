@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import UNSET
 
@@ -88,12 +88,20 @@ class Tail:
             self._drop()
 
 
+class Pausable(Protocol):
+    """What leaves output in its pipes when told so."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
 class Valve:
     """Back-pressure: while shut, output of streaming jobs is left in their pipes."""
 
     def __init__(self) -> None:
         self.is_shut = False
-        self._paused: list[Pipes] = []
+        self._paused: list[Pausable] = []
 
     def shut(self) -> None:
         self.is_shut = True
@@ -104,7 +112,7 @@ class Valve:
         for pipes in paused:
             pipes.resume()
 
-    def hold(self, pipes: Pipes) -> None:
+    def hold(self, pipes: Pausable) -> None:
         pipes.pause()
         self._paused.append(pipes)
 

@@ -15,7 +15,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol, cast
 
 from g8node.errors import NodeError, NotFound, Unavailable
-from g8node.nbd.export import Export, Exports, errno_of, is_bug
+from g8node.nbd.export import BatchedExport, Export, Exports, errno_of, is_bug
+from g8node.nbd.together import ReadReplies, in_lanes
 from g8node.runtime import logs
 from g8node.wire import nbd
 from g8node.wire.nbd import ProtocolError, Replies, Request, RequestParser, Rules
@@ -76,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ending = False
         self._secured = False
         self._export: Export | None = None
+        self._batched: BatchedExport | None = None
         self.name = ""
 
     # The transport's side
@@ -279,6 +281,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         self.name = begin.name
         self._export = export
+        self._batched = export if isinstance(export, BatchedExport) else None
         self._set_rules(begin, begin.description)
         self._pause(False)
         if requests := self._parser.feed(rest):
@@ -375,13 +378,14 @@ class Connection(asyncio.BufferedProtocol):
         out = bytearray(size + head * len(reads))
         view = memoryview(out)
         pos = 0
+        later: list[Request] = []
         for request in reads:
             _, _, cookie, offset, length, _ = request
             start = pos + head
             end = start + length
             try:
                 if not export.read_now(offset, view[start:end]):
-                    self._start(self._read_slowly(export, request), length + _WEIGHT)
+                    later.append(request)
                     continue
             except (OSError, NodeError) as error:
                 self._fail(request, error)
@@ -390,6 +394,31 @@ class Connection(asyncio.BufferedProtocol):
             pos = end
         if pos:
             self._send(view[:pos])
+        if self._batched is None:
+            for request in later:
+                self._start(self._read_slowly(export, request), request.length + _WEIGHT)
+        else:
+            self._read_lanes(self._batched, later)
+
+    def _read_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
+        for lane in in_lanes(reads, export.lane):
+            weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
+            self._start(self._read_together(export, lane), weight)
+
+    async def _read_together(self, export: BatchedExport, reads: Sequence[Request]) -> None:
+        replies = ReadReplies(self._replies, reads)
+        try:
+            errors = await export.read_many(replies.asked)
+        except Exception as error:  # noqa: BLE001 - the border to NBD: every failure is a reply
+            errors = [error] * len(reads)
+        if not any(errors):
+            self._send(replies.all)
+            return
+        for request, reply, failure in zip(reads, replies.each, errors, strict=True):
+            if failure is not None:
+                self._fail(request, failure)
+            else:
+                self._send(reply)
 
     async def _read_slowly(self, export: Export, request: Request) -> None:
         head = self._replies.data_bytes

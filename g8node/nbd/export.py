@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from g8node.errors import Exhausted, InvalidArgument, NodeError, PermissionDenied
 from g8node.wire import nbd
@@ -54,6 +54,17 @@ class Export(Protocol):
 
     def count(self, kind: int, ops: int, length: int) -> None:
         """Statistics: so many requests of that command and their bytes were taken in."""
+
+
+@runtime_checkable
+class BatchedExport(Protocol):
+    """An export that reads several ranges in less than their sum; `read_now` never succeeds."""
+
+    def lane(self, offset: int) -> int:
+        """Reads of one lane are given to `read_many` together; those of others need not wait for them."""
+
+    async def read_many(self, reads: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        """Fill every (offset, into); what became of each, in order."""
 
 
 class Exports(Protocol):

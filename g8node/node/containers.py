@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
@@ -20,15 +20,18 @@ import msgspec
 from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
-from g8node.node import building, bundle, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node import building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
+from g8node.node.execs import Execs
 from g8node.node.inner import Inner
+from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event
-from g8node.node.nics import Network, Nics
+from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
+from g8node.node.wires import Network
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -69,7 +72,7 @@ class Containers:
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
-        self._execs = asyncio.Semaphore(2 * starts)
+        self.execs = Execs(self, self._background, most=2 * starts)
         self._live: dict[int, Container] = {}
         self._last_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -86,10 +89,10 @@ class Containers:
         """Find out what the host can do, and clear away what an earlier run left in our folders."""
         self._host = await blocking.run("disk", host.find_out, self._parent)
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
-        leftovers = await blocking.run("disk", host.make_folders, self._state, self._folder)
-        for name in leftovers:
-            log.warning("removing a container of an earlier run", container=name)
-            await self._crun.delete(name)
+        await blocking.run("disk", host.make_folders, self._state, self._folder)
+        await blocking.run("disk", end_runtimes, self._state)
+        earlier = await collecting.ownerless(self._places(), lambda: self._live)
+        await collecting.remove(earlier, self._places(), self._crun)
         await blocking.run("path", rootfs.clear, self._folder)
         if self._host.cgroups:
             self._ooms.open()
@@ -111,7 +114,7 @@ class Containers:
     async def prepare(self, spec: Spec) -> Container:
         """Reserve an id, build root and bundle. Cancelling is safe; a failure leaves nothing behind."""
         specs.validate(spec)
-        building.check(spec, self._opened()[0])
+        building.check(spec, self.opened()[0])
         container = self._reserve(spec)
         container.step = self._background(self._prepare(container))
         try:
@@ -135,31 +138,9 @@ class Containers:
         """Undo `prepare` and `start`, however far they are; returns at once. For whoever cannot wait."""
         self._background(self._abandon(container))
 
-    async def exec(
-        self,
-        id: int,
-        argv: Sequence[str],
-        streams: Streams,
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str = "",
-        user: str | None = None,
-    ) -> Child:
-        """Start a process in a container, in a group of its own; waits while the container is starting.
-
-        As the container's user unless another one is named. Raises NotFound (no such container, program, user
-        or folder), Conflict when the container ends meanwhile.
-        """
-        container = await self.started(id)
-        facts, _ = self._opened()
-        who = None if user is None else await (await self.inner(container)).user(user)
-        process = bundle.process(container.spec, facts, container.place, argv, env=env, cwd=cwd, user=who)
-        task = self._background(self._exec(container, process, streams.copy()))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_kill_unwanted)
-            raise
+    async def exec(self, id: int, argv: Sequence[str], streams: Streams, **options: Any) -> Child:
+        """Start a process in a container; see `Execs.start`."""
+        return await self.execs.start(id, argv, streams, **options)
 
     async def terminate(self, id: int, *, grace_s: float = 10.0) -> None:
         """TERM, grace, KILL; returns when nothing of the container is left. NotFound for an unknown id."""
@@ -177,7 +158,7 @@ class Containers:
         NotFound, what is wrong with the flist, Conflict: the container ended, or a process of it hinders.
         """
         container = await self.started(id)
-        facts, _ = self._opened()
+        facts, _ = self.opened()
         putting = livelayer.put(container, flist, self._mounts, cgroups=facts.cgroups)
         await asyncio.shield(self._background(putting))
 
@@ -187,9 +168,26 @@ class Containers:
         Unavailable without control groups, NotFound for a device, InvalidArgument: the kernel refuses.
         """
         container = await self.started(id)
-        building.check(msgspec.structs.replace(container.spec, limits=wanted), self._opened()[0])
-        await asyncio.shield(self._background(building.limit(container, wanted, *self._opened())))
+        building.check(msgspec.structs.replace(container.spec, limits=wanted), self.opened()[0])
+        await asyncio.shield(self._background(building.limit(container, wanted, *self.opened())))
         return container.spec.limits or Limits()
+
+    async def collect(self, *, dry_run: bool) -> list[dict[str, Any]]:
+        """What belongs to no container, `{kind, name, container}` each; removed unless `dry_run`."""
+        found = await collecting.ownerless(self._places(), lambda: self._live)
+        if dry_run:
+            return [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
+        return await collecting.remove(found, self._places(), self.opened()[1])
+
+    async def keep_clean(self) -> None:
+        """Collect at intervals, for ever."""
+        while True:
+            await asyncio.sleep(collecting.PERIOD_S)
+            await self.collect(dry_run=False)
+
+    def _places(self) -> Places:
+        groups = self._parent if self.opened()[0].cgroups else ""
+        return Places(self._folder, self._state, groups, links=self._nics is not None)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -258,14 +256,14 @@ class Containers:
 
         Where the host has no control groups to give, of its PID 1 alone.
         """
-        cgroups = self._opened()[0].cgroups
+        cgroups = self.opened()[0].cgroups
         wanted = [(container.pid, container.cgroup if cgroups else "") for container in containers]
         return await blocking.run("disk", host.usage, wanted)
 
     async def stats(self, id: int) -> dict[str, Any]:
         """What the whole container uses; see `usage.stats`. Conflict when it has ended."""
         container = await self.started(id)
-        group = container.cgroup if self._opened()[0].cgroups else ""
+        group = container.cgroup if self.opened()[0].cgroups else ""
         return await blocking.run("disk", usage.stats, container.pid, group)
 
     async def processes(self, container: Container) -> dict[int, int]:
@@ -286,7 +284,8 @@ class Containers:
 
     # --- the work itself
 
-    def _opened(self) -> tuple[bundle.Host, Crun]:
+    def opened(self) -> tuple[bundle.Host, Crun]:
+        """What the host can give, and the runtime."""
         assert self._host is not None, "Containers.open was not called"
         assert self._crun is not None
         return self._host, self._crun
@@ -312,7 +311,7 @@ class Containers:
             undo.callback(self._forget, container)
             async with self._starts:
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, *self._opened())
+                await building.build(container, undo, self._mounts, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
@@ -348,7 +347,7 @@ class Containers:
 
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
-        facts, crun = self._opened()
+        facts, crun = self.opened()
         async with self._starts:
             if container.ending.is_set():
                 raise Conflict(f"container {container.id} was given up before its start")
@@ -364,21 +363,6 @@ class Containers:
             crun.keep_filter(container.name, bundle.capabilities(container.spec, facts))
         return child
 
-    async def _exec(self, container: Container, process: dict[str, Any], streams: Streams) -> Child:
-        _, crun = self._opened()
-        try:
-            async with self._execs:
-                child = await crun.exec(container.name, process, streams)
-        except Exception as error:
-            if container.child is None or container.child.running:
-                raise
-            raise Conflict(f"container {container.id} ended") from error
-        finally:
-            streams.close()
-        container.execs.add(child)
-        child.exited.add_done_callback(lambda _: container.execs.discard(child))
-        return child
-
     async def _watch(self, container: Container, life: Life, streams: Streams | None) -> None:
         try:
             await self._lives.keep(container, life, streams)
@@ -389,7 +373,7 @@ class Containers:
         """Two runs: let go of the one that ended."""
         opening, container.inner = container.inner, None
         await _close_inner(opening)
-        await self._opened()[1].delete(container.name)
+        await self.opened()[1].delete(container.name)
 
     def _tell(self, container: Container, name: str, **detail: Any) -> None:
         self._sequence += 1
@@ -439,7 +423,7 @@ class Containers:
             await container.gone.wait()
             return
         container.cleaning = True
-        facts, crun = self._opened()
+        facts, crun = self.opened()
         try:
             await _close_inner(container.inner)
             await crun.delete(container.name)
@@ -469,11 +453,6 @@ async def _close_inner(opening: "asyncio.Task[Inner] | None") -> None:
         await asyncio.wait([opening])
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().close()
-
-
-def _kill_unwanted(task: "asyncio.Task[Child]") -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().signal(signal.SIGKILL)
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

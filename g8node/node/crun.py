@@ -9,7 +9,9 @@ container's program runs. Standard input and output are crun's own, inherited by
 import asyncio
 import base64
 import contextlib
+import errno
 import os
+import socket
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +23,7 @@ from g8node.runtime.process import Child, Reaper
 
 CRUN: Final = "/usr/bin/crun"
 _START_TIMEOUT_S: Final = 120.0
+_TERMINAL_S: Final = 5.0
 _LOG_MAX_BYTES: Final = 64 << 10
 _FILTER_MAX_BYTES: Final = 1 << 20
 # XDG_RUNTIME_DIR keeps crun from looking for a user session.
@@ -75,6 +78,18 @@ class Crun:
         """Start a process (an OCI `process` object) in a running container. Errors as in `run`."""
         return await self._launch(["exec"], name, streams, msgspec.json.encode(process))
 
+    async def exec_terminal(self, name: str, process: dict[str, Any], streams: Streams) -> tuple[Child, int]:
+        """As `exec`, on a terminal of the container's own; its other end is the caller's to close."""
+        with contextlib.ExitStack() as held:
+            listening, path = await blocking.run("disk", _console_socket, self._state, held)
+            data = msgspec.json.encode(process)
+            child = await self._launch(["exec", "--console-socket", path], name, streams, data)
+            try:
+                return child, await blocking.run("disk", _terminal, listening)
+            except OSError as error:
+                child.signal(9)
+                raise Unavailable(f"crun gave no terminal: {error}") from error
+
     async def delete(self, name: str) -> None:
         """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
         for _ in range(_DELETE_TRIES):
@@ -128,6 +143,36 @@ class Crun:
                 raise _failure(verb[0], code, _contents(log))
             pid = int(_contents(pid_file))
             return self._reaper.adopt(pid, group=_group(pid))
+
+
+@off_loop
+def _console_socket(folder: str, held: contextlib.ExitStack) -> tuple[socket.socket, str]:
+    """A socket in `folder` on which crun gives the terminal, and a short path to it."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.callback(os.close, fd)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    held.callback(listening.close)
+    name = f"tty-{listening.fileno()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=fd)
+    listening.bind(f"/proc/self/fd/{fd}/{name}")
+    held.callback(os.unlink, f"/proc/self/fd/{fd}/{name}")
+    listening.listen(1)
+    return listening, f"/proc/{os.getpid()}/fd/{fd}/{name}"
+
+
+@off_loop
+def _terminal(listening: socket.socket) -> int:
+    """What crun, which has ended, has sent."""
+    listening.settimeout(_TERMINAL_S)
+    connection, _ = listening.accept()
+    with connection:
+        connection.settimeout(_TERMINAL_S)
+        _, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+    if not fds:
+        raise OSError(errno.EPROTO, "no descriptor came")
+    os.set_inheritable(fds[0], False)
+    return fds[0]
 
 
 @off_loop

@@ -308,7 +308,9 @@ class Replies:
             self.data_bytes = _STRUCTURED_DATA.size if structured else SIMPLE_REPLY.size
         """Bytes before the data of a READ's answer."""
 
-    def data_header(self, into: bytearray, at: int, cookie: int, offset: int, length: int) -> None:
+    def data_header(
+        self, into: bytearray | memoryview, at: int, cookie: int, offset: int, length: int
+    ) -> None:
         """What stands before the data of a READ's answer, which is one chunk."""
         if self.extended:
             kind, done = REPLY_TYPE_OFFSET_DATA, REPLY_FLAG_DONE

@@ -37,14 +37,16 @@ def connect(node: Daemon) -> Client:
     return Client("127.0.0.1", node.port, node.password, ssl=False, timeout=20)
 
 
-def g8(node: Daemon, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def g8(node: Daemon, *words: str, code: int = 0, input: str = "") -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "g8tools.g8", *words]
     env = {
         "PATH": "/usr/bin:/bin",
         "G8_NODE": f"127.0.0.1:{node.port}",
         "G8_PASSWORD_FILE": str(node.folder / "password"),
     }
-    done = subprocess.run(argv, cwd=TOP, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        argv, cwd=TOP, env=env, input=input, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done
@@ -204,6 +206,10 @@ def test_g8_containers(node: Daemon, busybox: str) -> None:
         node, "container", "exec", container, "--", "sh", "-c", "echo $A; head -c 3 /data/0; exit 4", code=4
     )
     assert run.stdout == "b c\nAAA"
+    talk = g8(node, "container", "exec", "-i", container, "--", "cat", input="typed\n")
+    assert talk.stdout == "typed\n"
+    assert "cpu" in g8(node, "container", "stats", container).stdout
+    assert g8(node, "container", "logs", container).stdout == ""
     g8(node, "container", "terminate", container)
     assert container not in json.loads(g8(node, "container", "list", "--json").stdout)
 

@@ -3,6 +3,7 @@
 Shapes are the spec's. What the node does not have yet is called too, and must be refused by the node.
 """
 
+import contextlib
 import io
 import os
 import signal
@@ -496,6 +497,10 @@ def test_container(client: Client, tmp_path: Path) -> None:
         assert found is not None
         assert found["id"] == id
         assert containers.get(65534) is None
+        assert containers.stats(id)["processes"] > 0
+        assert containers.logs(id, tail=1) == []
+        with contextlib.suppress(ResultError):  # 503 where there are no control groups of version 2
+            assert containers.limits(id, {"pids": 50})["pids"] == 50
         _inside(containers.client(id), id)
         not_there_yet(
             lambda: containers.layer(id, root),

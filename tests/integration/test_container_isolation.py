@@ -27,7 +27,7 @@ def status(text: str) -> dict[str, str]:
 
 @in_agent
 async def test_capabilities_and_filter_are_the_defaults(agent: Agent) -> None:
-    host, _ = agent.containers._opened()
+    host, _ = agent.containers.opened()
     wanted = mask(bundle.capabilities(agent.spec(), host))
     assert wanted & mask(frozenset({"CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"})) == 0
     for _ in range(2):  # the second has the filter that the first one compiled
@@ -68,7 +68,7 @@ async def test_masked_paths_are_empty_and_others_read_only(agent: Agent) -> None
 
 @in_agent
 async def test_privileged_has_what_we_have(agent: Agent) -> None:
-    host, _ = agent.containers._opened()
+    host, _ = agent.containers.opened()
     container, _ = await agent.start(privileged=True)
     seen = status((await agent.output(container, "cat", "/proc/self/status")).out)
     assert int(seen["CapEff"], 16) == host.capabilities & mask(frozenset(bundle.CAPABILITIES))

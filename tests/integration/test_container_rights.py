@@ -119,7 +119,7 @@ async def test_settings_of_the_kernel_are_the_container_s_own(agent: Agent) -> N
 
 @in_agent
 async def test_limits_without_control_groups_are_503(agent: Agent) -> None:
-    if agent.containers._opened()[0].cgroups:
+    if agent.containers.opened()[0].cgroups:
         return
     client = Client(agent)
     with pytest.raises(Unavailable, match="limits"):

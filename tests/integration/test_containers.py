@@ -207,7 +207,7 @@ async def test_containers_of_an_earlier_run_are_removed(agent: Agent) -> None:
     container = await agent.containers.prepare(agent.spec())
     null = os.open("/dev/null", os.O_RDWR)
     # Started behind the owner's back: nobody watches it, as after the death of an agent.
-    _, crun = agent.containers._opened()
+    _, crun = agent.containers.opened()
     child = await crun.run(container.name, container.tree.top, Streams(null, null, null))
     os.close(null)
     agent.containers._live.clear()

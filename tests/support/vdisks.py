@@ -33,6 +33,10 @@ class Served:
     def data(self) -> Path:
         return self.folder / "vdisks"
 
+    def source(self) -> tuple[str, str]:
+        """Which vdisks."""
+        return "--data", str(self.data)
+
     def g8(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """`g8 vdisk` on the folder; while it is served, that is refused."""
         argv = [*_G8, "vdisk", *words, "--data", str(self.data)]
@@ -44,7 +48,7 @@ class Served:
         return f"nbd+unix:///{name}?socket={self.socket}"
 
     def start(self) -> None:
-        words = ["vdisk", "serve", "--data", str(self.data), "--socket", str(self.socket), *self._options]
+        words = ["vdisk", "serve", *self.source(), "--socket", str(self.socket), *self._options]
         with open(self.folder / "serve.log", "ab") as log:
             self.process = subprocess.Popen([*_G8, *words], stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_S
@@ -77,6 +81,34 @@ class Served:
 
     def client(self, name: str = "vd", **modes: bool) -> "Client":
         return Client(str(self.socket), name, **modes)
+
+
+class ServedConfig(Served):
+    """The same for a configuration file, whose text may be replaced while it is served."""
+
+    def __init__(self, folder: Path, text: str, *options: str) -> None:
+        super().__init__(folder, *options)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "config.yml"
+        self.replace(text)
+
+    def replace(self, text: str) -> None:
+        fresh = self.folder / "config.new"
+        fresh.write_text(text)
+        fresh.replace(self.config)
+
+    def source(self) -> tuple[str, str]:
+        return "--config", str(self.config)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["ServedConfig"]:
+        self.start()
+        try:
+            yield self
+            self.stop()
+        finally:
+            if self.process is not None and self.process.poll() is None:
+                self.kill()
 
 
 @contextlib.contextmanager
@@ -175,21 +207,25 @@ class Client:
         return bytes(data)
 
     def send(self, kind: int, offset: int = 0, length: int = 0, payload: bytes = b"", flags: int = 0) -> int:
+        self.socket.sendall(self.prepare(kind, offset, length, payload, flags))
+        return self._cookie
+
+    def prepare(
+        self, kind: int, offset: int = 0, length: int = 0, payload: bytes = b"", flags: int = 0
+    ) -> bytes:
+        """A request that the caller sends, with others perhaps."""
         self._cookie += 1
         if kind == nbd.CMD_READ:
             self._reads[self._cookie] = offset, length
-        self.socket.sendall(
-            request(
-                kind,
-                offset,
-                length,
-                flags=flags,
-                cookie=self._cookie,
-                payload=payload,
-                extended=self._extended,
-            )
+        return request(
+            kind,
+            offset,
+            length,
+            flags=flags,
+            cookie=self._cookie,
+            payload=payload,
+            extended=self._extended,
         )
-        return self._cookie
 
     def reply(self) -> Reply:
         return self._reader.next()

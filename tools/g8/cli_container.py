@@ -1,5 +1,6 @@
 """`g8 container …` (blocking)."""
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -8,7 +9,7 @@ import typer
 
 from g8node.errors import NotFound
 from g8tools.g8 import cli_nics, console
-from g8tools.g8.cli_jobs import Follow, finish, job_logs
+from g8tools.g8.cli_jobs import Follow, finish
 from g8tools.g8.cli_nics import ContainerArgument
 from g8tools.g8.frame import (
     PASS_THROUGH,
@@ -20,6 +21,7 @@ from g8tools.g8.frame import (
     group,
     texts_of,
 )
+from g8tools.g8.results import LEVEL_STDOUT
 
 _CREATE_S: Final = 120.0
 _TERMINATE_S: Final = 60.0
@@ -113,16 +115,80 @@ def exec_(
     words: Words,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
     dir: Annotated[str, typer.Option(metavar="DIR", help="Working directory.")] = "",
+    user: Annotated[str, typer.Option(metavar="USER", help="Run it as this user of the container.")] = "",
+    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Pass our input on as it comes.")] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Run it on a terminal.")] = False,
 ) -> int:
-    """Run a program in a container; its output and exit status."""
-    inside = node.inside(container)
+    """Run a program in a container; its output and exit status.
+
+    -i -t make our terminal its own: `g8 container exec -it ID sh`.
+    """
     words = words[words[0] == "--" :]  # the parser leaves it alone when it comes after the container
+    if stdin or tty or user:
+        return _talk(
+            node, container, words, {"env": texts_of("--env", env), "dir": dir, "user": user}, stdin, tty
+        )
+    inside = node.inside(container)
     return finish(node, inside.system(words, dir, "", texts_of("--env", env), stream=not node.json))
 
 
-def logs(node: Node, container: ContainerArgument, follow: Follow = False) -> int:
-    """Show what its process 1 prints; -f: to its end."""
-    return job_logs(node, f"core-{node.container_id(container)}", follow=follow)
+def _talk(
+    node: Node, container: str, words: list[str], options: dict[str, Any], stdin: bool, tty: bool
+) -> int:
+    from g8tools.g8 import following, talking
+
+    terminal = tty and stdin and sys.stdin.isatty()
+    id = node.container_id(container)
+    sizes = talking.size() if tty else {}
+    arguments = {"container": id, "command": words, "stdin": stdin, "tty": tty, **sizes, **options}
+    response = node.client.raw("corex.exec", arguments, stream=not node.json)
+    if node.json or not stdin:
+        return finish(node, response)
+    return following.exit_status(talking.talk(node.client, response, terminal=terminal))
+
+
+def stats(node: Node, container: ContainerArgument) -> None:
+    """Show what the whole container uses."""
+    found = node.client.container.stats(node.container_id(container))
+    cpu, memory, io = found["cpu"], found["memory"], found["io"]
+    limit = f" of {console.amount(memory['limit'])}" if memory.get("limit") else ""
+    pairs = [
+        ("processes", str(found["processes"])),
+        ("cpu", f"{cpu['used_s']:.2f} s"),
+        ("memory", f"{console.amount(memory['used'])}{limit}"),
+        ("read", console.amount(io["read"])),
+        ("written", console.amount(io["written"])),
+    ]
+    node.show(found, console.fields(pairs))
+
+
+def logs(
+    node: Node,
+    container: ContainerArgument,
+    follow: Follow = False,
+    tail: Annotated[int, typer.Option(metavar="N", min=0, help="Only the last N messages.")] = 0,
+) -> int:
+    """Show what its process 1 has printed lately; -f: and goes on to print, to its end."""
+    id = node.container_id(container)
+    if follow:
+        response = node.client.raw("corex.logs", {"container": id, "follow": True}, stream=True)
+        return following_logs(node, response)
+    rows = node.client.container.logs(id, tail)
+    if node.json:
+        node.show(rows)
+    else:
+        for row in rows:
+            stream = sys.stdout if row["level"] == LEVEL_STDOUT else sys.stderr
+            stream.write(row["message"])
+    return 0
+
+
+def following_logs(node: Node, response: Any) -> int:
+    """To the end of the container, or of our patience."""
+    from g8tools.g8 import following
+
+    following.follow(node.client, response, killable=True, lines=node.json)
+    return 0
 
 
 def inspect(node: Node, container: ContainerArgument) -> None:
@@ -153,6 +219,7 @@ def register(app: typer.Typer) -> None:
     command(containers, "create")(create)
     command(containers, "exec", context_settings=PASS_THROUGH)(exec_)
     command(containers, "logs")(logs)
+    command(containers, "stats")(stats)
     command(containers, "inspect")(inspect)
     command(containers, "terminate")(terminate)
     cli_nics.register(containers)

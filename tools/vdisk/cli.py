@@ -191,7 +191,14 @@ def gc(
 
 @app.command()
 def serve(
-    data: Data,
+    data: Annotated[
+        Path | None, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")
+    ] = None,
+    config: Annotated[
+        str,
+        typer.Option(metavar="FILE|HOST:PORT,...", help="vdisks on clusters: YAML or TOML file, or etcd."),
+    ] = "",
+    id_: Annotated[str, typer.Option("--id", help="Under which etcd has the list of vdisks.")] = "default",
     socket: Annotated[str, typer.Option(metavar="PATH", help="Unix socket.")] = "",
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="TCP; port 0 picks one.")] = "",
     tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM chain.")] = "",
@@ -202,11 +209,13 @@ def serve(
     tls_only: Annotated[bool, typer.Option("--tls-only", help="Refuse clients without TLS.")] = False,
     key_file: KeyFile = "",
 ) -> None:
-    """Serve all vdisks of a folder over NBD until SIGTERM or SIGINT."""
+    """Serve all vdisks of a folder, or of a configuration, over NBD until SIGTERM or SIGINT."""
     from g8node.runtime import logs
     from g8tools.g8.connection import parse_address
     from g8tools.vdisk import service
 
+    if data is None and not config:
+        raise InvalidArgument("expected --data or --config")
     if not socket and not listen:
         raise InvalidArgument("expected --socket, --listen, or both")
     if bool(tls_certificate) != bool(tls_key):
@@ -214,11 +223,13 @@ def serve(
     logs.configure()
     address = parse_address(listen, default_port=10809, lowest_port=0) if listen else None
     options = service.Options(
-        data=str(data.absolute()),
+        data=str(data.absolute()) if data is not None and not config else "",
         socket=socket,
         address=address,
         tls=(tls_certificate, tls_key, tls_client_ca) if tls_certificate else None,
         tls_only=tls_only,
         key_file=key_file,
+        config=config,
+        server=id_,
     )
     console.run_async(service.serve(options))

@@ -1,13 +1,17 @@
-"""An NBD server of its own process (async): the vdisks of one folder until a signal."""
+"""An NBD server of its own process (async): vdisks of a folder, or of a configuration, until a signal."""
 
 import asyncio
 import signal
 import ssl
 from dataclasses import dataclass
+from typing import Protocol
 
+from g8node.nbd.export import Exports
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
+from g8node.vdisk.cluster.events import Event, line
+from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
 
@@ -16,7 +20,7 @@ log = logs.get("vdisk")
 
 @dataclass(frozen=True)
 class Options:
-    """What to serve and where. `tls`: certificate, key, CA of clients or ""."""
+    """What to serve and where. `tls`: certificate, key, CA of clients or "". `data` or `config` is empty."""
 
     data: str
     socket: str
@@ -24,6 +28,8 @@ class Options:
     tls: tuple[str, str, str] | None
     tls_only: bool
     key_file: str = ""
+    config: str = ""
+    server: str = "default"
 
 
 async def serve(options: Options) -> None:
@@ -35,10 +41,34 @@ async def serve(options: Options) -> None:
     context: ssl.SSLContext | None = None
     if options.tls is not None:
         context = await blocking.run("disk", server_context, *options.tls)
-    key = await blocking.run("disk", read_master_key, options.key_file) if options.key_file else b""
-    vdisks = Vdisks(options.data, key=key)
-    server = Server(vdisks, tls=context, tls_only=options.tls_only)
-    await vdisks.start()
+    if options.config:
+        remote = Remote(options.config, options.server, tell=_print)
+        loop.add_signal_handler(signal.SIGHUP, remote.source.reload)
+        await _serve(options, context, remote, remote.vdisks, ended)
+    else:
+        key = await blocking.run("disk", read_master_key, options.key_file) if options.key_file else b""
+        vdisks = Vdisks(options.data, key=key)
+        await _serve(options, context, vdisks, vdisks, ended)
+
+
+def _print(event: Event) -> None:
+    """As the original's server did, for who reads its stdout."""
+    print(line(event), flush=True)
+
+
+class _Owner(Protocol):
+    """What has vdisks."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def _serve(
+    options: Options, tls: ssl.SSLContext | None, owner: _Owner, exports: Exports, ended: asyncio.Event
+) -> None:
+    server = Server(exports, tls=tls, tls_only=options.tls_only)
+    await owner.start()
     try:
         if options.socket:
             await server.listen_unix(options.socket)
@@ -49,5 +79,5 @@ async def serve(options: Options) -> None:
         await ended.wait()
     finally:
         await server.close()
-        await vdisks.close()
+        await owner.close()
         blocking.close()

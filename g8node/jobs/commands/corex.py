@@ -78,7 +78,7 @@ class _Inner:
 
 
 async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
-    _may(ctx, args)
+    check_rights(ctx, args)
     containers = ctx.node.containers
     container = await containers.prepare(msgspec.structs.replace(args, tags=ctx.job.request.tags))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     return container, job
 
 
-def _may(ctx: Context, spec: Spec) -> None:
+def check_rights(ctx: Context, spec: Spec) -> None:
     """What makes a container as mighty as the node."""
     caller = ctx.job.request.caller or LOCAL
     if Role.named(caller.role) >= Role.ADMIN:
@@ -155,7 +155,7 @@ async def flist_layer(ctx: Context, args: LayerArgs) -> None:
     Its processes see it in what they open from now on; 409 names a process that could not. See docs/flist.md.
     """
     container = ctx.node.containers.get(args.container)
-    _may(ctx, container.spec)
+    check_rights(ctx, container.spec)
     await ctx.node.containers.put_layer(container.id, args.flist)
 
 
@@ -168,6 +168,20 @@ class LimitsArgs(Struct, frozen=True):
 async def limits(ctx: Context, args: LimitsArgs) -> Limits:
     """Change what a running container may use; the limits that it has then."""
     return await ctx.node.containers.limit(_live(ctx, args.container).id, args.limits)
+
+
+class GcArgs(Struct, frozen=True):
+    dry_run: Annotated[bool, Meta(description="only tell what would be removed")] = False
+
+
+@command("core.gc", role="admin")
+async def gc(ctx: Context, args: GcArgs) -> list[dict[str, Any]]:
+    """Remove what belongs to no container: `[{kind, name, container}]`.
+
+    Runtime states, processes, mounts, folders, control groups, links. The node does it by itself every ten
+    minutes.
+    """
+    return await ctx.node.containers.collect(dry_run=args.dry_run)
 
 
 class FindArgs(Struct, frozen=True):
@@ -279,7 +293,7 @@ def dispatch(ctx: Context, args: DispatchArgs) -> str:
     """Run a command inside a container; the id of its job, whose result comes as any other."""
     inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
     container = _live(ctx, args.container)
-    _may(ctx, container.spec)
+    check_rights(ctx, container.spec)
     return submit_inside(ctx.jobs, container, inner).id
 
 

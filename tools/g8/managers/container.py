@@ -1,5 +1,6 @@
 """Containers (pure): `client.container`, and the client of what is inside one."""
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -79,6 +80,21 @@ class ContainerManager(Manager[M]):
     def get(self, query: int | str) -> Flow[dict[str, Any] | None]:
         """The container of that id or name: `{id, container}`, or None."""
         return self._json("corex.get", query=query)
+
+    @call
+    def stats(self, container: int) -> Flow[dict[str, Any]]:
+        """What a whole container uses: `{processes, cpu, memory, io, source}`."""
+        return self._json("corex.stats", container=container)
+
+    @call
+    def logs(self, container: int, tail: int = 0) -> Flow[builtins.list[dict[str, Any]]]:
+        """What its process 1 has said lately: `[{epoch, level, message}]`."""
+        return self._json("corex.logs", container=container, tail=tail)
+
+    @call
+    def limits(self, container: int, limits: Mapping[str, Any]) -> Flow[dict[str, Any]]:
+        """Change what a running container may use; the limits it has then."""
+        return self._json("corex.limits", container=container, limits=limits)
 
     @call
     def terminate(self, container: int | str, timeout: float | None = None) -> Flow[None]:

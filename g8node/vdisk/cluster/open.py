@@ -1,0 +1,30 @@
+"""From a vdisk's configuration to its blocks (async)."""
+
+from g8node.vdisk.cluster.blocks import Blocks, PlainBlocks
+from g8node.vdisk.cluster.content import ContentBlocks
+from g8node.vdisk.cluster.events import Tell
+from g8node.vdisk.cluster.layout import plain_key, sectors_key
+from g8node.vdisk.cluster.locks import Locks
+from g8node.vdisk.cluster.member import Patience
+from g8node.vdisk.cluster.mirror import Mirror
+from g8node.vdisk.cluster.settings import Vdisk
+from g8node.vdisk.cluster.template import Template
+
+
+async def open_blocks(vdisk: Vdisk, locks: Locks, *, patience: Patience, tell: Tell) -> Blocks:
+    """As the original chose: boot vdisks are deduplicated. Only boot and db vdisks have a template.
+
+    Unavailable when it cannot be told which servers have the newest blocks.
+    """
+    static = vdisk.static
+    deduplicated = static.type == "boot"
+    key = sectors_key(vdisk.id) if deduplicated else plain_key(vdisk.id)
+    mirror = Mirror(vdisk.id, key, patience=patience, tell=tell, read_only=static.read_only)
+    await mirror.open(vdisk.storage, vdisk.slave)
+    template: Template | None = None
+    if vdisk.template is not None and static.type in ("boot", "db"):
+        template = Template(vdisk.template, vdisk=vdisk.id, patience=patience, tell=tell)
+    keep = not static.read_only
+    if deduplicated:
+        return ContentBlocks(mirror, template, locks, keep=keep)
+    return PlainBlocks(mirror, template, locks, source=static.template or vdisk.id, keep=keep)

@@ -1,0 +1,63 @@
+"""The vdisks of a configuration, kept as it says (async): for a node and for `g8 vdisk serve`."""
+
+import asyncio
+from typing import Any
+
+from g8node.errors import NodeError
+from g8node.runtime import logs
+from g8node.vdisk.cluster.etcd import Etcd
+from g8node.vdisk.cluster.etcdsource import EtcdSource
+from g8node.vdisk.cluster.events import Tell
+from g8node.vdisk.cluster.exports import ClusterVdisks
+from g8node.vdisk.cluster.member import Patience
+from g8node.vdisk.cluster.source import FileSource, Source, endpoints_of
+
+log = logs.get("vdisk")
+
+
+class Remote:
+    """`config`: a path, or `host:port,…` of etcd, which has the list of vdisks under the id `server`."""
+
+    def __init__(
+        self,
+        config: str,
+        server: str = "default",
+        *,
+        tell: Tell | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.vdisks = ClusterVdisks(tell=tell, patience=patience)
+        endpoints = endpoints_of(config)
+        self.source: Source = (
+            EtcdSource(Etcd(endpoints), server, tell=self.vdisks.tell)
+            if endpoints
+            else FileSource(config, tell=self.vdisks.tell)
+        )
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """InvalidArgument, Unavailable: the first configuration must be right."""
+        try:
+            await self.vdisks.update(await self.source.load())
+        except NodeError:
+            await self.source.close()
+            raise
+        self._following = asyncio.create_task(self._follow(), name="configuration of vdisks")
+
+    async def _follow(self) -> None:
+        try:
+            async for found in self.source.changes():
+                await self.vdisks.update(found)
+        except Exception as error:
+            log.error("bug in following the configuration", exc_info=error)
+            raise
+
+    def states(self) -> list[dict[str, Any]]:
+        return self.vdisks.states()
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        await self.vdisks.close()
+        await self.source.close()

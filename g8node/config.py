@@ -29,6 +29,17 @@ class Containers(Struct, frozen=True):
     starts: Annotated[int, Meta(ge=1, description="Container starts under way at once.")] = 8
 
 
+class Network(Struct, frozen=True):
+    vlan_uplink: Annotated[
+        str, Meta(description="Link whose VLANs containers join, unless they name one.")
+    ] = ""
+    vxlan_underlay: Annotated[str, Meta(description="Link that carries VXLANs of containers.")] = ""
+    vxlan_group: Annotated[str, Meta(description="Multicast group by which nodes find each other.")] = ""
+    vxlan_peers: Annotated[
+        tuple[str, ...], Meta(description="Addresses of the other nodes, where there is no multicast.")
+    ] = ()
+
+
 class FileLog(Struct, frozen=True):
     levels: Annotated[tuple[int, ...], Meta(description="Levels kept; empty means all.")] = (2, 4, 7, 8, 9)
 
@@ -164,6 +175,7 @@ Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a pro
 class Config(Struct, frozen=True):
     main: Main = Main()
     containers: Containers = Containers()
+    network: Network = Network()
     logging: Logging = Logging()
     stats: Stats = Stats()
     watchdog: Watchdog = Watchdog()

@@ -173,15 +173,21 @@ class Core0:
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
-            modules.firewall.Firewall(self.node.reaper, closed=False),
+            modules.firewall.Firewall(
+                self.node.reaper, closed=self._init, ports=_open_ports(self._settings) if self._init else ()
+            ),
         )
+        if self._init:  # beside the rest of the boot; it is tried again until it is closed
+            self.node.supervisor.start("firewall", self.node.firewall.open)
         self.node.networks = modules.networks.Networks(
             self.node.links,
             self.node.firewall,
             modules.servers.Servers(self.jobs),
             folder=self.node.paths.dnsmasq,
         )
-        self.node.nics = modules.nics.Nics(self.node.reaper, self.node.networks, self.node.firewall)
+        self.node.nics = modules.nics.Nics(
+            self.node.reaper, self.node.networks, self.node.firewall, self._settings.network
+        )
         self.node.profile = modules.profile.Profile()
         self._start_screen()
 
@@ -214,6 +220,7 @@ class Core0:
         modules.containerevents.connect(self.jobs, containers)
         await containers.open()
         flists.on_lost = containers.lost
+        self.node.supervisor.start("gc", containers.keep_clean)
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
         await self._start_blocks()
@@ -317,6 +324,13 @@ class Core0:
             await shutdown.step("cache disk", self._cache_disk.close(), 10)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
+
+
+def _open_ports(settings: Config) -> list[int]:
+    """What the node itself serves to others."""
+    listening = (settings.gate.listen, settings.vdisk.listen, settings.stats.listen)
+    ports = (address.rpartition(":")[2] for address in listening if address)
+    return sorted({int(port) for port in ports if port.isdecimal()})
 
 
 def _inventory() -> Inventory:

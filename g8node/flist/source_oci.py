@@ -1,8 +1,8 @@
 """Pack source: an image in an OCI layout, its layers applied one over the other (blocking).
 
 The image is the one that `index.json` names, for Linux on this kind of machine when there are several. Every
-blob is checked against its digest before it is used. Layers are tar archives, plain, gzip, bzip2 or xz; files
-that a later layer hides are read and stored all the same.
+blob is checked against its digest before it is used. Layers are tar archives, plain, gzip, bzip2, xz or zstd;
+files that a later layer hides are read and stored all the same.
 """
 
 import hashlib

@@ -1,18 +1,20 @@
-"""Pack source: a tar archive, streamed (blocking). GNU, pax and ustar; plain, gzip, bzip2 or xz.
+"""Pack source: a tar archive, streamed (blocking). GNU, pax and ustar; plain, gzip, bzip2, xz or zstd.
 
 The archive may be hostile: names must stay below the root and never pass through anything but a directory.
 As tar itself does, a later member of a name replaces an earlier one.
 """
 
+import contextlib
 import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from g8node.errors import InvalidArgument
 from g8node.flist.source import How, Part, begin_file, check_xattrs, cut_file
 from g8node.flist.tree import Node
+from g8node.linux.zstd import ZstdError, ZstdReader, is_zstd
 from g8node.wire.flist import NANOSECONDS, check_name
 
 _HEADER_DATA_MAX: Final = 1 << 20
@@ -67,12 +69,12 @@ class TarSource:
     def parts(self) -> Iterator[Part]:
         """Every file's chunks in archive order."""
         try:
-            with tarfile.open(
-                self._path, "r|*", tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
-            ) as archive:
+            with _opened(self._path) as archive:
                 for member in archive:
                     yield from self._member(archive, member)
                     archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+        except ZstdError as error:
+            raise InvalidArgument(f"{self._path}: {error}") from None
         except (tarfile.TarError, EOFError) as error:
             raise InvalidArgument(f"{self._path}: {error}") from None
         except InvalidArgument as error:
@@ -187,6 +189,19 @@ class TarSource:
         if not names:
             raise InvalidArgument(f"member {path!r} replaces the root")
         self._put(names, path, node)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tarfile.TarFile]:
+    """The archive as a stream, whatever it is compressed with."""
+    how: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "errors": "surrogateescape"}
+    with open(path, "rb") as file, contextlib.ExitStack() as undo:
+        if is_zstd(file.read(4)):
+            file.seek(0)
+            plain = undo.enter_context(ZstdReader(file))
+            yield undo.enter_context(tarfile.open(fileobj=plain, mode="r|", **how))  # type: ignore[call-overload]
+        else:
+            yield undo.enter_context(tarfile.open(path, "r|*", **how))
 
 
 def _implied_directory() -> Node:

@@ -16,6 +16,10 @@ from tests.support.netns import Inside, daemon_inside, inside, network_of
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 DEFAULT = {"type": "default"}
+WEB: dict[str, Any] = {
+    "command": ["httpd", "-f", "-p", "80", "-h", "/www"],
+    "config": {"/www/index.html": "hello"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,20 @@ def test_dhcp_gives_addresses_on_a_bridge_and_names_to_its_dns(boxes: Containers
     gone(boxes.node)
 
 
+def test_network_behind_nat_is_left_but_not_entered(boxes: Containers) -> None:
+    bridge(boxes.node, "open0", "10.14.0.1/24")
+    config = {"cidr": "10.14.0.2/24", "gateway": "10.14.0.1"}
+    outside = boxes.create({"type": "bridge", "id": "open0", "config": config}, **WEB)
+    behind = boxes.create(DEFAULT, port={"8084": 80}, **WEB)
+    address = boxes.links(behind)["eth0"][0].partition("/")[0]
+    boxes.sh(behind, "ping -c 1 -W 10 10.14.0.2")
+    assert boxes.fails(outside, f"ping -c 1 -W 2 {address}")
+    fetch = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 10.14.0.1 8084"
+    eventually(lambda: not boxes.fails(outside, f"{fetch} | grep -q hello"))
+    boxes.end(outside, behind)
+    boxes.node.direct("bridge.delete", name="open0")
+
+
 def test_both_families_on_a_bridge(boxes: Containers) -> None:
     settings = {"cidr": "10.13.0.1/24", "cidr6": "fd00:13::1/64"}
     boxes.node.direct("bridge.create", name="both", network={"mode": "static", "settings": settings})
@@ -158,10 +176,6 @@ def test_both_families_on_a_bridge(boxes: Containers) -> None:
     boxes.node.direct("bridge.delete", name="both")
 
 
-WEB: dict[str, Any] = {
-    "command": ["httpd", "-f", "-p", "80", "-h", "/www"],
-    "config": {"/www/index.html": "hello"},
-}
 REQUEST = "GET / HTTP/1.0\r\n\r\n"
 
 
@@ -280,8 +294,11 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
     with daemon_inside(folder) as node:
         boxes = Containers(node, flist)
         boxes.create(DEFAULT, port={"8080": 80})
-        keeper = subprocess.Popen([*inside(node.pid), "sleep", "1000"])
+        stay = ["sh", "-c", "echo there; exec sleep 1000"]
+        keeper = subprocess.Popen([*inside(node.pid), *stay], stdout=subprocess.PIPE)
         try:
+            assert keeper.stdout is not None
+            assert keeper.stdout.readline() == b"there\n"
             node.process.kill()
             node.process.wait()
             with daemon_inside(folder, prefix=inside(keeper.pid)) as later:
@@ -292,4 +309,4 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
                 gone(later)
         finally:
             keeper.kill()
-            keeper.wait()
+            keeper.communicate()

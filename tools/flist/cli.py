@@ -25,7 +25,7 @@ trust.register(app)
 @app.command()
 def pack(
     source: Annotated[
-        Path, typer.Argument(help="A folder, a tar archive (gz, bz2, xz too) or an OCI image layout.")
+        Path, typer.Argument(help="A folder, a tar archive (gz, bz2, xz, zst too) or an OCI image layout.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.flist", help="The flist to write.")],
     store: Annotated[

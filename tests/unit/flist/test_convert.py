@@ -8,6 +8,7 @@ import random
 import tarfile
 from pathlib import Path
 
+import cramjam
 import pytest
 
 from g8node.errors import Conflict, FailedPrecondition, InvalidArgument
@@ -164,9 +165,9 @@ def blob(layout: Path, data: bytes) -> dict[str, object]:
     return {"digest": f"sha256:{digest}", "size": len(data)}
 
 
-def layer(*names: str, **files: bytes) -> bytes:
+def layer(*names: str, mode: str = "w:gz", **files: bytes) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+    with tarfile.open(fileobj=out, mode=mode) as archive:
         for name, data in [*((name, b"") for name in names), *files.items()]:
             member = tarfile.TarInfo(name.replace("__", "/"))
             member.size = len(data)
@@ -176,14 +177,15 @@ def layer(*names: str, **files: bytes) -> bytes:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """Two layers: the second replaces, whites out, and empties a directory."""
+    """Two layers, gzip and zstd: the second replaces, whites out, and empties a directory."""
     layout = tmp_path / "image"
     (layout / "blobs" / "sha256").mkdir(parents=True)
     config = {"Entrypoint": ["/bin/sh"], "Cmd": ["-c", "true"], "Env": ["A=b=c"], "WorkingDir": "/w"}
     layers = [
         layer(etc__a=b"1", etc__b=b"1", gone=b"1", d__x=b"1", d__y=b"1"),
-        layer(".wh.gone", "d/.wh..wh..opq", etc__b=b"2", d__z=b"2"),
+        layer(".wh.gone", "d/.wh..wh..opq", mode="w", etc__b=b"2", d__z=b"2"),
     ]
+    layers[1] = bytes(cramjam.zstd.compress(layers[1]))
     manifest = {
         "config": blob(layout, json.dumps({"config": config}).encode()),
         "layers": [blob(layout, data) for data in layers],

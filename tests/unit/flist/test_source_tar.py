@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import stat
 import subprocess
 import tarfile
@@ -13,6 +14,7 @@ from g8node.errors import InvalidArgument
 from g8node.flist.source import Part
 from g8node.flist.source_tar import TarSource
 from g8node.flist.tree import Node, walk
+from g8node.linux.zstd import ZstdReader
 
 Item = tuple[tarfile.TarInfo, bytes]
 
@@ -133,6 +135,70 @@ def test_file_that_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(InvalidArgument):
         read(tmp_path / "x")
+
+
+def zstd(path: Path, *options: str) -> Path:
+    """The file compressed in place."""
+    packed = path.with_suffix(".zst")
+    subprocess.run(["zstd", "-q", *options, str(path), "-o", str(packed)], check=True)
+    return packed
+
+
+def test_zstd_archive_is_read(tmp_path: Path) -> None:
+    contents = [os.urandom(1 << 20) + bytes(3 << 20), b"small", bytes(700_000)]
+    items = [item(f"f{number}", content) for number, content in enumerate(contents)]
+    plain = archive(tmp_path / "x", items)
+    expected = read(plain)[1]
+    for options in (["-3"], ["-19", "--long=27"], ["--fast=5"]):
+        parts = read(zstd(plain, "-f", *options))[1]
+        assert [part.data for part in parts] == [part.data for part in expected]
+
+
+def test_zstd_archive_of_many_frames_is_read(tmp_path: Path) -> None:
+    """As pzstd and zstd:chunked layers are: frames that hold something, and skippable ones around them."""
+    plain = archive(tmp_path / "x", [item("f", bytes(range(256)) * 9000)]).read_bytes()
+    skippable = b"\x5a\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"to be"
+    made = skippable
+    for at in range(0, len(plain), 300_001):
+        (tmp_path / "piece").write_bytes(plain[at : at + 300_001])
+        made += zstd(tmp_path / "piece", "-f").read_bytes() + skippable
+    (tmp_path / "frames").write_bytes(made)
+    assert b"".join(part.data for part in read(tmp_path / "frames")[1]) == bytes(range(256)) * 9000
+
+
+def test_bad_zstd_archive_is_refused(tmp_path: Path) -> None:
+    packed = zstd(archive(tmp_path / "x", [item("f", os.urandom(600_000))])).read_bytes()
+    changed = bytearray(packed)
+    changed[len(packed) // 2 : len(packed) // 2 + 40] = bytes(40)
+    bad = {
+        "cut": (packed[: len(packed) // 2], "ends too early|too early"),
+        "no tar": (zstd_of(tmp_path, b"no tar at all" * 100), "."),
+        "half a magic": (packed[:7], "."),
+        "wide": (b"\x28\xb5\x2f\xfd\x00" + bytes([21 << 3]) + bytes(100), "too much memory"),
+        "checksum": (bytes(changed), "zstd stream"),
+    }
+    for name, (content, message) in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidArgument, match=message):
+            read(tmp_path / name)
+
+
+def zstd_of(folder: Path, content: bytes) -> bytes:
+    (folder / "content").write_bytes(content)
+    return zstd(folder / "content", "-f").read_bytes()
+
+
+def test_zstd_bomb_takes_little_memory(tmp_path: Path) -> None:
+    """128 MiB in 12 kB come piece by piece, and no more of them than was asked for."""
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(128 << 20)
+    bomb = zstd(tmp_path / "f")
+    assert bomb.stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with bomb.open("rb") as source, ZstdReader(source) as plain:
+        while data := plain.read(1 << 20):
+            assert len(data) == 1 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 
 def test_truncated_archive_is_refused(tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ class Core0:
         modules.containerevents.connect(self.jobs, containers)
         await containers.open()
         flists.on_lost = containers.lost
+        self.node.supervisor.start("gc", containers.keep_clean)
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
         await self._start_blocks()

@@ -20,11 +20,12 @@ import msgspec
 from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
-from g8node.node import building, bundle, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node import building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
 from g8node.node.inner import Inner
+from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event
 from g8node.node.nics import Nics
@@ -88,10 +89,10 @@ class Containers:
         """Find out what the host can do, and clear away what an earlier run left in our folders."""
         self._host = await blocking.run("disk", host.find_out, self._parent)
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
-        leftovers = await blocking.run("disk", host.make_folders, self._state, self._folder)
-        for name in leftovers:
-            log.warning("removing a container of an earlier run", container=name)
-            await self._crun.delete(name)
+        await blocking.run("disk", host.make_folders, self._state, self._folder)
+        await blocking.run("disk", end_runtimes, self._state)
+        earlier = await collecting.ownerless(self._places(), lambda: self._live)
+        await collecting.remove(earlier, self._places(), self._crun)
         await blocking.run("path", rootfs.clear, self._folder)
         if self._host.cgroups:
             self._ooms.open()
@@ -170,6 +171,23 @@ class Containers:
         building.check(msgspec.structs.replace(container.spec, limits=wanted), self.opened()[0])
         await asyncio.shield(self._background(building.limit(container, wanted, *self.opened())))
         return container.spec.limits or Limits()
+
+    async def collect(self, *, dry_run: bool) -> list[dict[str, Any]]:
+        """What belongs to no container, `{kind, name, container}` each; removed unless `dry_run`."""
+        found = await collecting.ownerless(self._places(), lambda: self._live)
+        if dry_run:
+            return [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
+        return await collecting.remove(found, self._places(), self.opened()[1])
+
+    async def keep_clean(self) -> None:
+        """Collect at intervals, for ever."""
+        while True:
+            await asyncio.sleep(collecting.PERIOD_S)
+            await self.collect(dry_run=False)
+
+    def _places(self) -> Places:
+        groups = self._parent if self.opened()[0].cgroups else ""
+        return Places(self._folder, self._state, groups, links=self._nics is not None)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""

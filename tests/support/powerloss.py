@@ -6,7 +6,10 @@ first part is there. `sync=False` is a disk whose flushes do nothing, to see tha
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from g8node.linux.diskfile import Write, write_each
 
 SECTOR = 512
 
@@ -91,6 +94,9 @@ class MemoryFile:
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._disk.count()
         self._inode.change(offset, bytes(data))
+
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        return write_each(self, writes)
 
     def punch(self, offset: int, length: int) -> None:
         length = min(length, len(self._inode.data) - offset)

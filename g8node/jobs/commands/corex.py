@@ -170,6 +170,20 @@ async def limits(ctx: Context, args: LimitsArgs) -> Limits:
     return await ctx.node.containers.limit(_live(ctx, args.container).id, args.limits)
 
 
+class GcArgs(Struct, frozen=True):
+    dry_run: Annotated[bool, Meta(description="only tell what would be removed")] = False
+
+
+@command("core.gc", role="admin")
+async def gc(ctx: Context, args: GcArgs) -> list[dict[str, Any]]:
+    """Remove what belongs to no container: `[{kind, name, container}]`.
+
+    Runtime states, processes, mounts, folders, control groups, links. The node does it by itself every ten
+    minutes.
+    """
+    return await ctx.node.containers.collect(dry_run=args.dry_run)
+
+
 class FindArgs(Struct, frozen=True):
     tags: list[Text] = []
 

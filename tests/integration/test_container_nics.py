@@ -362,6 +362,5 @@ def test_a_thousand_containers_leave_what_a_few_left(boxes: Containers) -> None:
     for round in range(63):
         batch(20000 + 16 * round)
     gone(boxes.node)
-    print(before, left())
     eventually(lambda: (now := left()) == before or (now["descriptors"] <= before["descriptors"] + 2))
     assert left() | {"descriptors": 0} == before | {"descriptors": 0}

@@ -184,6 +184,10 @@ class Vdisks:
             self._refuse_open(template.id)
         return msgspec.structs.replace(record, template_size=template.size)
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What each open vdisk has done."""
+        return {vdisk: opened.vdisk.counters.table() for vdisk, opened in self._opened.items()}
+
     async def info(self, vdisk: str) -> dict[str, Any]:
         """The record, with `used` bytes on the disk, `connections`, and `counters` while it is open."""
         record = self.get(vdisk)

@@ -69,6 +69,10 @@ class Inner:
         """info.os with the container's own name and release; `processes` is how many it has."""
         return await blocking.run("path", self._system, processes)
 
+    async def text(self, path: str) -> str:
+        """The first MiB of a file inside; empty when there is no such regular file."""
+        return await blocking.run("path", self._handles.tree.text, path)
+
     async def user(self, wanted: str) -> User:
         """Who that is in here now. NotFound."""
         return await blocking.run("path", self._user, wanted)

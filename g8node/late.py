@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
-from g8node.boot import extensions, screen, sequencer, services
+from g8node.boot import containerservices, extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
 from g8node.jobs import containerevents, local, servers
 from g8node.jobs.commands import corex
@@ -33,6 +33,7 @@ __all__ = [
     "commands",
     "containerevents",
     "containers",
+    "containerservices",
     "corex",
     "disks",
     "extensions",

@@ -59,6 +59,8 @@ class Container:
     swaps: int = 0
     network: "Network | None" = None
     """Its own; None with that of the node, and where the node makes none."""
+    startup: str = ""
+    """Its services, as its root's own file has them."""
     turns: dict[str, asyncio.Lock] = field(default_factory=dict)
     """Of plugins whose calls come one after another, by domain."""
     restarts: Restarts = field(init=False)

@@ -314,13 +314,16 @@ def dispatch(ctx: Context, args: DispatchArgs) -> str:
     return submit_inside(ctx.jobs, container, inner).id
 
 
-def submit_inside(jobs: Manager, container: Container, inner: Command) -> Job:
-    """A client's command as a job inside a container."""
+def submit_inside(
+    jobs: Manager, container: Container, inner: Command, *, internal: bool = False, **options: Any
+) -> Job:
+    """A client's command as a job inside a container; `options` are those of `Manager.submit`."""
     return jobs.submit(
         inner,
         container=container.id,
-        internal=False,
+        internal=internal,
         runner=lambda ctx: inside.run(ctx, container, _starter(ctx, container)),
+        **options,
     )
 
 

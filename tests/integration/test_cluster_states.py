@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.support.servers import RedisProcess
 BLOCK = 4096
 BLOCKS = 240
 KINDS: tuple[Kind, ...] = ("db", "boot")
+SOME: tuple[Any, ...] = ("db", pytest.param("boot", marks=pytest.mark.soak))
 OFFLINE: dict[str, ServerState] = {f"_{number}": "offline" for number in range(4)}
 """What an operator says to go on without a cluster that may have newer blocks."""
 
@@ -164,7 +166,7 @@ async def up(server: RedisProcess) -> None:
     await asyncio.to_thread(server.up)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_is_killed_and_returns_loses_nothing(
     primary: list[RedisProcess], kind: Kind
 ) -> None:
@@ -180,7 +182,7 @@ async def test_server_that_is_killed_and_returns_loses_nothing(
     await anew(load, config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_stands_still_for_a_while_costs_no_error(
     primary: list[RedisProcess], kind: Kind
 ) -> None:
@@ -229,7 +231,7 @@ async def test_slave_takes_over_and_the_server_is_copied_when_it_returns(
         await load.check_all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_slave_that_fails_is_done_without_and_copied_when_it_returns(
     primary: list[RedisProcess], slave: list[RedisProcess], kind: Kind
 ) -> None:
@@ -247,7 +249,7 @@ async def test_slave_that_fails_is_done_without_and_copied_when_it_returns(
     await anew(load, configured(cluster(primary, **OFFLINE), slave=cluster(slave), kind=kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_returns_empty_is_filled_from_its_slave(
     primary: list[RedisProcess], tmp_path: Path, kind: Kind
 ) -> None:
@@ -389,3 +391,21 @@ async def test_another_server_without_the_blocks_is_not_taken_for_empty(
         async with running(other) as vd:
             with pytest.raises(Unavailable):
                 await vd.read(BLOCK, BLOCK)
+
+
+async def test_slave_without_blocks_is_filled_once_its_server_is_back(
+    primary: list[RedisProcess], slave: list[RedisProcess]
+) -> None:
+    """Nobody can serve the shard until then, and the empty slave must not."""
+    async with running(configured(cluster(primary))) as vd:
+        await vd.write(BLOCK, content(1, 1))
+    await killed(primary[1])
+    config = configured(cluster(primary), slave=cluster(slave))
+    async with running(config) as vd:
+        with pytest.raises(Unavailable):
+            await vd.read(BLOCK, BLOCK)
+        await up(primary[1])
+        await until(lambda: all(row["in_step"] and not row["reason"] for row in vd.servers()))
+        assert await vd.read(BLOCK, BLOCK) == content(1, 1)
+    with slave[1].client() as client:
+        assert client.hget("nondedup:vd", "1") == content(1, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from g8node.errors import Unavailable
+from g8node.vdisk.cluster import heal
 from g8node.vdisk.cluster.events import REPAIRED, RESPREAD
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.settings import Configuration, ServerState
@@ -154,8 +155,8 @@ async def anew(load: Load, config: Configuration) -> None:
         await load.check_all()
 
 
-async def in_step(load: Load) -> None:
-    await until(lambda: all(row["in_step"] and row["state"] == "online" for row in load.vd.servers()))
+async def in_step(vd: Running) -> None:
+    await until(lambda: all(row["in_step"] and row["state"] == "online" for row in vd.servers()))
 
 
 async def killed(server: RedisProcess) -> None:
@@ -214,7 +215,7 @@ async def test_slave_takes_over_and_the_server_is_copied_when_it_returns(
         else:
             await up(primary[2])
         await until(lambda: REPAIRED in load.vd.statuses())
-        await in_step(load)
+        await in_step(load.vd)
     assert load.errors == 0
     # The server that was away has everything: it serves alone.
     for server in slave:
@@ -242,7 +243,7 @@ async def test_slave_that_fails_is_done_without_and_copied_when_it_returns(
         await load.some(150)
         await up(slave[0])
         await until(lambda: REPAIRED in load.vd.statuses())
-        await in_step(load)
+        await in_step(load.vd)
     assert load.errors == 0
     for server in primary:
         await killed(server)
@@ -259,7 +260,7 @@ async def test_server_that_returns_empty_is_filled_from_its_slave(
             await killed(forgetful[1])
             await up(forgetful[1])
             await until(lambda: REPAIRED in load.vd.statuses())
-            await in_step(load)
+            await in_step(load.vd)
         assert load.errors == 0
         for server in primary:
             await killed(server)
@@ -281,7 +282,7 @@ async def test_server_that_was_left_behind_is_not_believed_by_the_next_process(
         with pytest.raises(Unavailable):
             await vd.read(2 * BLOCK, BLOCK)
         await up(slave[2])
-        await in_step(load)
+        await in_step(load.vd)
         await load.check_all()
 
 
@@ -318,7 +319,7 @@ async def test_states_of_the_configuration_under_load(
         await load.some(150)
         await exports.update(said("online"))
         await until(lambda: load.vd.statuses().count(REPAIRED) == 1)
-        await in_step(load)
+        await in_step(load.vd)
         await exports.update(said("repair"))
         await until(lambda: load.vd.statuses().count(REPAIRED) == 2)
         await load.some(100)
@@ -375,7 +376,7 @@ async def test_new_server_in_place_of_a_broken_one_is_repaired_from_the_slave(
             await load.vd.exports.update(configured(cluster(replaced, _1="repair"), slave=cluster(slave)))
             await until(lambda: REPAIRED in load.vd.statuses())
             await load.vd.exports.update(configured(cluster(replaced), slave=cluster(slave)))
-            await in_step(load)
+            await in_step(load.vd)
         assert load.errors == 0
         await anew(load, configured(cluster(replaced)))
 
@@ -409,3 +410,53 @@ async def test_slave_without_blocks_is_filled_once_its_server_is_back(
         assert await vd.read(BLOCK, BLOCK) == content(1, 1)
     with slave[1].client() as client:
         assert client.hget("nondedup:vd", "1") == content(1, 1)
+
+
+async def test_block_that_is_removed_while_it_is_copied_stays_removed(
+    primary: list[RedisProcess], slave: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy was read before, and would be written after, the removal."""
+    config = configured(cluster(primary), slave=cluster(slave))
+    fields = heal._fields
+    async with running(config) as vd:
+        for block in range(64):
+            await vd.write(block * BLOCK, content(block, 1))
+        await killed(slave[2])
+        await vd.write(2 * BLOCK, content(2, 2))
+        for block in range(2, 64, 4):
+            await vd.write(block * BLOCK, content(block, 3))
+
+        async def slowly(*arguments: Any) -> AsyncIterator[dict[int, bytes]]:
+            async for part in fields(*arguments):
+                for block in part:
+                    await vd.vdisk.trim(block * BLOCK, BLOCK)
+                yield part
+
+        monkeypatch.setattr(heal, "_fields", slowly)
+        await up(slave[2])
+        await in_step(vd)
+        assert await vd.read(2 * BLOCK, BLOCK) == bytes(BLOCK)
+    with slave[2].client() as client:
+        assert client.hlen("nondedup:vd") == 0
+
+
+async def test_block_that_is_removed_while_it_is_spread_stays_removed(
+    primary: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = heal._fields
+    async with running(configured(cluster(primary))) as vd:
+        for block in range(64):
+            await vd.write(block * BLOCK, content(block, 1))
+
+        async def slowly(source: Any, key: str, wanted: Any) -> AsyncIterator[dict[int, bytes]]:
+            async for part in fields(source, key, wanted):
+                for block in [one for one in part if one % 4 == 2]:
+                    await vd.vdisk.trim(block * BLOCK, BLOCK)
+                yield part
+
+        monkeypatch.setattr(heal, "_fields", slowly)
+        await vd.exports.update(configured(cluster(primary, _2="respread")))
+        await until(lambda: RESPREAD in vd.statuses())
+        for block in range(64):
+            wanted = bytes(BLOCK) if block % 4 == 2 else content(block, 1)
+            assert await vd.read(block * BLOCK, BLOCK) == wanted

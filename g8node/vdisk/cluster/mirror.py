@@ -270,13 +270,12 @@ class Mirror:
         groups: dict[Shard, list[K]] = {}
         for item in items:
             groups.setdefault(place(item), []).append(item)
-        begun: list[tuple[Shard, list[K], asyncio.Future[Any] | None]] = [
-            (shard, part, shard.begin((*words, *part), len(part)) if words else None)
-            for shard, part in groups.items()
-        ]
+        begun: list[asyncio.Future[Any] | None] = []
+        for shard, items in groups.items():
+            begun.append(shard.begin((*words, *items), len(items)) if words else None)
         answers: dict[K, Any] = {}
         left: list[tuple[Shard, list[K]]] = []
-        for shard, asked, future in begun:
+        for future, (shard, asked) in zip(begun, groups.items(), strict=True):
             if future is None or not _taken(answers, asked, await _reply(future)):
                 left.append((shard, asked))
 

@@ -267,7 +267,7 @@ class Vdisks:
         """Give back the space of content that no vdisk refers to; what was done, by block size.
 
         `bytes_s`: bytes read and given back a second; 0 as fast as it goes. Writers go on meanwhile. Conflict
-        while another one runs; InvalidArgument when a vdisk is damaged, whose content nobody knows then.
+        while another one runs; Unavailable when a vdisk is damaged: nobody knows what it refers to.
         """
         if self._collecting.locked():
             raise Conflict("a collection is running")

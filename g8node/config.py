@@ -30,6 +30,9 @@ class Containers(Struct, frozen=True):
 
 
 class Network(Struct, frozen=True):
+    default: Annotated[
+        str, Meta(description="Address of the bridge core0, with the prefix of its network.")
+    ] = "172.18.0.1/16"
     vlan_uplink: Annotated[
         str, Meta(description="Link whose VLANs containers join, unless they name one.")
     ] = ""

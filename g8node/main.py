@@ -185,6 +185,7 @@ class Core0:
             self.node.firewall,
             modules.servers.Servers(self.jobs),
             folder=self.node.paths.dnsmasq,
+            default=self._settings.network.default,
         )
         self.node.nics = modules.nics.Nics(
             self.node.reaper, self.node.networks, self.node.firewall, self._settings.network

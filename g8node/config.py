@@ -29,6 +29,20 @@ class Containers(Struct, frozen=True):
     starts: Annotated[int, Meta(ge=1, description="Container starts under way at once.")] = 8
 
 
+class Network(Struct, frozen=True):
+    default: Annotated[
+        str, Meta(description="Address of the bridge core0, with the prefix of its network.")
+    ] = "172.18.0.1/16"
+    vlan_uplink: Annotated[
+        str, Meta(description="Link whose VLANs containers join, unless they name one.")
+    ] = ""
+    vxlan_underlay: Annotated[str, Meta(description="Link that carries VXLANs of containers.")] = ""
+    vxlan_group: Annotated[str, Meta(description="Multicast group by which nodes find each other.")] = ""
+    vxlan_peers: Annotated[
+        tuple[str, ...], Meta(description="Addresses of the other nodes, where there is no multicast.")
+    ] = ()
+
+
 class FileLog(Struct, frozen=True):
     levels: Annotated[tuple[int, ...], Meta(description="Levels kept; empty means all.")] = (2, 4, 7, 8, 9)
 
@@ -138,6 +152,19 @@ class VdiskSettings(Struct, frozen=True):
         str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
     ] = ""
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
+    config: Annotated[
+        str,
+        Meta(
+            description="Configuration of vdisks on clusters: a YAML or TOML file, or host:port,... of etcd."
+        ),
+    ] = ""
+    patience_s: Annotated[
+        float,
+        Meta(
+            ge=0.1, le=600, description="A server of a cluster that does not answer for so long is given up."
+        ),
+    ] = 8.0
+    config_id: Annotated[str, Meta(description="Under which etcd has the list of vdisks.")] = "default"
     listen: Annotated[str, Meta(description="host:port of NBD over TCP; empty: the unix socket only.")] = ""
     plain: Annotated[bool, Meta(description="Let TCP clients come without TLS.")] = False
     tls_certificate: Annotated[str, Meta(description="PEM chain of the NBD server.")] = ""
@@ -151,6 +178,7 @@ Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a pro
 class Config(Struct, frozen=True):
     main: Main = Main()
     containers: Containers = Containers()
+    network: Network = Network()
     logging: Logging = Logging()
     stats: Stats = Stats()
     watchdog: Watchdog = Watchdog()

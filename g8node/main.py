@@ -30,6 +30,7 @@ from g8node.jobs.manager import Manager
 from g8node.jobs.redis_server import RedisServer
 from g8node.jobs.registry import Registry
 from g8node.linux import power as machine
+from g8node.linux import survivor
 from g8node.linux.namespace import prepare_agent_namespace
 from g8node.node.inventory import Inventory
 from g8node.node.node import Node
@@ -173,15 +174,22 @@ class Core0:
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
-            modules.firewall.Firewall(self.node.reaper, closed=False),
+            modules.firewall.Firewall(
+                self.node.reaper, closed=self._init, ports=_open_ports(self._settings) if self._init else ()
+            ),
         )
+        if self._init:  # beside the rest of the boot; it is tried again until it is closed
+            self.node.supervisor.start("firewall", self.node.firewall.open)
         self.node.networks = modules.networks.Networks(
             self.node.links,
             self.node.firewall,
             modules.servers.Servers(self.jobs),
             folder=self.node.paths.dnsmasq,
+            default=self._settings.network.default,
         )
-        self.node.nics = modules.nics.Nics(self.node.reaper, self.node.networks, self.node.firewall)
+        self.node.nics = modules.nics.Nics(
+            self.node.reaper, self.node.networks, self.node.firewall, self._settings.network
+        )
         self.node.profile = modules.profile.Profile()
         self._start_screen()
 
@@ -208,17 +216,21 @@ class Core0:
             state=paths.crun,
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
+            keeper="" if self._init else paths.keeper,
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         modules.containerevents.connect(self.jobs, containers)
         await containers.open()
         flists.on_lost = containers.lost
+        self.node.supervisor.start("gc", containers.keep_clean)
         self.node.supervisor.start("g8ufs", flists.run)
         self.node.complete(flists, containers, files=modules.files.Files())
         await self._start_blocks()
         for commands in modules.commands():
             self.registry.add_module(commands)
+        for container, life in containers.adopted:
+            modules.corex.resume(self.jobs, container, life)
 
     async def _start_blocks(self) -> None:
         paths = self.node.paths
@@ -319,6 +331,13 @@ class Core0:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
 
 
+def _open_ports(settings: Config) -> list[int]:
+    """What the node itself serves to others."""
+    listening = (settings.gate.listen, settings.vdisk.listen, settings.stats.listen)
+    ports = (address.rpartition(":")[2] for address in listening if address)
+    return sorted({int(port) for port in ports if port.isdecimal()})
+
+
 def _inventory() -> Inventory:
     """With the revision that the image was built from, if this is one."""
     release: dict[str, Any] = {}
@@ -352,8 +371,11 @@ def run_agent(config_file: str, root: str) -> Never:
     try:
         settings = _read(config_file, [])
         lock = _lock(Paths(root))
-        prepare_agent_namespace()
+        keeper = Paths(root).keeper
+        if not survivor.join(keeper):
+            prepare_agent_namespace()
         _run(Core0(settings, Paths(root), []))
+        survivor.end(keeper)
     except NodeError as error:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201 - no logs yet
         os._exit(100)

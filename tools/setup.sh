@@ -21,7 +21,7 @@ node="libzstd1 redis-server redis-tools crun catatonit fuse3 nftables dnsmasq-ba
 disks="btrfs-progs parted hdparm smartmontools"
 machines="qemu-system-x86"
 tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio etcd-server"
-peers="runc squashfuse squashfs-tools nbdkit casync restic"
+peers="runc podman netavark squashfuse squashfs-tools nbdkit casync restic"
 
 missing=
 for package in $build $node $disks $machines $tests $peers; do
@@ -46,7 +46,7 @@ python=/usr/bin/python3
 
 stamp=.venv/.requirements
 version=$("$python" -V)
-want=$( (cat requirements/dev.txt pyproject.toml g8node/wire/_kernels.c g8node/linux/_spawn.c && echo "$version $top") | sha256sum | cut -c1-32)
+want=$( (cat requirements/dev.txt pyproject.toml g8node/wire/_kernels.c g8node/linux/_batch.c g8node/linux/_spawn.c && echo "$version $top") | sha256sum | cut -c1-32)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
     say "Python environment (.venv, $version)"
     [ "$(.venv/bin/python -V 2>/dev/null || true)" = "$version" ] || { rm -rf .venv && "$python" -m venv .venv; }

@@ -50,7 +50,7 @@ class Route:
 
 
 @contextlib.contextmanager
-def _rtnl() -> Iterator[Any]:
+def session() -> Iterator[Any]:
     from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types at all
     from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
@@ -62,7 +62,7 @@ def _rtnl() -> Iterator[Any]:
         raise OSError(code, os.strerror(code)) from error
 
 
-def _find(rtnl: Any, name: str) -> Any:
+def find_link(rtnl: Any, name: str) -> Any:
     """Asks for the one link: there may be thousands."""
     try:
         (message,) = rtnl.link("get", ifname=name)
@@ -73,7 +73,7 @@ def _find(rtnl: Any, name: str) -> Any:
     return message
 
 
-def _kind(message: Any) -> str:
+def kind_of(message: Any) -> str:
     if message["ifi_type"] == 772:  # ARPHRD_LOOPBACK
         return "device"
     return message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "device"
@@ -84,7 +84,7 @@ def _link(message: Any, names: dict[int, str]) -> Link:
     return Link(
         index=message["index"],
         name=message.get("ifname"),
-        kind=_kind(message),
+        kind=kind_of(message),
         hwaddr=message.get_attr("IFLA_ADDRESS") or "",
         master=names.get(master, "") if master else "",
         up=bool(message["flags"] & _UP),
@@ -95,7 +95,7 @@ def _link(message: Any, names: dict[int, str]) -> Link:
 @off_loop
 def links() -> list[Link]:
     """Every link of this network namespace, by index."""
-    with _rtnl() as rtnl:
+    with session() as rtnl:
         messages = list(rtnl.get_links())
     names = {message["index"]: message.get("ifname") for message in messages}
     return sorted((_link(message, names) for message in messages), key=lambda link: link.index)
@@ -104,27 +104,27 @@ def links() -> list[Link]:
 @off_loop
 def link_set(name: str, **changes: Any) -> None:
     """Change `state`, `ifname` or `mtu` of a link."""
-    with _rtnl() as rtnl:
-        rtnl.link("set", index=_find(rtnl, name)["index"], **changes)
+    with session() as rtnl:
+        rtnl.link("set", index=find_link(rtnl, name)["index"], **changes)
 
 
 @off_loop
 def bridge_add(name: str, hwaddr: str) -> None:
     """A bridge that is down; the kernel chooses the address when `hwaddr` is empty."""
-    with _rtnl() as rtnl:
+    with session() as rtnl:
         rtnl.link("add", ifname=name, kind="bridge", **({"address": hwaddr} if hwaddr else {}))
 
 
 @off_loop
 def link_del(name: str, kind: str) -> None:
     """Delete a link of that kind; another kind is EINVAL."""
-    with _rtnl() as rtnl:
-        rtnl.link("del", index=_of_kind(rtnl, name, kind)["index"])
+    with session() as rtnl:
+        rtnl.link("del", index=link_of_kind(rtnl, name, kind)["index"])
 
 
-def _of_kind(rtnl: Any, name: str, kind: str) -> Any:
-    message = _find(rtnl, name)
-    if _kind(message) != kind:
+def link_of_kind(rtnl: Any, name: str, kind: str) -> Any:
+    message = find_link(rtnl, name)
+    if kind_of(message) != kind:
         raise OSError(errno.EINVAL, f"the link is no {kind}", name)
     return message
 
@@ -132,9 +132,9 @@ def _of_kind(rtnl: Any, name: str, kind: str) -> Any:
 @off_loop
 def bridge_attach(bridge: str, name: str) -> None:
     """Make the link a port of the bridge; EBUSY when it is one of any bridge already."""
-    with _rtnl() as rtnl:
-        master = _of_kind(rtnl, bridge, "bridge")["index"]
-        port = _find(rtnl, name)
+    with session() as rtnl:
+        master = link_of_kind(rtnl, bridge, "bridge")["index"]
+        port = find_link(rtnl, name)
         if port.get("master"):
             raise OSError(errno.EBUSY, "the link has a master already", name)
         rtnl.link("set", index=port["index"], master=master)
@@ -143,9 +143,9 @@ def bridge_attach(bridge: str, name: str) -> None:
 @off_loop
 def bridge_detach(bridge: str, name: str) -> None:
     """EINVAL for a link that is no port of that bridge."""
-    with _rtnl() as rtnl:
-        master = _of_kind(rtnl, bridge, "bridge")["index"]
-        port = _find(rtnl, name)
+    with session() as rtnl:
+        master = link_of_kind(rtnl, bridge, "bridge")["index"]
+        port = find_link(rtnl, name)
         if port.get("master") != master:
             raise OSError(errno.EINVAL, f"the link is not attached to {bridge}", name)
         rtnl.link("set", index=port["index"], master=0)
@@ -156,16 +156,16 @@ def address(verb: str, name: str, ip: str, prefix: int) -> None:
     """`verb` is add or del."""
     # As ip(8): the kernel refuses loopback addresses of one network that differ in scope.
     scope = {"scope": _SCOPE_HOST} if ip.startswith("127.") else {}
-    with _rtnl() as rtnl:
-        index = _find(rtnl, name)["index"]
+    with session() as rtnl:
+        index = find_link(rtnl, name)["index"]
         rtnl.addr(verb, index=index, address=ip, prefixlen=prefix, **scope)
 
 
 @off_loop
 def addresses(name: str) -> list[str]:
     """The link's addresses as address/prefix, IPv4 first."""
-    with _rtnl() as rtnl:
-        index = _find(rtnl, name)["index"]
+    with session() as rtnl:
+        index = find_link(rtnl, name)["index"]
         rows = [message for message in rtnl.get_addr(index=index) if message["index"] == index]
     rows.sort(key=lambda row: int(row["family"]))
     return [f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}" for row in rows]
@@ -174,7 +174,7 @@ def addresses(name: str) -> list[str]:
 @off_loop
 def routes() -> list[Route]:
     """The main table, both families."""
-    with _rtnl() as rtnl:
+    with session() as rtnl:
         names = {message["index"]: message.get("ifname") for message in rtnl.get_links()}
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -198,8 +198,8 @@ def routes() -> list[Route]:
 @off_loop
 def route_add(dev: str, dst: str, gw: str, family: int) -> None:
     """`dst` is network/prefix or "" for the default route. EEXIST when there is one."""
-    with _rtnl() as rtnl:
-        rtnl.route("add", family=family, oif=_find(rtnl, dev)["index"], **_where(dst, gw))
+    with session() as rtnl:
+        rtnl.route("add", family=family, oif=find_link(rtnl, dev)["index"], **_where(dst, gw))
 
 
 def _where(dst: str, gw: str) -> dict[str, str]:
@@ -212,25 +212,25 @@ def _where(dst: str, gw: str) -> dict[str, str]:
 @off_loop
 def route_del(route: Route) -> None:
     """Exactly that route; ESRCH when it is gone."""
-    with _rtnl() as rtnl:
+    with session() as rtnl:
         exact: dict[str, Any] = dict(_where(route.dst, route.gw))
         if route.priority:
             exact["priority"] = route.priority
         if route.dev:
-            exact["oif"] = _find(rtnl, route.dev)["index"]
+            exact["oif"] = find_link(rtnl, route.dev)["index"]
         rtnl.route("del", family=route.family, tos=route.tos, **exact)
 
 
 @off_loop
 def bond_add(name: str, slaves: list[str], mtu: int) -> None:
     """A balance-rr bond over the slaves, up; all or nothing. Slaves must have no master."""
-    with _rtnl() as rtnl:
-        found = [_find(rtnl, slave) for slave in slaves]
+    with session() as rtnl:
+        found = [find_link(rtnl, slave) for slave in slaves]
         for slave in found:
             if slave.get("master"):
                 raise OSError(errno.EBUSY, "the link has a master already", slave.get("ifname"))
         rtnl.link("add", ifname=name, kind="bond", bond_mode=_BALANCE_RR)
-        index = _find(rtnl, name)["index"]
+        index = find_link(rtnl, name)["index"]
         try:
             rtnl.link("set", index=index, mtu=mtu)
             for slave in found:
@@ -271,8 +271,8 @@ def veth_add(name: str, bridge: str, peer: str, netns: int, hwaddr: str, mtu: in
 
     ENODEV or EINVAL for a bridge that is none. Deleting either end deletes both.
     """
-    with _rtnl() as rtnl:
-        master = _of_kind(rtnl, bridge, "bridge")["index"]
+    with session() as rtnl:
+        master = link_of_kind(rtnl, bridge, "bridge")["index"]
         there: dict[str, Any] = {"ifname": peer, "net_ns_fd": netns, "mtu": mtu}
         if hwaddr:
             there["address"] = hwaddr
@@ -282,16 +282,16 @@ def veth_add(name: str, bridge: str, peer: str, netns: int, hwaddr: str, mtu: in
 @off_loop
 def link_remove(name: str) -> None:
     """Delete a link of any kind; nothing happens when there is none."""
-    with _rtnl() as rtnl, contextlib.suppress(OSError):
-        rtnl.link("del", index=_find(rtnl, name)["index"])
+    with session() as rtnl, contextlib.suppress(OSError):
+        rtnl.link("del", index=find_link(rtnl, name)["index"])
 
 
 @off_loop
 def link_configure(name: str, cidrs: Sequence[str], gateways: Sequence[str], metric: int) -> None:
     """Bring a link and the loopback up, give the addresses, then a default route by each gateway."""
-    with _rtnl() as rtnl:
-        index = _find(rtnl, name)["index"]
-        rtnl.link("set", index=_find(rtnl, "lo")["index"], state="up")
+    with session() as rtnl:
+        index = find_link(rtnl, name)["index"]
+        rtnl.link("set", index=find_link(rtnl, "lo")["index"], state="up")
         for cidr in cidrs:
             ip, _, prefix = cidr.partition("/")
             # Nobody else is given it, and programs may use it at once.
@@ -307,7 +307,7 @@ def link_configure(name: str, cidrs: Sequence[str], gateways: Sequence[str], met
 @off_loop
 def all_addresses() -> list[str]:
     """address/prefix of every link of this namespace."""
-    with _rtnl() as rtnl:
+    with session() as rtnl:
         return [
             f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}"
             for row in rtnl.get_addr()

@@ -14,7 +14,7 @@ from g8node.runtime.process import Child
 
 if TYPE_CHECKING:
     from g8node.node.inner import Inner
-    from g8node.node.nics import Network
+    from g8node.node.wires import Network
 
 
 class Attached(Protocol):

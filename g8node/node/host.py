@@ -52,8 +52,7 @@ def any_hears(pid: int, number: int) -> bool:
 
 
 @off_loop
-def make_folders(state: str, folder: str) -> list[str]:
-    """Make both folders; the names of containers that the runtime still knows."""
+def make_folders(state: str, folder: str) -> None:
+    """Make both folders."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.makedirs(state, mode=0o700, exist_ok=True)
-    return [name for name in os.listdir(state) if name.startswith("c") and name[1:].isdigit()]

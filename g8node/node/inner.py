@@ -5,6 +5,7 @@ PID 1, links and sockets in its network namespace, names in its own UTS namespac
 once, while PID 1 is known to live, so that a pid that is used again leads nowhere.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,3 +129,11 @@ def _nics() -> list[dict[str, Any]]:
         return netinfo.nics(f"/proc/self/fd/{sysfs}/class/net")
     finally:
         os.close(sysfs)
+
+
+async def close_inner(opening: "asyncio.Task[Inner] | None") -> None:
+    """When it has been opened, or will be."""
+    if opening is not None:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()

@@ -9,21 +9,21 @@ Changes of one container come in turn.
 
 import asyncio
 import contextlib
-import ipaddress
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
+from g8node.config import Network as Settings
 from g8node.errors import Conflict, FailedPrecondition, InvalidArgument, NodeError
 from g8node.linux import namespace, netlink, rootpath
 from g8node.linux.guard import off_loop
 from g8node.node import dhcp, nicspec, rootfs
 from g8node.node.firewall import Firewall
 from g8node.node.links import node_error
-from g8node.node.networks import DEFAULT, Networks
+from g8node.node.networks import Networks
 from g8node.node.nicspec import Nic
+from g8node.node.plugs import Plugs
+from g8node.node.wires import Network, Wire
 from g8node.runtime import blocking, logs
 from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
@@ -33,88 +33,18 @@ log = logs.get("nics")
 
 T = TypeVar("T")
 
-_GATEWAY_METRIC: Final = 1000
 _LEASE_METRIC: Final = 1000
-
-State = Literal["unknown", "configured", "destroyed"]
-
-
-@dataclass(eq=False, slots=True)
-class Wire:
-    """One nic of a container, and what it is now."""
-
-    index: int
-    nic: Nic
-    state: State = "unknown"
-    cidrs: list[str] = field(default_factory=list)
-    dns: list[str] = field(default_factory=list)
-    lease: "asyncio.Task[None] | None" = None
-    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-    @property
-    def link(self) -> str:
-        """Its name inside."""
-        return self.nic.name or f"eth{self.index}"
-
-    def shown(self) -> dict[str, Any]:
-        return nicspec.shown(self.nic) | {"state": self.state, "addresses": list(self.cidrs)}
-
-
-@dataclass(eq=False, slots=True)
-class Network:
-    """The network of one container; `space` is its namespace."""
-
-    id: int
-    names: tuple[str, ...]
-    space: int = -1
-    pid: int = 0
-    wires: list[Wire] = field(default_factory=list)
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    closed: bool = False
-
-    @property
-    def owner(self) -> str:
-        return f"container {self.id}"
-
-    @property
-    def hostname(self) -> str:
-        """What DHCP servers are told."""
-        return self.names[0] if self.names else f"core-{self.id}"
-
-    @property
-    def path(self) -> str:
-        """Where the runtime finds the namespace."""
-        return f"/proc/{os.getpid()}/fd/{self.space}"
-
-    @property
-    def live(self) -> list[Wire]:
-        return [wire for wire in self.wires if wire.state == "configured"]
-
-    @property
-    def nameservers(self) -> list[str]:
-        return list(dict.fromkeys(server for wire in self.live for server in wire.dns))
-
-    @property
-    def address(self) -> str:
-        """What the container calls itself by in /etc/hosts; empty when it has none."""
-        found = next((cidr for wire in self.live for cidr in wire.cidrs), "")
-        return found.partition("/")[0]
-
-    def host_link(self, wire: Wire) -> str:
-        return f"cont{'m' if wire.nic.monitor else ''}{self.id}-{wire.index}"
 
 
 class Nics:
     """Every call finishes what it began, also when the caller is cancelled."""
 
-    def __init__(self, reaper: Reaper, networks: Networks, firewall: Firewall) -> None:
+    def __init__(
+        self, reaper: Reaper, networks: Networks, firewall: Firewall, settings: Settings | None = None
+    ) -> None:
         self._reaper = reaper
-        self._networks = networks
         self._firewall = firewall
-        self._plugs: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
-            "default": self._plug_default,
-            "bridge": self._plug_bridge,
-        }
+        self._plugs = Plugs(networks, firewall, settings or Settings())
 
     # --- the life of a container
 
@@ -148,12 +78,14 @@ class Nics:
         """Give everything back."""
         async with network.changing:
             network.closed = True
-            await self._firewall.remove(network.owner)
-            for wire in reversed(network.live):
-                await self._unplug(wire)
-            if network.space >= 0:
-                os.close(network.space)
-                network.space = -1
+            try:
+                await self._firewall.remove(network.owner)
+            finally:
+                for wire in reversed(network.live):
+                    await self._unplug(wire)
+                if network.space >= 0:
+                    os.close(network.space)
+                    network.space = -1
 
     # --- changes of a running one
 
@@ -211,7 +143,7 @@ class Nics:
     async def _add(self, network: Network, nic: Nic) -> None:
         wire = Wire(len(network.wires), nic)
         try:
-            await self._plugs[nic.type](network, wire)
+            await self._plugs.plug(network, wire)
         except OSError as error:
             await wire.undo.aclose()
             raise node_error(f"nic {wire.index} ({nic.type})", error) from error
@@ -232,58 +164,10 @@ class Nics:
         except (NodeError, OSError):
             log.exception("a nic could not be taken away", nic=wire.index)
 
-    async def _plug_default(self, network: Network, wire: Wire) -> None:
-        """Address and gateway are given by the container's id; what the caller configured is ignored."""
-        bridge = await self._networks.default()
-        interface = bridge.plan.address
-        assert interface is not None
-        number = network.id + 1
-        address = str(interface.network.network_address + number)
-        wire.cidrs = [f"{address}/{interface.network.prefixlen}"]
-        wire.dns = [str(interface.ip)]
-        await self._pair(network, wire, DEFAULT, "", [str(interface.ip)], 0)
-        await self._name(network, wire, DEFAULT, address)
-
-    async def _plug_bridge(self, network: Network, wire: Wire) -> None:
-        nic, bridge = wire.nic, wire.nic.id or ""
-        config = nic.config or nicspec.Config()
-        made = self._networks.find(bridge)
-        wire.cidrs = nicspec.cidrs(nic)
-        wire.dns = [server for server in config.dns or () if server]
-        if config.dns is None and wire.cidrs and made is not None and made.server is not None:
-            wire.dns = [str(made.server.address.ip)]
-        await self._pair(network, wire, bridge, nic.hwaddr or "", nicspec.gateways(nic), _GATEWAY_METRIC)
-        for cidr in wire.cidrs[:1]:
-            await self._name(network, wire, bridge, cidr.partition("/")[0])
-
-    async def _pair(
-        self, network: Network, wire: Wire, bridge: str, hwaddr: str, gateways: Sequence[str], metric: int
-    ) -> None:
-        host = network.host_link(wire)
-        wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, host)
-        await blocking.run("disk", netlink.veth_add, host, bridge, wire.link, network.space, hwaddr)
-        if wire.cidrs or _wants_lease(wire):
-            await blocking.run(
-                "disk",
-                namespace.call_in,
-                [network.space],
-                netlink.link_configure,
-                wire.link,
-                wire.cidrs,
-                gateways,
-                metric,
-            )
-
-    async def _name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:
-        if ipaddress.ip_address(ip).version == 4:
-            key = f"{network.id}-{wire.index}"
-            wire.undo.push_async_callback(self._networks.unname, bridge, key)
-            await self._networks.name(bridge, key, ip, network.names)
-
     # --- leases
 
     def _ask_for_lease(self, network: Network, wire: Wire) -> None:
-        if not _wants_lease(wire) or wire.lease is not None:
+        if not wire.wants_lease or wire.lease is not None:
             return
 
         async def apply(lease: dhcp.Lease) -> None:
@@ -302,7 +186,7 @@ class Nics:
                 "disk", namespace.call_in, [network.space], _readdress, wire.link, wire.cidrs, lease, gateways
             )
             wire.cidrs = [lease.cidr]
-            await self._name(network, wire, wire.nic.id or "", lease.cidr.partition("/")[0])
+            await self._plugs.name(network, wire, str(wire.nic.id), lease.cidr.partition("/")[0])
         config = wire.nic.config or nicspec.Config()
         wire.dns = list(config.dns or lease.dns)
         await self._resolve(network)
@@ -329,10 +213,6 @@ class Nics:
             raise NodeError(f"container {network.id} has no nic of type default to forward a port to")
         address = wire.cidrs[0].partition("/")[0]
         await self._firewall.forward(network.owner, forward.parse(source), address, target)
-
-
-def _wants_lease(wire: Wire) -> bool:
-    return wire.nic.type != "default" and bool((wire.nic.config or nicspec.Config()).dhcp)
 
 
 def _report(task: "asyncio.Task[None]") -> None:

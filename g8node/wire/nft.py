@@ -22,6 +22,8 @@ _CHAINS: Final[tuple[tuple[str, str, str, int], ...]] = (
     ("output", "nat", "output", -100),
     ("postrouting", "nat", "postrouting", 100),
 )
+_CONTROL: Final = [1, 2, 58]  # ICMP, IGMP and ICMPv6; nft knows their names only by /etc/protocols
+_DHCP_CLIENTS: Final = [68, 546]
 _LOOPBACK: Final = "127.0.0.0/8"
 _TRAILER: Final = re.compile(r' comment "(?P<comment>[^"]*)"$')
 
@@ -45,7 +47,8 @@ def base(*, closed: bool, ports: Sequence[int]) -> list[Rule]:
     accepted: list[list[Rule]] = [
         [_match({"ct": {"key": "state"}}, ["established", "related"], "in")],
         [_match(_meta("iifname"), "lo")],
-        [_match(_meta("l4proto"), {"set": ["icmp", "ipv6-icmp"]})],
+        [_match(_meta("l4proto"), {"set": _CONTROL})],
+        [_match({"payload": {"protocol": "udp", "field": "dport"}}, {"set": _DHCP_CLIENTS})],
         *([_dport("tcp", port)] for port in ports),
     ]
     commands += [add("input", "base", [*match, {"accept": None}]) for match in accepted]
@@ -69,6 +72,12 @@ def open_port(port: int, interface: str, subnet: str) -> Rule:
     return add("input", f"port {port}", [*where, _dport("tcp", port), {"accept": None}])
 
 
+def accept_udp(port: int, interface: str, owner: str) -> Rule:
+    """Let the packets of a tunnel in, by one link or (empty) any."""
+    where = [_match(_meta("iifname"), interface)] if interface else []
+    return add("input", owner, [*where, _dport("udp", port), {"accept": None}])
+
+
 def forwards(source: Source, address: str, port: int, owner: str) -> list[Rule]:
     """Connections to a port of the node go to another address: from outside, and from the node itself."""
     rules = []
@@ -84,13 +93,20 @@ def forwards(source: Source, address: str, port: int, owner: str) -> list[Rule]:
 
 
 def masquerade(network: str, link: str, owner: str) -> list[Rule]:
-    """What leaves `network` elsewhere has our address; so has what comes back into it through a forward."""
+    """What leaves `network` elsewhere has our address; so has what comes back into it through a forward.
+
+    Nothing else begins a connection into it.
+    """
     away = [_saddr(network), _match(_meta("oifname"), link, "!="), {"masquerade": None}]
     forwarded = _match({"ct": {"key": "status"}}, "dnat", "in")
     rules = [add("postrouting", owner, away)]
     for clients in (network, _LOOPBACK):
         back = [_saddr(clients), _match(_meta("oifname"), link), forwarded, {"masquerade": None}]
         rules.append(add("postrouting", owner, back))
+    into = [_match(_meta("oifname"), link), _match(_meta("iifname"), link, "!=")]
+    begins = _match({"ct": {"key": "state"}}, "new", "in")
+    rules.append(add("forward", owner, [*into, forwarded, {"accept": None}]))
+    rules.append(add("forward", owner, [*into, begins, {"drop": None}]))
     return rules
 
 

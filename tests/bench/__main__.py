@@ -7,7 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from g8node.linux.namespace import prepare_agent_namespace
-from tests.bench import boot, containers, flist, g8ufs, gate, jobs, lazy, nbd, rows, stores, vdisk
+from tests.bench import (
+    boot,
+    containers,
+    crowd,
+    flist,
+    g8ufs,
+    gate,
+    jobs,
+    lazy,
+    nbd,
+    podman,
+    rows,
+    stores,
+    vdisk,
+)
 from tests.bench.rows import Row, save, table
 
 OUT = Path(__file__).resolve().parent.parent.parent / "build/bench.json"
@@ -18,6 +32,8 @@ BENCHES: tuple[Bench, ...] = (
     jobs.bench,
     gate.bench,
     containers.bench,
+    podman.bench,
+    crowd.bench,
     g8ufs.bench,
     lazy.bench,
     flist.bench,

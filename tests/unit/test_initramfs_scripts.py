@@ -41,7 +41,7 @@ def mirror(apt: Path, override: str = "") -> subprocess.CompletedProcess[str]:
         "OS_RELEASE": str(apt / "os-release"),
         "DEBIAN_MIRROR": override,
     }
-    return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=10)
+    return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_mirror_of_a_deb822_source_is_the_one_with_the_main_suite(apt: Path) -> None:
@@ -108,12 +108,12 @@ def test_requirements_are_those_of_python_313(tmp_path: Path) -> None:
         [sys.executable, "-I", str(BUILD / "python/requirements313.py"), str(listing), "--skip", "skipped"],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
     )
     assert done.stdout == f"always==1.0 --hash=sha256:{digest} --hash=sha256:{digest}\n"
 
 
 def test_build_refuses_an_unknown_option() -> None:
-    done = subprocess.run([BUILD / "build.sh", "--nonsense"], capture_output=True, text=True, timeout=10)
+    done = subprocess.run([BUILD / "build.sh", "--nonsense"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 100
     assert "--nonsense" in done.stderr

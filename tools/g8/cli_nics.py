@@ -10,7 +10,8 @@ from g8tools.g8.frame import Node, command, texts_of
 
 NIC: Final = "TYPE[:ID][,KEY[=VALUE]…]"
 NIC_HELP: Final = "A link, as default, bridge:br0,dhcp or bridge:br0,cidr=10.0.0.2/24,gateway=10.0.0.1."
-_OWN: Final = ("name", "hwaddr")
+_OWN: Final = ("name", "hwaddr", "master")
+_RATES: Final = ("send_bits_s", "receive_bits_s")
 _ADDRESSES: Final = ("cidr", "gateway", "cidr6", "gateway6")
 
 ContainerArgument = Annotated[
@@ -30,6 +31,8 @@ def parse_nic(text: str) -> dict[str, Any]:
             nic[key] = value
         elif key in _ADDRESSES and equals:
             config[key] = value
+        elif key in _RATES and value.isdecimal():
+            nic.setdefault("rate", {})[key] = int(value)
         elif key == "dns" and equals:
             config.setdefault("dns", []).append(value)
         elif word == "dhcp":
@@ -37,7 +40,7 @@ def parse_nic(text: str) -> dict[str, Any]:
         elif word == "monitor":
             nic["monitor"] = True
         else:
-            known = ", ".join((*_OWN, *_ADDRESSES, "dns"))
+            known = ", ".join((*_OWN, *_ADDRESSES, *_RATES, "dns"))
             raise InvalidArgument(f"nic {text}: {word}: expected dhcp, monitor, or KEY=VALUE of {known}")
     return nic | ({"config": config} if config else {})
 

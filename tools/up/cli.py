@@ -143,7 +143,8 @@ def create(gate: redis.Redis, flist_url: str) -> int:
         "root": flist_url,
         "name": "nginx",
         "hostname": "nginx",
-        "host_network": True,
+        "nics": [{"type": "default"}],
+        "port": {"80": 80},
         "command": list(demo.COMMAND),
     }
     return int(json.loads(ask(gate, "corex.create", json.dumps(arguments))))

@@ -11,6 +11,7 @@ from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
 from g8node.vdisk.cluster.events import Event, line
+from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
@@ -30,6 +31,7 @@ class Options:
     key_file: str = ""
     config: str = ""
     server: str = "default"
+    patience_s: float = 8.0
 
 
 async def serve(options: Options) -> None:
@@ -42,7 +44,8 @@ async def serve(options: Options) -> None:
     if options.tls is not None:
         context = await blocking.run("disk", server_context, *options.tls)
     if options.config:
-        remote = Remote(options.config, options.server, tell=_print)
+        patience = Patience.of(options.patience_s)
+        remote = Remote(options.config, options.server, tell=_print, patience=patience)
         loop.add_signal_handler(signal.SIGHUP, remote.source.reload)
         await _serve(options, context, remote, remote.vdisks, ended)
     else:

@@ -12,17 +12,19 @@ from g8node.errors import Conflict, InvalidArgument, NotFound, PermissionDenied,
 from g8node.jobs.access import may_see
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import core, inside
+from g8node.jobs.interactive import Session
 from g8node.jobs.job import Job
 from g8node.jobs.kinds import FlistName
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Level, Result, Role, decode_command
 from g8node.jobs.outcome import Outcome, success
 from g8node.jobs.registry import Context, command
-from g8node.node import bundle, specs
+from g8node.node import adoption, bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
 from g8node.node.limits import Limits
 from g8node.node.specs import Spec
+from g8node.runtime import blocking
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
 
@@ -143,6 +145,21 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
     return job
 
 
+def resume(jobs: Manager, container: Container, life: Child) -> None:
+    """A job for a container that an earlier agent has started: its output goes on, without levels in it."""
+
+    async def run(ctx: Context) -> Outcome:
+        out, err = await blocking.run("path", adoption.outputs, life.pid)
+        session = Session(ctx.job, life, ctx.jobs.valve)
+        session.on_pipes(-1, out, err)
+        return await session.run()
+
+    argv = list(container.place.program.argv) or [bundle.INIT, "-P"]
+    arguments = {"name": argv[0], "args": argv[1:]}
+    shown = Command.make(f"core-{container.id}", "core.system", arguments, tags=container.spec.tags)
+    jobs.container_logs.keep(jobs.submit(shown, container=container.id, runner=run))
+
+
 class LayerArgs(Struct, frozen=True):
     container: ContainerId
     flist: FlistName
@@ -168,6 +185,20 @@ class LimitsArgs(Struct, frozen=True):
 async def limits(ctx: Context, args: LimitsArgs) -> Limits:
     """Change what a running container may use; the limits that it has then."""
     return await ctx.node.containers.limit(_live(ctx, args.container).id, args.limits)
+
+
+class GcArgs(Struct, frozen=True):
+    dry_run: Annotated[bool, Meta(description="only tell what would be removed")] = False
+
+
+@command("core.gc", role="admin")
+async def gc(ctx: Context, args: GcArgs) -> list[dict[str, Any]]:
+    """Remove what belongs to no container: `[{kind, name, container}]`.
+
+    Runtime states, processes, mounts, folders, control groups, links. The node does it by itself every ten
+    minutes.
+    """
+    return await ctx.node.containers.collect(dry_run=args.dry_run)
 
 
 class FindArgs(Struct, frozen=True):

@@ -47,6 +47,11 @@ class Patience:
     total_s: float = 8.0
     probe_s: float = 0.5
 
+    @classmethod
+    def of(cls, total_s: float) -> "Patience":
+        """A few attempts in that time."""
+        return cls(attempt_s=min(2.0, total_s / 4), total_s=total_s, probe_s=min(0.5, total_s / 16))
+
 
 class Refused(Unavailable):
     """The server answers, but what it holds cannot be used."""

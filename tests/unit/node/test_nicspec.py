@@ -7,9 +7,14 @@ import pytest
 
 from g8node.errors import InvalidArgument
 from g8node.node import nicspec
-from g8node.node.nicspec import Config, Nic
+from g8node.node.nicspec import Config, Nic, Peer, Rate, Wireguard
 
 BRIDGE = Nic(type="bridge", id="br0")
+KEY = "A" * 43 + "="
+
+
+def tunnel(**peer: Any) -> Nic:
+    return Nic(type="wireguard", wireguard=Wireguard(private_key=KEY, peers=[Peer(public_key=KEY, **peer)]))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,20 @@ BRIDGE = Nic(type="bridge", id="br0")
         ([Nic(type="default", config=Config(gateway6="fe80::1"))], "config.gateway6"),
         ([Nic(type="default", config=Config(dns=["one.one"]))], "config.dns"),
         ([Nic(type="default", config=Config(dhcp=True, cidr="10.0.0.1/24"))], "got both"),
+        ([Nic(type="vlan")], "from 0 to 4094"),
+        ([Nic(type="vlan", id=4095)], r"nics\[0\].id"),
+        ([Nic(type="vxlan", id="-1")], "from 0 to 16777215"),
+        ([Nic(type="vxlan", id="٣")], "from 0 to 16777215"),
+        ([Nic(type="vlan", id=5), Nic(type="vlan", id="5")], "already"),
+        ([Nic(type="macvlan")], "expected a name"),
+        ([Nic(type="passthrough", id=3)], "expected a name"),
+        ([Nic(type="macvlan", id="p0", rate=Rate(send_bits_s=1))], "rate"),
+        ([Nic(type="wireguard")], "private_key"),
+        ([Nic(type="wireguard", wireguard=Wireguard(private_key=KEY, cidr="10.0.0.1"))], "wireguard.cidr"),
+        ([tunnel(endpoint="example.org:1")], r"peers\[0\].endpoint"),
+        ([tunnel(endpoint="fe80::1:5")], "endpoint"),
+        ([tunnel(endpoint="1.2.3.4:65536")], "endpoint"),
+        ([tunnel(allowed_ips=["0.0.0.0"])], "allowed_ips"),
     ],
 )
 def test_wrong_nic_is_named(nics: list[Nic], named: str) -> None:
@@ -58,3 +77,23 @@ def test_name_inside_that_the_node_gives_itself_is_refused(name: str) -> None:
 
 def test_only_single_labels_become_names() -> None:
     assert nicspec.labels("Web", None, "web", "a.example.org", "x y", "-a", "") == ["web"]
+
+
+def test_secret_keys_are_not_shown() -> None:
+    nic = Nic(
+        type="wireguard",
+        wireguard=Wireguard(private_key=KEY, peers=[Peer(public_key="B" * 42 + "A=", preshared_key=KEY)]),
+    )
+    shown = nicspec.shown(nic)
+    assert KEY not in str(shown)
+    assert shown["wireguard"]["peers"][0]["public_key"] == "B" * 42 + "A="
+
+
+def test_endpoints_are_of_both_families() -> None:
+    assert nicspec.endpoint(Peer(public_key=KEY, endpoint="1.2.3.4:5")) == ("1.2.3.4", 5)
+    assert nicspec.endpoint(Peer(public_key=KEY, endpoint="[fe80::1]:5")) == ("fe80::1", 5)
+    assert nicspec.endpoint(Peer(public_key=KEY)) is None
+
+
+def test_several_tunnels_are_right() -> None:
+    nicspec.validate([tunnel(), tunnel(), Nic(type="vlan", id="5"), Nic(type="vlan", id=5, master="e1")], {})

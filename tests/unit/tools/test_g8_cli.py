@@ -248,7 +248,13 @@ def test_nics_are_one_word_each() -> None:
     }
     static = cli_nics.parse_nic("bridge:br0,cidr=10.0.0.2/24,gateway=10.0.0.1,dns=10.0.0.1,dns=9.9.9.9")
     assert static["config"] == {"cidr": "10.0.0.2/24", "gateway": "10.0.0.1", "dns": ["10.0.0.1", "9.9.9.9"]}
-    for wrong in ("default,speed=1", "default,cidr", "default,"):
+    assert cli_nics.parse_nic("vlan:10,master=eth1,send_bits_s=8000") == {
+        "type": "vlan",
+        "id": "10",
+        "master": "eth1",
+        "rate": {"send_bits_s": 8000},
+    }
+    for wrong in ("default,speed=1", "default,send_bits_s=x", "default,cidr", "default,"):
         with pytest.raises(InvalidArgument, match="expected"):
             cli_nics.parse_nic(wrong)
     for ports in (["80"], ["80=x"]):

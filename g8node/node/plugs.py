@@ -1,0 +1,176 @@
+"""How each type of nic becomes a link in a container's namespace (async); spec core0-resources 1.7.
+
+`plug` leaves in `Wire.undo` what takes the link away again, also when it fails half-way.
+"""
+
+import ipaddress
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from g8node.config import Network as Settings
+from g8node.errors import Exhausted, Unavailable
+from g8node.linux import namespace, netlink, virtual_links
+from g8node.node import nicspec, programs
+from g8node.node.firewall import Firewall
+from g8node.node.networks import DEFAULT, Networks
+from g8node.node.segments import Segments
+from g8node.node.wires import Network, Wire
+from g8node.runtime import blocking
+from g8node.wire import nft
+
+_GATEWAY_METRIC: Final = 1000
+_MTU: Final = 1500
+
+
+class Plugs:
+    """Not to be cancelled."""
+
+    def __init__(self, networks: Networks, firewall: Firewall, settings: Settings) -> None:
+        self._networks = networks
+        self._firewall = firewall
+        self._segments = Segments(firewall, settings)
+        self._addresses: set[str] = set()
+        self._types: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
+            "default": self._default,
+            "bridge": self._bridge,
+            "vlan": self._segment,
+            "vxlan": self._segment,
+            "macvlan": self._macvlan,
+            "passthrough": self._passthrough,
+            "wireguard": self._wireguard,
+            "zerotier": self._zerotier,
+        }
+
+    async def plug(self, network: Network, wire: Wire) -> None:
+        """NodeError or OSError when it cannot be made."""
+        await self._networks.claim()
+        await self._types[wire.nic.type](network, wire)
+
+    async def name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:
+        """Let the DNS of that bridge answer the container's names with this address."""
+        if ipaddress.ip_address(ip).version == 4:
+            key = f"{network.id}-{wire.index}"
+            wire.undo.push_async_callback(self._networks.unname, bridge, key)
+            await self._networks.name(bridge, key, ip, network.names)
+
+    async def _default(self, network: Network, wire: Wire) -> None:
+        """Address and gateway are given by the container's id; what the caller configured is ignored."""
+        bridge = await self._networks.default()
+        interface = bridge.plan.address
+        assert interface is not None
+        address = self._reserve(interface, network.id, wire)
+        wire.cidrs = [f"{address}/{interface.network.prefixlen}"]
+        wire.dns = [str(interface.ip)]
+        await self._pair(network, wire, DEFAULT, "", _MTU)
+        await self._configure(network, wire, [str(interface.ip)], 0)
+        await self.name(network, wire, DEFAULT, address)
+
+    def _reserve(self, bridge: ipaddress.IPv4Interface, id: int, wire: Wire) -> str:
+        """A container's address on the default bridge: by its id, or any in a network too small for that."""
+        network = bridge.network
+        for number in chain([id + 1], range(1, network.num_addresses - 1)):
+            address = str(network.network_address + number)
+            fits = number < network.num_addresses - 1 and address != str(bridge.ip)
+            if fits and address not in self._addresses:
+                self._addresses.add(address)
+                wire.undo.callback(self._addresses.discard, address)
+                return address
+        raise Exhausted(f"network.default: {network} has no address left")
+
+    async def _bridge(self, network: Network, wire: Wire) -> None:
+        bridge = str(wire.nic.id)
+        made = self._networks.find(bridge)
+        await self._pair(network, wire, bridge, wire.nic.hwaddr or "", _MTU)
+        await self._configured(network, wire)
+        config = wire.nic.config or nicspec.Config()
+        if config.dns is None and wire.cidrs and made is not None and made.server is not None:
+            wire.dns = [str(made.server.address.ip)]
+        for cidr in wire.cidrs[:1]:
+            await self.name(network, wire, bridge, cidr.partition("/")[0])
+
+    async def _segment(self, network: Network, wire: Wire) -> None:
+        bridge, mtu, release = await self._segments.join(wire.nic)
+        wire.undo.push_async_callback(release)
+        await self._pair(network, wire, bridge, wire.nic.hwaddr or "", mtu)
+        await self._configured(network, wire)
+
+    async def _macvlan(self, network: Network, wire: Wire) -> None:
+        parent, hwaddr = str(wire.nic.id), wire.nic.hwaddr or ""
+        add = virtual_links.macvlan_add
+        await blocking.run("disk", add, parent, wire.link, network.space, hwaddr)
+        wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
+        await self._configured(network, wire)
+
+    async def _passthrough(self, network: Network, wire: Wire) -> None:
+        name, hwaddr, inside = str(wire.nic.id), wire.nic.hwaddr or "", wire.nic.name or str(wire.nic.id)
+        wire.link_name = inside
+        taken = await blocking.run("disk", virtual_links.take, name, inside, network.space, hwaddr)
+        wire.undo.push_async_callback(blocking.run, "disk", virtual_links.give_back, taken, network.space)
+        await self._configured(network, wire)
+
+    async def _wireguard(self, network: Network, wire: Wire) -> None:
+        device = wire.nic.wireguard
+        assert device is not None
+        port, given = device.listen_port or 0, device.peers or ()
+        if port:
+            owner = f"wireguard {network.host_link(wire)}"
+            wire.undo.push_async_callback(self._firewall.remove, owner)
+            await self._firewall.add(owner, [nft.accept_udp(port, "", owner)])
+        await blocking.run(
+            "disk",
+            virtual_links.wireguard_add,
+            network.host_link(wire),
+            wire.link,
+            network.space,
+            private_key=device.private_key,
+            listen_port=port,
+            peers=[_peer(peer) for peer in given],
+        )
+        wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
+        await self._configured(network, wire)
+        if wire.cidrs:
+            allowed = [each for peer in given for each in _peer(peer).allowed_ips]
+            await self._inside(network, virtual_links.routes_add, wire.link, allowed)
+
+    async def _zerotier(self, network: Network, wire: Wire) -> None:
+        await blocking.run("disk", programs.find, "zerotier-one")
+        raise Unavailable("type zerotier: this node makes no links of ZeroTier", hint="use type wireguard")
+
+    async def _pair(self, network: Network, wire: Wire, bridge: str, hwaddr: str, mtu: int) -> None:
+        host = network.host_link(wire)
+        wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, host)
+        await blocking.run("disk", netlink.veth_add, host, bridge, wire.link, network.space, hwaddr, mtu)
+        if (rate := wire.nic.rate) is not None:
+            helper = f"conti{network.id}-{wire.index}"
+            wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, helper)
+            # What the container receives is what the node's end sends.
+            bounds = {
+                "out_bytes_s": (rate.receive_bits_s or 0) // 8,
+                "in_bytes_s": (rate.send_bits_s or 0) // 8,
+            }
+            await blocking.run("disk", virtual_links.shape, host, helper, **bounds)
+
+    async def _configured(self, network: Network, wire: Wire) -> None:
+        """As the caller says; a link without addresses stays down, unless it waits for a lease."""
+        config = wire.nic.config or nicspec.Config()
+        wire.cidrs = nicspec.cidrs(wire.nic)
+        wire.dns = [server for server in config.dns or () if server]
+        if wire.cidrs or wire.wants_lease:
+            await self._configure(network, wire, nicspec.gateways(wire.nic), _GATEWAY_METRIC)
+
+    async def _configure(self, network: Network, wire: Wire, gateways: Sequence[str], metric: int) -> None:
+        await self._inside(network, netlink.link_configure, wire.link, wire.cidrs, gateways, metric)
+
+    async def _inside(self, network: Network, fn: Callable[..., None], *args: object) -> None:
+        await blocking.run("disk", namespace.call_in, [network.space], fn, *args)
+
+
+def _peer(peer: nicspec.Peer) -> virtual_links.Peer:
+    return virtual_links.Peer(
+        peer.public_key,
+        tuple(str(ipaddress.ip_interface(each).network) for each in peer.allowed_ips or ()),
+        nicspec.endpoint(peer),
+        peer.preshared_key or "",
+        peer.keepalive or 0,
+    )

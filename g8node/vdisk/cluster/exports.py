@@ -55,9 +55,6 @@ class ClusterVdisks:
     def names(self) -> Sequence[tuple[str, str]]:
         return [(one.id, f"{one.static.type} vdisk") for _, one in sorted(self._vdisks.items())]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._vdisks
-
     async def describe(self, name: str) -> Description:
         vdisk = self._named(name)
         return describe(vdisk.static.record(vdisk.id))

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from g8node.wire import nbd
 from g8tools.up.vm import free_port
 from tests.support.clusters import KEPT, redis_servers, yaml_of
 from tests.support.daemon import Daemon, daemon
+from tests.support.etcd import etcd_server
 from tests.support.servers import RedisProcess
 from tests.support.vdisks import DEADLINE_S, Client, ServedConfig, run
 
@@ -178,6 +180,35 @@ def test_file_that_changes_grows_a_vdisk_in_use(four: list[RedisProcess], tmp_pa
         until(lambda: 403 in events(served))
         assert client.read(0, BLOCK) == b"kept" * 1024
         client.close()
+
+
+def test_configuration_in_etcd_is_served_and_followed(four: list[RedisProcess], tmp_path: Path) -> None:
+    def cluster(state: str) -> str:
+        rows = [f"- {{address: '127.0.0.1:{server.port}', state: {state}}}" for server in four]
+        return "\n".join(["servers:", *rows])
+
+    values = {
+        "vm7:nbdserver:conf:vdisks": "vdisks: [vd]",
+        "vd:vdisk:conf:static": "{blockSize: 4096, size: 1, type: db}",
+        "vd:vdisk:conf:storage:nbd": "storageClusterID: c",
+        "c:cluster:conf:storage": cluster("online"),
+    }
+    with etcd_server(tmp_path / "etcd") as etcd:
+        etcd.put(values)
+        served = ServedConfig(tmp_path / "nbd", "", "--id", "vm7")
+        served.places = etcd.place
+        with served.running():
+            client = served.client()
+            client.write(0, b"kept" * 1024)
+            etcd.put({"c:cluster:conf:storage": cluster("offline")})
+            until(lambda: client.call(nbd.CMD_READ, 0, BLOCK).error == nbd.EIO)
+            etcd.put({"c:cluster:conf:storage": cluster("online")})
+            until(lambda: client.call(nbd.CMD_READ, 0, BLOCK).error == 0)
+            assert client.read(0, BLOCK) == b"kept" * 1024
+            etcd.put({"c:cluster:conf:storage": "servers: []"})
+            until(lambda: 403 in events(served))
+            assert client.read(0, BLOCK) == b"kept" * 1024
+            client.close()
 
 
 # A node

@@ -144,13 +144,17 @@ class Shard:
 
     def begin(self, words: tuple[Any, ...], count: int) -> "asyncio.Future[Any] | None":
         """A reading command on its way, if it can be sent at once; `ask` when it fails."""
-        copy = next((copy for copy in self.copies if copy.in_step and not copy.excluded), None)
+        copy = self._first()
         return copy.member.begin(words) if copy is not None and count <= _PART_COUNT else None
+
+    def _first(self) -> Copy | None:
+        return next((copy for copy in self.copies if copy.in_step and not copy.excluded), None)
 
     @property
     def late(self) -> bool:
         """Whether it may take long to be read from."""
-        return any(copy.member.late for copy in self.copies[:1])
+        copy = self._first()
+        return copy is None or copy.member.late
 
     async def get(self, fields: Sequence[int]) -> list[bytes | None]:
         """The fields of the vdisk's hash."""

@@ -55,7 +55,8 @@ class Container:
     cleaning: bool = False
     layering: asyncio.Lock = field(default_factory=asyncio.Lock)
     live: str = ""
-    """Where the flist is that was put over the running container."""
+    """Where the flist is that was put over the running container, and `live_flist` which one."""
+    live_flist: str = ""
     swaps: int = 0
     network: "Network | None" = None
     """Its own; None with that of the node, and where the node makes none."""

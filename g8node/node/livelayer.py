@@ -42,7 +42,7 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
                 container, (*container.tree.layers[0].lowers, lower), container.cgroup if cgroups else ""
             )
             undo.pop_all()
-        old, container.live = container.live, lower
+        old, container.live, container.live_flist = container.live, lower, flist
         if old:
             await _detach(old, mounts)
         await _renew(container)
@@ -52,7 +52,7 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
 async def drop(container: Container, mounts: Mounts) -> None:
     """When the container has ended: detach its layer, after a `put` that is under way."""
     async with container.layering:
-        old, container.live = container.live, ""
+        old, container.live, container.live_flist = container.live, "", ""
         if old:
             await _detach(old, mounts)
 

@@ -134,6 +134,15 @@ def test_flushed_writes_of_a_deduplicated_vdisk_are_there_after_the_server_was_k
         client.close()
 
 
+def test_figures_are_printed_as_the_original_did(four: list[RedisProcess], tmp_path: Path) -> None:
+    with ServedConfig(tmp_path / "nbd", yaml_of(four), "--figures", "1").running() as served:
+        client = served.client()
+        client.write(0, b"x" * BLOCK)
+        until(lambda: "10::vdisk.throughput.write@virt.vd:4.000000|A|cluster=primary\n" in served.log())
+        until(lambda: "10::vdisk.iops.read@virt.vd:0.000000|A|cluster=primary\n" in served.log())
+        client.close()
+
+
 def test_two_connections_see_each_other(four: list[RedisProcess], tmp_path: Path) -> None:
     with ServedConfig(tmp_path / "nbd", yaml_of(four, kind="boot")).running() as served:
         one, other = served.client(), served.client()

@@ -202,6 +202,10 @@ def serve(
     patience: Annotated[
         float, typer.Option(min=0.1, max=600, metavar="SECONDS", help="Give a server of a cluster up after.")
     ] = 8.0,
+    figures: Annotated[
+        float,
+        typer.Option(min=1, max=3600, metavar="SECONDS", help="With --config: between lines of figures."),
+    ] = 30.0,
     socket: Annotated[str, typer.Option(metavar="PATH", help="Unix socket.")] = "",
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="TCP; port 0 picks one.")] = "",
     tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM chain.")] = "",
@@ -235,5 +239,6 @@ def serve(
         config=config,
         server=id_,
         patience_s=patience,
+        figures_s=figures,
     )
     console.run_async(service.serve(options))

@@ -293,6 +293,8 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
         arguments["nics"] = [wire.shown() for wire in network.wires]
         arguments["port"] = ctx.node.nics.ports(network)
     shown: dict[str, Any] = {"arguments": arguments, "root": container.rootfs, "pid": container.pid}
+    if container.live_flist:
+        shown |= {"live_layer": container.live_flist}
     if container.may_restart:
         shown |= {"restarts": container.restarts.count}
     if container.health is not None:

@@ -30,6 +30,9 @@ class Containers(Struct, frozen=True):
 
 
 class Network(Struct, frozen=True):
+    default: Annotated[
+        str, Meta(description="Address of the bridge core0, with the prefix of its network.")
+    ] = "172.18.0.1/16"
     vlan_uplink: Annotated[
         str, Meta(description="Link whose VLANs containers join, unless they name one.")
     ] = ""
@@ -149,6 +152,19 @@ class VdiskSettings(Struct, frozen=True):
         str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
     ] = ""
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
+    config: Annotated[
+        str,
+        Meta(
+            description="Configuration of vdisks on clusters: a YAML or TOML file, or host:port,... of etcd."
+        ),
+    ] = ""
+    patience_s: Annotated[
+        float,
+        Meta(
+            ge=0.1, le=600, description="A server of a cluster that does not answer for so long is given up."
+        ),
+    ] = 8.0
+    config_id: Annotated[str, Meta(description="Under which etcd has the list of vdisks.")] = "default"
     listen: Annotated[str, Meta(description="host:port of NBD over TCP; empty: the unix socket only.")] = ""
     plain: Annotated[bool, Meta(description="Let TCP clients come without TLS.")] = False
     tls_certificate: Annotated[str, Meta(description="PEM chain of the NBD server.")] = ""

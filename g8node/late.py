@@ -3,9 +3,11 @@
 Only main imports it, when the gate listens.
 """
 
+from importlib import import_module
 from types import ModuleType
+from typing import Final
 
-from g8node.boot import extensions, screen, sequencer, services
+from g8node.boot import containerservices, extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
 from g8node.jobs import containerevents, local, servers
 from g8node.jobs.commands import corex
@@ -31,6 +33,7 @@ __all__ = [
     "commands",
     "containerevents",
     "containers",
+    "containerservices",
     "corex",
     "disks",
     "extensions",
@@ -50,46 +53,28 @@ __all__ = [
 ]
 
 
-def commands() -> tuple[ModuleType, ...]:
-    """The command modules beside main's `EARLY` and those of the statistics, by their names."""
-    from g8node.jobs.commands import (
-        bridge,
-        btrfs,
-        clock,
-        config,
-        corex,
-        corex_exec,
-        corex_nics,
-        disk,
-        filesystem,
-        g8ufs,
-        hardware,
-        ip,
-        nft,
-        pprof,
-        rtinfo,
-        service,
-        vdisk,
-        web,
-    )
+_COMMANDS: Final = (
+    "bridge",
+    "btrfs",
+    "clock",
+    "config",
+    "corex",
+    "corex_exec",
+    "corex_nics",
+    "disk",
+    "filesystem",
+    "g8ufs",
+    "hardware",
+    "ip",
+    "nft",
+    "pprof",
+    "rtinfo",
+    "service",
+    "vdisk",
+    "web",
+)
 
-    return (
-        bridge,
-        btrfs,
-        clock,
-        config,
-        corex,
-        corex_exec,
-        corex_nics,
-        disk,
-        filesystem,
-        g8ufs,
-        hardware,
-        ip,
-        nft,
-        pprof,
-        rtinfo,
-        service,
-        vdisk,
-        web,
-    )
+
+def commands() -> tuple[ModuleType, ...]:
+    """The command modules beside main's `EARLY` and those of the statistics."""
+    return tuple(import_module(f"g8node.jobs.commands.{name}") for name in _COMMANDS)

@@ -30,6 +30,7 @@ from g8node.jobs.manager import Manager
 from g8node.jobs.redis_server import RedisServer
 from g8node.jobs.registry import Registry
 from g8node.linux import power as machine
+from g8node.linux import survivor
 from g8node.linux.namespace import prepare_agent_namespace
 from g8node.node.inventory import Inventory
 from g8node.node.node import Node
@@ -184,6 +185,7 @@ class Core0:
             self.node.firewall,
             modules.servers.Servers(self.jobs),
             folder=self.node.paths.dnsmasq,
+            default=self._settings.network.default,
         )
         self.node.nics = modules.nics.Nics(
             self.node.reaper, self.node.networks, self.node.firewall, self._settings.network
@@ -214,10 +216,12 @@ class Core0:
             state=paths.crun,
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
+            keeper="" if self._init else paths.keeper,
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         modules.containerevents.connect(self.jobs, containers)
+        modules.containerservices.ContainerServices(self.jobs, containers, modules.corex.submit_inside)
         await containers.open()
         flists.on_lost = containers.lost
         self.node.supervisor.start("gc", containers.keep_clean)
@@ -226,6 +230,8 @@ class Core0:
         await self._start_blocks()
         for commands in modules.commands():
             self.registry.add_module(commands)
+        for container, life in containers.adopted:
+            modules.corex.resume(self.jobs, container, life)
 
     async def _start_blocks(self) -> None:
         paths = self.node.paths
@@ -366,8 +372,11 @@ def run_agent(config_file: str, root: str) -> Never:
     try:
         settings = _read(config_file, [])
         lock = _lock(Paths(root))
-        prepare_agent_namespace()
+        keeper = Paths(root).keeper
+        if not survivor.join(keeper):
+            prepare_agent_namespace()
         _run(Core0(settings, Paths(root), []))
+        survivor.end(keeper)
     except NodeError as error:
         print(f"g8node: {error}", file=sys.stderr)  # noqa: T201 - no logs yet
         os._exit(100)

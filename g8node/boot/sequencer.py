@@ -86,16 +86,27 @@ class _Unit:
 class Sequencer:
     """Owner of the boot services, and what `service.*` works on."""
 
-    def __init__(self, jobs: Manager, plan: Plan, *, online: Callable[[], Awaitable[None]]) -> None:
-        """`online` returns when the network is up, or not worth waiting for any more."""
-        self._jobs = jobs
+    def __init__(
+        self,
+        jobs: Manager,
+        plan: Plan,
+        *,
+        online: Callable[[], Awaitable[None]],
+        submit: Callable[..., Job] | None = None,
+    ) -> None:
+        """`online` returns when the network is up, or not worth waiting for any more.
+
+        `submit` takes the place of the manager's, for services that are not the node's own.
+        """
+        self._submit_job = submit or jobs.submit
         self._plan = plan
         self._online = online
         self._units = {id: _Unit(service) for id, service in plan.services.items()}
         self._stage = "waiting"
         for problem in plan.problems:
             log.error(problem)
-        jobs.counters["services"] = self.state
+        if submit is None:
+            jobs.counters["services"] = self.state
 
     async def run(self) -> None:
         """All slices in their order. Safe to call again after it was cancelled: what has begun stays."""
@@ -187,7 +198,7 @@ class Sequencer:
 
     def _submit(self, unit: _Unit) -> Job:
         startup = unit.service.startup
-        return self._jobs.submit(
+        return self._submit_job(
             Command.make(
                 unit.service.id,
                 startup.name,

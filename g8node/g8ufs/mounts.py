@@ -202,7 +202,7 @@ class Mounts:
             self._session = session
             lost = [found for found in self._targets.values() if found]
             for mounted, image in lost:
-                await self._remount(mounted, image)
+                await _finish(self._remount(mounted, image))
         targets = [mounted.target for mounted, _ in lost]
         log.warning("the FUSE session is mounted again", lost=targets)
         self.on_lost(targets)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from g8node.jobs import discreet
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Caller, Level, Message, Result, Role
@@ -100,7 +101,7 @@ class Audit:
     def accepted(self, job: Job) -> None:
         """Sink of the manager."""
         if self._concerns(job):
-            shown = bytes(job.request.arguments)[:_SHOWN].decode("utf-8", "replace")
+            shown = bytes(discreet.arguments(job.request.arguments))[:_SHOWN].decode("utf-8", "replace")
             self._add(
                 job.request.caller,
                 what="begin",

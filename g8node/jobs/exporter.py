@@ -109,6 +109,7 @@ class Exporter:
             name = (("name", status.name),)
             yield Sample("g8node_subsystem_up", "gauge", float(status.running), name)
             yield Sample("g8node_subsystem_restarts", "counter", status.restarts, name)
+        yield from self._vdisks()
         for subsystem, counters in self._manager.counters.items():
             for key, value in counters().items():
                 if (number := _number(value)) is not None:
@@ -116,6 +117,21 @@ class Exporter:
         for series in self._stats.aggregator.all():
             kind: exposition.Kind = "counter" if series.state.op == "D" else "gauge"
             yield Sample(f"g8_{series.key}", kind, series.state.last_value, series.tags)
+
+    def _vdisks(self) -> Iterator[Sample]:
+        node = self._manager.node
+        if not node.is_complete or not hasattr(node, "blocks"):
+            return
+        for vdisk, counters in node.blocks.counters().items():
+            for key, value in counters.items():
+                yield Sample(f"g8node_vdisk_{key}", "counter", value, (("vdisk", vdisk),))
+        remote = node.blocks.remote
+        for row in remote.states() if remote is not None else ():
+            for server in row["servers"]:
+                labels = (("vdisk", row["id"]), ("server", server["server"]), ("type", server["type"]))
+                yield Sample("g8node_vdisk_server_up", "gauge", float(not server["reason"]), labels)
+                yield Sample("g8node_vdisk_server_in_step", "gauge", float(server["in_step"]), labels)
+                yield Sample("g8node_vdisk_server_retries", "counter", server["retries"], labels)
 
 
 def _number(value: Any) -> float | None:

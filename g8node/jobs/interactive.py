@@ -25,7 +25,7 @@ from g8node.jobs.outcome import Outcome
 from g8node.jobs.runs import KILLED_CODE, Store, Tail
 from g8node.runtime import blocking
 from g8node.runtime.process import Child
-from g8node.runtime.stdio import PipeReader
+from g8node.runtime.stdio import PipeReader, write_some
 
 if TYPE_CHECKING:
     from g8node.jobs.runs import Valve
@@ -75,7 +75,7 @@ class Input:
     def _writable(self) -> None:
         self._loop.remove_writer(self._fd)
         piece = bytes(self._queue[:_PIECE_BYTES])
-        writing = self._loop.run_in_executor(blocking.pool("pipes"), _write, self._fd, piece)
+        writing = self._loop.run_in_executor(blocking.pool("pipes"), write_some, self._fd, piece)
         writing.add_done_callback(self._wrote)
 
     def _wrote(self, writing: "asyncio.Future[int]") -> None:
@@ -101,16 +101,6 @@ class Input:
         elif self._loop.remove_writer(self._fd):  # it was still waiting for room
             self._busy = False
             blocking.pool("pipes").submit(os.close, self._fd)
-
-
-def _write(fd: int, data: bytes) -> int:
-    """Bytes taken, -1 when nobody reads any more."""
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0
-    except OSError:
-        return -1
 
 
 class Session:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from g8node import config
 from g8node.errors import InvalidArgument
+from g8node.jobs import discreet
 
 State = Literal["SUCCESS", "ERROR", "TIMEOUT", "UNKNOWN_CMD", "KILLED", "DUPILICATE_ID"]
 RoleName = config.RoleName
@@ -101,11 +102,14 @@ class Command(Struct, frozen=True, omit_defaults=True):
         return cls(id=id, command=command, arguments=Raw(msgspec.json.encode(arguments or {})), **fields)
 
     def listed(self) -> dict[str, Any]:
-        """The `cmd` of job.list: six keys always, the others only when they are not zero (spec 4.1)."""
+        """The `cmd` of job.list: six keys always, the others only when they are not zero (spec 4.1).
+
+        Keys and passwords are not shown.
+        """
         shown: dict[str, Any] = {
             "id": self.id,
             "command": self.command,
-            "arguments": self.arguments,
+            "arguments": discreet.arguments(self.arguments),
             "queue": self.queue,
             "stream": self.stream,
             "tags": self.tags,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from g8node.linux._batch import pwrite_many
 from g8node.linux.guard import off_loop
 from g8node.linux.nowait import in_memory
 
@@ -22,6 +23,9 @@ _PUNCH_HOLE: Final = 2
 _ZERO_RANGE: Final = 16
 _ZEROS: Final = bytes(1 << 20)
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 8)
+
+
+Write = tuple[int, memoryview]
 
 
 class DiskFile(Protocol):
@@ -35,6 +39,9 @@ class DiskFile(Protocol):
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of it."""
+
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        """Write each (offset, data), in order; what became of them."""
 
     def punch(self, offset: int, length: int) -> None:
         """Make the range read as zeros and give its space back."""
@@ -117,6 +124,11 @@ class KernelFile:
         done = os.pwrite(self.fd, data, offset)
         while done < len(data):
             done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
+
+    @off_loop
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        errors = pwrite_many(self.fd, list(writes))  # without the GIL, and given back once for all
+        return [OSError(error, os.strerror(error)) if error else None for error in errors]
 
     def _fallocate(self, mode: int, offset: int, length: int) -> bool:
         """False when the file system does not know the mode."""
@@ -256,6 +268,18 @@ def write_whole(disk: Disk, path: str, data: bytes) -> None:
         file.close()
     disk.replace(partial, path)
     disk.sync_folder(os.path.dirname(path))
+
+
+def write_each(file: DiskFile, writes: Sequence[Write]) -> list[Exception | None]:
+    """For a file that has no quicker way to write many."""
+    outcomes: list[Exception | None] = []
+    for offset, data in writes:
+        try:
+            file.write(offset, data)
+            outcomes.append(None)
+        except OSError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 def sync_all(files: Sequence[DiskFile]) -> None:

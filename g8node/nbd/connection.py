@@ -401,7 +401,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read_lanes(self._batched, later)
 
     def _read_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
-        for lane in in_lanes(reads, export.lane):
+        for lane in in_lanes(reads, export):
             weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
             self._start(self._read_together(export, lane), weight)
 

@@ -60,8 +60,11 @@ class Export(Protocol):
 class BatchedExport(Protocol):
     """An export that reads several ranges in less than their sum; `read_now` never succeeds."""
 
-    def lane(self, offset: int) -> int:
-        """Reads of one lane are given to `read_many` together; those of others need not wait for them."""
+    def lanes(self, offsets: Sequence[int]) -> Sequence[int]:
+        """Reads of one lane are given to `read_many` together; those of others need not wait for them.
+
+        None at all: all reads may be given together.
+        """
 
     async def read_many(self, reads: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         """Fill every (offset, into); what became of each, in order."""

@@ -1,15 +1,19 @@
 """Replies of reads that are done together (pure): headers and data in one piece of memory."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from g8node.nbd.export import BatchedExport
 from g8node.wire.nbd import Replies, Request
 
 
-def in_lanes(reads: Iterable[Request], lane: Callable[[int], int]) -> Iterable[Sequence[Request]]:
-    """The reads of each lane; `lane` is asked for an offset."""
+def in_lanes(reads: Sequence[Request], export: BatchedExport) -> Iterable[Sequence[Request]]:
+    """The reads of each lane."""
+    numbers = export.lanes([read.offset for read in reads])
+    if not numbers:
+        return [reads] if reads else []
     lanes: dict[int, list[Request]] = {}
-    for read in reads:
-        lanes.setdefault(lane(read.offset), []).append(read)
+    for read, lane in zip(reads, numbers, strict=True):
+        lanes.setdefault(lane, []).append(read)
     return lanes.values()
 
 

@@ -1,19 +1,25 @@
-"""The node's block devices (async): the vdisks of one folder, and the NBD server that they are reached by.
+"""The node's block devices (async): the vdisks of one folder, those on clusters, and their NBD server.
 
 A folder that cannot be used must not keep a node from starting: it is logged, and every `vdisk.*` command
-answers Unavailable with the reason.
+answers Unavailable with the reason. A configuration of clusters that cannot be had is asked for again.
 """
 
 import os
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from g8node.config import VdiskSettings
 from g8node.errors import InvalidArgument, NodeError, Unavailable
+from g8node.nbd.export import Exports
+from g8node.nbd.joined import JoinedExports
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
 from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
+
+if TYPE_CHECKING:
+    from g8node.vdisk.cluster.remote import Remote
 
 log = logs.get("vdisk")
 
@@ -27,6 +33,8 @@ class Blocks:
         self.socket = socket
         self.address = ""
         self._vdisks: Vdisks | None = None
+        self.remote: Remote | None = None
+        """The vdisks on clusters, when there is a configuration for them."""
         self._servers: list[Server] = []
         self._problem = "the node is starting"
 
@@ -45,17 +53,33 @@ class Blocks:
             key = await blocking.run("disk", read_master_key, key_file) if key_file else b""
             vdisks = Vdisks(self._folder, key=key)
             await vdisks.start()
-            await self._listen(vdisks)
+            await self._listen(await self._joined(vdisks))
         except (NodeError, OSError) as error:
             self._problem = str(error)
             log.error("vdisks cannot be served", folder=self._folder, reason=self._problem)
             await self._close_servers()
-            if vdisks is not None:
-                await vdisks.close()
+            await self._close(vdisks)
             return
         self._vdisks = vdisks
 
-    async def _listen(self, vdisks: Vdisks) -> None:
+    async def _joined(self, vdisks: Vdisks) -> Exports:
+        if not self._settings.config:
+            return vdisks
+        module = await blocking.run("disk", _remote_module)
+        settings = self._settings
+        patience = module.Patience.of(settings.patience_s)
+        self.remote = module.Remote(settings.config, settings.config_id, patience=patience)
+        self.remote.begin()
+        return JoinedExports(vdisks, self.remote.vdisks)
+
+    async def _close(self, vdisks: Vdisks | None) -> None:
+        remote, self.remote = self.remote, None
+        if remote is not None:
+            await remote.close()
+        if vdisks is not None:
+            await vdisks.close()
+
+    async def _listen(self, vdisks: Exports) -> None:
         settings = self._settings
         if bool(settings.tls_certificate) != bool(settings.tls_key):
             raise InvalidArgument("vdisk.tls_certificate and vdisk.tls_key: expected both or none")
@@ -81,17 +105,32 @@ class Blocks:
         """For `core.state`."""
         if self._vdisks is None:
             return {"problem": self._problem}
-        return {"vdisks": len(self._vdisks.records()), "socket": self.socket, "address": self.address}
+        state = {"vdisks": len(self._vdisks.records()), "socket": self.socket, "address": self.address}
+        if self.remote is not None:
+            state |= {"on_clusters": len(self.remote.vdisks.names()), "config_problem": self.remote.problem}
+        return state
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What each vdisk that is in use has done since it was opened."""
+        found = self._vdisks.counters() if self._vdisks is not None else {}
+        rows = self.remote.states() if self.remote is not None else []
+        return {row["id"]: row["counters"] for row in rows if row["counters"]} | found
 
     async def close(self) -> None:
         """Answer what is in flight, flush everything, let go of the folder."""
         vdisks, self._vdisks = self._vdisks, None
         self._problem = "the node is shutting down"
         await self._close_servers()
-        if vdisks is not None:
-            await vdisks.close()
+        await self._close(vdisks)
 
     async def _close_servers(self) -> None:
         for server in self._servers:
             await server.close()
         self._servers.clear()
+
+
+def _remote_module() -> ModuleType:
+    """Imported only where it is used."""
+    from g8node.vdisk.cluster import remote
+
+    return remote

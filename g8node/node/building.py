@@ -3,7 +3,7 @@
 import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,6 +17,8 @@ from g8node.node.crun import Crun
 from g8node.node.innertree import InnerTree
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.runtime import blocking
+
+STARTUP: Final = "/.startup.toml"
 
 
 def tree(folder: str, spec: Spec) -> rootfs.Tree:
@@ -79,7 +81,7 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
         netns=network.path if network is not None else "",
         devices=_devices(spec),
         resources=_resources(spec),
-        user=_user(container.rootfs, container.place.program.user),
+        user=_read(container),
     )
     _write(container, host, crun)
 
@@ -145,11 +147,14 @@ def _resources(spec: Spec) -> dict[str, Any]:
     return limits.resources(spec.limits, numbers_of(spec.limits)) if spec.limits is not None else {}
 
 
-def _user(root: str, wanted: str) -> users.User:
-    if not wanted:
-        return users.ROOT
-    tree = InnerTree(rootpath.open_root(os.path.realpath(root)))
+def _read(container: Container) -> users.User:
+    """What the root itself says: who the user is, and its services."""
+    tree = InnerTree(rootpath.open_root(os.path.realpath(container.rootfs)))
     try:
-        return users.resolve(wanted, tree.text("/etc/passwd"), tree.text("/etc/group"))
+        container.startup = tree.text(STARTUP)
+        wanted = container.place.program.user
+        return (
+            users.resolve(wanted, tree.text("/etc/passwd"), tree.text("/etc/group")) if wanted else users.ROOT
+        )
     finally:
         tree.close()

@@ -55,10 +55,15 @@ class Container:
     cleaning: bool = False
     layering: asyncio.Lock = field(default_factory=asyncio.Lock)
     live: str = ""
-    """Where the flist is that was put over the running container."""
+    """Where the flist is that was put over the running container, and `live_flist` which one."""
+    live_flist: str = ""
     swaps: int = 0
     network: "Network | None" = None
     """Its own; None with that of the node, and where the node makes none."""
+    startup: str = ""
+    """Its services, as its root's own file has them."""
+    turns: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """Of plugins whose calls come one after another, by domain."""
     restarts: Restarts = field(init=False)
     health: Health | None = field(init=False)
     sick: bool = False

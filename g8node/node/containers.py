@@ -17,17 +17,25 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from g8node.errors import Conflict, DeadlineExceeded, Exhausted, InvalidArgument, NotFound, Unavailable
+from g8node.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Exhausted,
+    InvalidArgument,
+    NodeError,
+    NotFound,
+    Unavailable,
+)
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
-from g8node.node import building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node import adoption, building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
-from g8node.node.inner import Inner
+from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
-from g8node.node.lives import Life, Lives, event
+from g8node.node.lives import Life, Lives, event, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
@@ -42,7 +50,6 @@ T = TypeVar("T")
 MAX_ID: Final = 65533  # the next one's address, 172.18.255.255, would be that of the broadcast
 _DEFAULT_MAX: Final = 1000
 _START_WAIT_S: Final = 120.0
-_DEATH_S: Final = 60.0
 
 
 class Containers:
@@ -58,10 +65,12 @@ class Containers:
         state: str,
         max_count: int = 0,
         starts: int = 8,
+        keeper: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
-        Without `nics` containers have no other links than their loopback.
+        Without `nics` containers have no other links than their loopback. With `keeper`, a file of
+        `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
@@ -73,6 +82,10 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
+        self._keeper = keeper
+        self._pinning = asyncio.Lock()
+        self.adopted: list[tuple[Container, Life]] = []
+        """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
         self._last_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -91,11 +104,40 @@ class Containers:
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
         await blocking.run("disk", host.make_folders, self._state, self._folder)
         await blocking.run("disk", end_runtimes, self._state)
-        earlier = await collecting.ownerless(self._places(), lambda: self._live)
-        await collecting.remove(earlier, self._places(), self._crun)
-        await blocking.run("path", rootfs.clear, self._folder)
         if self._host.cgroups:
             self._ooms.open()
+        if self._keeper:
+            found = await blocking.run("path", adoption.survivors, self._folder)
+            await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
+        earlier = await collecting.ownerless(self._places(), lambda: self._live)
+        await collecting.remove(earlier, self._places(), self._crun)
+        if not self._live:
+            await blocking.run("path", rootfs.clear, self._folder)
+
+    async def _adopt(self, id: int, journal: adoption.Journal) -> None:
+        """Take a container over, or end it."""
+        facts, crun = self.opened()
+        container = self._live[id] = adoption.container_of(id, self._folder, journal)
+        try:
+            async with self._starts:
+                await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
+                streams = None
+                if container.may_restart:
+                    streams = await blocking.run("path", adoption.inputs, container.pid)
+        except (NodeError, OSError) as error:
+            log.warning("a container cannot be taken over", container=id, error=str(error))
+            await crun.delete(container.name)
+            await container.undo.aclose()
+            self._forget(container)
+            return
+        assert container.child is not None
+        life = Life(container.child)
+        self.adopted.append((container, life))
+        self._last_id = max(self._last_id, id)
+        if facts.cgroups:
+            await self._ooms.add(id, container.cgroup)
+        self._background(self._watch(container, life, streams))
+        self._tell(container, "adopted", pid=container.pid)
 
     async def close(self) -> None:
         """Terminate every container and wait until nothing of them is left."""
@@ -149,7 +191,7 @@ class Containers:
         while not container.running.is_set() and not container.gone.is_set():
             await _first(container.running.wait(), container.gone.wait())
         if container.child is not None and container.child.running:
-            await self._stop(container, container.child, grace_s)
+            await stop(container, container.child, grace_s)
         await container.gone.wait()
 
     async def put_layer(self, id: int, flist: str) -> None:
@@ -330,6 +372,11 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
+            if self._keeper:
+                await self._pin()
+                lasting = await blocking.run("path", adoption.lasting, streams)
+                streams.close()
+                streams = lasting
             held = streams.copy() if container.may_restart else None
             if container.cleaning or container.gone.is_set():
                 raise Conflict(f"container {container.id} was given up before its start")
@@ -345,6 +392,10 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
+    async def _pin(self) -> None:
+        async with self._pinning:
+            await adoption.pin(self._reaper, self._keeper)
+
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -357,6 +408,8 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
+        if self._keeper:
+            await blocking.run("path", adoption.write, container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -372,7 +425,7 @@ class Containers:
     async def _between(self, container: Container) -> None:
         """Two runs: let go of the one that ended."""
         opening, container.inner = container.inner, None
-        await _close_inner(opening)
+        await close_inner(opening)
         await self.opened()[1].delete(container.name)
 
     def _tell(self, container: Container, name: str, **detail: Any) -> None:
@@ -385,28 +438,6 @@ class Containers:
     def _out_of_memory(self, id: int, killed: int) -> None:
         if (container := self._live.get(id)) is not None:
             self._tell(container, "oom", killed=killed)
-
-    async def _stop(self, container: Container, init: Child, grace_s: float) -> None:
-        """Ask politely whoever can hear: the waiting init has nothing to say, nor has a deaf PID 1."""
-        deadline = asyncio.get_running_loop().time() + grace_s
-        asked = [*container.execs]
-        hears = await blocking.run("disk", host.any_hears, init.pid, int(signal.SIGTERM))
-        if container.place.program.argv and hears:
-            asked.append(init)
-        for child in asked:
-            child.signal(signal.SIGTERM)
-        if asked:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.gather(*(child.wait() for child in asked))
-        init.signal(signal.SIGKILL, group=False)
-        try:
-            await asyncio.wait_for(init.wait(), _DEATH_S)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"container {container.id} did not end {_DEATH_S:g} s after SIGKILL",
-                hint="a process of it waits in the kernel",
-            ) from error
 
     async def _abandon(self, container: Container) -> None:
         container.ending.set()
@@ -425,7 +456,7 @@ class Containers:
         container.cleaning = True
         facts, crun = self.opened()
         try:
-            await _close_inner(container.inner)
+            await close_inner(container.inner)
             await crun.delete(container.name)
             await livelayer.drop(container, self._mounts)
             if facts.cgroups:
@@ -446,13 +477,6 @@ class Containers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _close_inner(opening: "asyncio.Task[Inner] | None") -> None:
-    if opening is not None:
-        await asyncio.wait([opening])
-        if not opening.cancelled() and opening.exception() is None:
-            await opening.result().close()
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

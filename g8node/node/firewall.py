@@ -17,6 +17,7 @@ from g8node.errors import NodeError, NotFound
 from g8node.linux import netinfo
 from g8node.node import programs
 from g8node.runtime import blocking
+from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
 from g8node.wire import nft
 from g8node.wire.forward import Source
@@ -166,9 +167,9 @@ class Firewall:
                 raise NodeError(f"port: port {source.port} already in use: a server of the node has it")
 
     async def _listening(self, protocol: str) -> set[int]:
-        """Ports that a server of the node has on an address that others reach."""
+        """Ports that a server of the node has; on the loopback too, since forwards take those connections."""
         rows = await blocking.run("disk", netinfo.listening, protocol)
-        return {port for ip, port in rows if not ip.startswith("127.") and ip not in self.own_addresses}
+        return {port for ip, port in rows if ip not in self.own_addresses}
 
     # --- nft
 
@@ -179,7 +180,7 @@ class Firewall:
             async with self._changing:
                 await change
 
-        await asyncio.shield(asyncio.ensure_future(whole()))
+        await finish(whole())
 
     async def _ensure(self) -> None:
         if not self._is_made:

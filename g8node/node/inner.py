@@ -5,6 +5,7 @@ PID 1, links and sockets in its network namespace, names in its own UTS namespac
 once, while PID 1 is known to live, so that a pid that is used again leads nowhere.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class Inner:
         """info.os with the container's own name and release; `processes` is how many it has."""
         return await blocking.run("path", self._system, processes)
 
+    async def text(self, path: str) -> str:
+        """The first MiB of a file inside; empty when there is no such regular file."""
+        return await blocking.run("path", self._handles.tree.text, path)
+
     async def user(self, wanted: str) -> User:
         """Who that is in here now. NotFound."""
         return await blocking.run("path", self._user, wanted)
@@ -128,3 +133,11 @@ def _nics() -> list[dict[str, Any]]:
         return netinfo.nics(f"/proc/self/fd/{sysfs}/class/net")
     finally:
         os.close(sysfs)
+
+
+async def close_inner(opening: "asyncio.Task[Inner] | None") -> None:
+    """When it has been opened, or will be."""
+    if opening is not None:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()

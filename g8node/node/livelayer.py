@@ -38,9 +38,11 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
             undo.push_async_callback(blocking.run, "path", os.rmdir, lower)
             await mounts.attach(flist, lower, storage=container.spec.storage or "")
             undo.push_async_callback(mounts.detach, lower)
-            await _swap(container, lower, container.cgroup if cgroups else "")
+            await swap(
+                container, (*container.tree.layers[0].lowers, lower), container.cgroup if cgroups else ""
+            )
             undo.pop_all()
-        old, container.live = container.live, lower
+        old, container.live, container.live_flist = container.live, lower, flist
         if old:
             await _detach(old, mounts)
         await _renew(container)
@@ -50,7 +52,7 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
 async def drop(container: Container, mounts: Mounts) -> None:
     """When the container has ended: detach its layer, after a `put` that is under way."""
     async with container.layering:
-        old, container.live = container.live, ""
+        old, container.live, container.live_flist = container.live, "", ""
         if old:
             await _detach(old, mounts)
 
@@ -74,12 +76,15 @@ async def _detach(lower: str, mounts: Mounts) -> None:
     await blocking.run("path", os.rmdir, lower)
 
 
-async def _swap(container: Container, lower: str, group: str) -> None:
-    """Somebody may have a folder open just for a moment: tried again until nobody has, or the last try."""
+async def swap(container: Container, lowers: tuple[str, ...], group: str) -> None:
+    """Give the container a root of these lowers and its own upper folder. Conflict: who is in the way.
+
+    Somebody may have a folder open just for a moment: tried again until nobody has, or the last try.
+    """
     for left in reversed(range(_TRIES)):
         try:
             _check(container)
-            await blocking.run("path", _swap_now, container, lower, group)
+            await blocking.run("path", _swap_now, container, lowers, group)
         except Conflict:
             if not left:
                 raise
@@ -89,13 +94,13 @@ async def _swap(container: Container, lower: str, group: str) -> None:
 
 
 @off_loop
-def _swap_now(container: Container, lower: str, group: str) -> None:
+def _swap_now(container: Container, lowers: tuple[str, ...], group: str) -> None:
     tree = container.tree
     root = tree.layers[0]
     work, place = f"{tree.data}/work-live{container.swaps}", f"{tree.top}/next"
     for folder in (work, place):
         os.makedirs(folder, exist_ok=True)
-    layers = rootfs.Layers((*root.lowers, lower), root.upper, work, place)
+    layers = rootfs.Layers(lowers, root.upper, work, place)
     try:
         rootfs.over(layers, devices=bool(container.spec.privileged))
         _swap_still(container, place, group)

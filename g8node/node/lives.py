@@ -12,17 +12,20 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
-from g8node.errors import NodeError
+from g8node.errors import DeadlineExceeded, NodeError
+from g8node.node import host
 from g8node.node.container import Container
 from g8node.node.crun import Streams
 from g8node.node.ooms import Ooms
 from g8node.node.policies import HealthCheck, health_command
-from g8node.runtime import logs
+from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child
 
 log = logs.get("containers")
+
+_DEATH_S: Final = 60.0
 
 Exec = Callable[[int, list[str], Streams], Awaitable[Child]]
 Tell = Callable[..., None]
@@ -150,6 +153,29 @@ class Lives:
             return None
         finally:
             child.signal(signal.SIGKILL)
+
+
+async def stop(container: Container, init: Child, grace_s: float) -> None:
+    """Ask politely whoever can hear: the waiting init has nothing to say, nor has a deaf PID 1."""
+    deadline = asyncio.get_running_loop().time() + grace_s
+    asked = [*container.execs]
+    hears = await blocking.run("disk", host.any_hears, init.pid, int(signal.SIGTERM))
+    if container.place.program.argv and hears:
+        asked.append(init)
+    for child in asked:
+        child.signal(signal.SIGTERM)
+    if asked:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*(child.wait() for child in asked))
+    init.signal(signal.SIGKILL, group=False)
+    try:
+        await asyncio.wait_for(init.wait(), _DEATH_S)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"container {container.id} did not end {_DEATH_S:g} s after SIGKILL",
+            hint="a process of it waits in the kernel",
+        ) from error
 
 
 def event(container: Container, name: str, sequence: int, detail: dict[str, Any]) -> dict[str, Any]:

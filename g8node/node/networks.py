@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
-from g8node.errors import Conflict, InvalidArgument, NotFound
+from g8node.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from g8node.linux import netlink, sysctl
 from g8node.linux.guard import off_loop
 from g8node.node import programs
@@ -33,7 +33,6 @@ log = logs.get("networks")
 T = TypeVar("T")
 
 DEFAULT: Final = "core0"
-DEFAULT_ADDRESS: Final = "172.18.0.1/16"
 _OWNER_SOCKET: Final = "\0g8node-networks"
 _OURS: Final = re.compile(r"cont[a-z]?[0-9]+-[0-9]+p?|g8[vx][0-9.]+u?")
 """Names that only the node's own links have."""
@@ -73,12 +72,18 @@ class Bridge:
 class Networks:
     """`close` at the end takes back all that was made."""
 
-    def __init__(self, links: Links, firewall: Firewall, servers: Servers, *, folder: str) -> None:
-        """`folder` is for the files of the DHCP and DNS servers; it is made when needed."""
+    def __init__(
+        self, links: Links, firewall: Firewall, servers: Servers, *, folder: str, default: str
+    ) -> None:
+        """`folder` is for the files of the DHCP and DNS servers, `default` the address of `core0`.
+
+        Both are used when they are needed.
+        """
         self._links = links
         self._firewall = firewall
         self._servers = servers
         self._folder = folder
+        self._default_cidr = default
         self._bridges: dict[str, Bridge] = {}
         self._changing = asyncio.Lock()
         self._claim: socket.socket | None = None
@@ -104,7 +109,13 @@ class Networks:
 
     async def _default(self) -> Bridge:
         if DEFAULT not in self._bridges:
-            await self._create(DEFAULT, Plan(address=ipaddress.IPv4Interface(DEFAULT_ADDRESS), nat=True))
+            try:
+                address = ipaddress.IPv4Interface(self._default_cidr)
+            except ValueError as error:
+                raise FailedPrecondition(
+                    f"network.default: expected an IPv4 address/prefix, got {self._default_cidr!r}"
+                ) from error
+            await self._create(DEFAULT, Plan(address=address, nat=True))
         return self._bridges[DEFAULT]
 
     async def create(self, name: str, plan: Plan) -> None:

@@ -78,12 +78,14 @@ class Nics:
         """Give everything back."""
         async with network.changing:
             network.closed = True
-            await self._firewall.remove(network.owner)
-            for wire in reversed(network.live):
-                await self._unplug(wire)
-            if network.space >= 0:
-                os.close(network.space)
-                network.space = -1
+            try:
+                await self._firewall.remove(network.owner)
+            finally:
+                for wire in reversed(network.live):
+                    await self._unplug(wire)
+                if network.space >= 0:
+                    os.close(network.space)
+                    network.space = -1
 
     # --- changes of a running one
 

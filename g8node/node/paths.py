@@ -57,6 +57,11 @@ class Paths:
         return self._at("run/dnsmasq")
 
     @property
+    def keeper(self) -> str:
+        """Who keeps the mount namespace of an agent; see `linux.survivor`."""
+        return self._at("run/mounts.keeper")
+
+    @property
     def vdisks(self) -> str:
         """The vdisks, unless the settings name a folder."""
         return self._at("var/lib/g8node/vdisks")

@@ -5,10 +5,11 @@
 
 import ipaddress
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from g8node.config import Network as Settings
-from g8node.errors import Unavailable
+from g8node.errors import Exhausted, Unavailable
 from g8node.linux import namespace, netlink, virtual_links
 from g8node.node import nicspec, programs
 from g8node.node.firewall import Firewall
@@ -29,6 +30,7 @@ class Plugs:
         self._networks = networks
         self._firewall = firewall
         self._segments = Segments(firewall, settings)
+        self._addresses: set[str] = set()
         self._types: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
             "default": self._default,
             "bridge": self._bridge,
@@ -57,13 +59,24 @@ class Plugs:
         bridge = await self._networks.default()
         interface = bridge.plan.address
         assert interface is not None
-        number = network.id + 1
-        address = str(interface.network.network_address + number)
+        address = self._reserve(interface, network.id, wire)
         wire.cidrs = [f"{address}/{interface.network.prefixlen}"]
         wire.dns = [str(interface.ip)]
         await self._pair(network, wire, DEFAULT, "", _MTU)
         await self._configure(network, wire, [str(interface.ip)], 0)
         await self.name(network, wire, DEFAULT, address)
+
+    def _reserve(self, bridge: ipaddress.IPv4Interface, id: int, wire: Wire) -> str:
+        """A container's address on the default bridge: by its id, or any in a network too small for that."""
+        network = bridge.network
+        for number in chain([id + 1], range(1, network.num_addresses - 1)):
+            address = str(network.network_address + number)
+            fits = number < network.num_addresses - 1 and address != str(bridge.ip)
+            if fits and address not in self._addresses:
+                self._addresses.add(address)
+                wire.undo.callback(self._addresses.discard, address)
+                return address
+        raise Exhausted(f"network.default: {network} has no address left")
 
     async def _bridge(self, network: Network, wire: Wire) -> None:
         bridge = str(wire.nic.id)

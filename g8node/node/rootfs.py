@@ -1,6 +1,7 @@
 """The folders, mounts and first files of one container (blocking; runs in the "path" pool).
 
 <containers>/<id>/config.json   the OCI bundle
+                  journal.json  see `adoption`
                   lower         the flist, read-only (mounted by g8ufs)
                   layer<n>      flists over it (`layers`), 1 the lowest
                   data          a tmpfs of bounded size: upper and work folders
@@ -98,7 +99,8 @@ def remove(tree: Tree) -> None:
         for folder in (*layers.lowers, layers.target, os.path.dirname(layers.target)):
             if folder != tree.top:
                 _discard(os.rmdir, folder)
-    _discard(os.unlink, f"{tree.top}/config.json")
+    for name in ("config.json", "journal.json", "journal.json.new"):
+        _discard(os.unlink, f"{tree.top}/{name}")
     _discard(os.rmdir, tree.data)
     _discard(os.rmdir, tree.top)
 

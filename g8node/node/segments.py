@@ -5,6 +5,7 @@ A bridge that several containers join is made by the first and goes with the las
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -75,6 +76,8 @@ class Segments:
             raise FailedPrecondition(
                 "type vxlan: expected the settings network.vxlan_underlay and vxlan_group or vxlan_peers"
             )
+        for address in (settings.vxlan_group, *settings.vxlan_peers):
+            _check(address)
         bridge = f"g8x{vni}"
         mtu = await blocking.run("disk", virtual_links.mtu_of, underlay) - virtual_links.VXLAN_OVERHEAD
         if bridge in self._users:
@@ -85,6 +88,15 @@ class Segments:
         group, peers = settings.vxlan_group, settings.vxlan_peers
         await _make(bridge, add, f"{bridge}u", vni, underlay, bridge, mtu=mtu, group=group, peers=peers)
         return bridge, mtu
+
+
+def _check(address: str) -> None:
+    try:
+        ipaddress.IPv4Address(address or "0.0.0.0")
+    except ValueError as error:
+        raise FailedPrecondition(
+            f"network.vxlan_group, network.vxlan_peers: expected IPv4 addresses, got {address!r}"
+        ) from error
 
 
 async def _make(bridge: str, add: Callable[..., None], /, *args: object, **kwargs: object) -> None:

@@ -65,6 +65,11 @@ class Connection(asyncio.Protocol):
         """Commands without an answer yet."""
         return len(self._waiting)
 
+    @property
+    def silent_s(self) -> float:
+        """For how long nothing was heard with commands under way; 0 without any."""
+        return asyncio.get_running_loop().time() - self._heard if self._waiting else 0.0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.is_open = True

@@ -137,7 +137,7 @@ class PipeWriter:
         self._loop.remove_writer(self._fd)
         self._busy = True
         piece = self._data[: 4 * CHUNK_BYTES]
-        writing = self._loop.run_in_executor(blocking.pool("pipes"), _write, self._fd, piece)
+        writing = self._loop.run_in_executor(blocking.pool("pipes"), write_some, self._fd, piece)
         writing.add_done_callback(self._wrote)
 
     def _wrote(self, writing: "asyncio.Future[int]") -> None:
@@ -172,7 +172,7 @@ def _close(fd: int) -> None:
     blocking.pool("pipes").submit(os.close, fd)
 
 
-def _write(fd: int, data: memoryview) -> int:
+def write_some(fd: int, data: bytes | memoryview) -> int:
     """Bytes taken, -1 when nobody reads any more."""
     try:
         return os.write(fd, data)

@@ -14,5 +14,5 @@ class DedupVdisk(PlainVdisk):
         super().__init__(volume, record, lanes=2)
         self._volume = volume
 
-    def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> list[Exception | None]:
+    def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         return self._volume.write_many(writes)

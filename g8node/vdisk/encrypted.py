@@ -10,7 +10,7 @@ Changing a part of a unit means to read, change and write it, so whoever works o
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-from g8node.linux.diskfile import DiskFile
+from g8node.linux.diskfile import DiskFile, Write, write_each
 
 UNIT: Final = 4096
 _SECTOR: Final = 512
@@ -135,6 +135,9 @@ class EncryptedFile:
             count = min(len(view), _RUN - offset % UNIT)
             self._write(offset, view[:count])
             offset, view = offset + count, view[count:]
+
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        return write_each(self, writes)
 
     def _write(self, offset: int, data: memoryview) -> None:
         start, length = self._whole(offset, len(data))

@@ -88,17 +88,22 @@ class Folder:
             raise NotFound(f"vdisk {vdisk!r} does not exist") from error
         return decode(data, path)
 
-    def _records(self) -> list[Record]:
-        """Of all vdisks. InvalidArgument when one is damaged, NotFound when it is missing."""
-        return [self.record(vdisk) for vdisk in self.ids()]
+    def _records(self) -> tuple[list[Record], list[str]]:
+        """Of all vdisks, and the ids of those that are damaged."""
+        records, damaged = [], []
+        for vdisk in self.ids():
+            try:
+                records.append(self.record(vdisk))
+            except (NodeError, OSError):
+                damaged.append(vdisk)
+        return records, damaged
 
     def numbers(self, block_size: int) -> list[int]:
-        """Of all deduplicated vdisks with that block size. Raises as `record` does."""
-        return [
-            record.number
-            for record in self._records()
-            if record.storage == "dedup" and record.block_size == block_size
-        ]
+        """Of all deduplicated vdisks with that block size. Unavailable when a vdisk is damaged."""
+        records, damaged = self._records()
+        if damaged:
+            raise Unavailable(f"vdisk {damaged[0]!r} is damaged: nobody knows what it refers to")
+        return [one.number for one in records if one.storage == "dedup" and one.block_size == block_size]
 
     def create(self, record: Record) -> None:
         """An empty vdisk, or one that shows its template. AlreadyExists."""

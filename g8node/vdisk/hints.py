@@ -46,12 +46,16 @@ class Hints:
         bucket = number & (round_ - 1)
         return int(number & (2 * round_ - 1) if bucket < self._buckets - round_ else bucket)
 
-    def _read(self, bucket: int) -> bytes:
-        """Its pairs."""
+    def _page(self, bucket: int) -> tuple[bytearray, int]:
+        """A bucket's page, and where its pairs end."""
         page = bytearray(_PAGE)
         self._file.read((bucket + 1) * _PAGE, memoryview(page))
-        used = min(int.from_bytes(page[:8], "little"), _FULL)
-        return bytes(page[_PAIR.size : _PAIR.size * (used + 1)])
+        return page, (min(_NUMBER.unpack_from(page)[0], _FULL) + 1) * _PAIR.size
+
+    def _read(self, bucket: int) -> bytes:
+        """Its pairs."""
+        page, end = self._page(bucket)
+        return bytes(page[_PAIR.size : end])
 
     def _write(self, bucket: int, pairs: bytes) -> None:
         pairs = pairs[-_FULL * _PAIR.size :]  # the oldest give way
@@ -61,13 +65,13 @@ class Hints:
     def find(self, digest: bytes) -> list[int]:
         """Slots that may hold the content, the newest first."""
         prefix = digest[:8]
-        pairs = self._read(self._bucket(digest))
+        page, end = self._page(self._bucket(digest))
         found = []
-        at = pairs.find(prefix)
+        at = page.find(prefix, _PAIR.size, end)
         while at >= 0:
             if at % _PAIR.size == 0:
-                found.append(_PAIR.unpack_from(pairs, at)[1])
-            at = pairs.find(prefix, at + 1)
+                found.append(_PAIR.unpack_from(page, at)[1])
+            at = page.find(prefix, at + 1, end)
         return found[::-1]
 
     def add(self, items: Iterable[tuple[bytes, int]]) -> None:

@@ -71,7 +71,7 @@ class Mapping:
         self._file.read(first * WIDTH, memoryview(values).cast("B"))
         for changes in (frozen, current):
             if len(changes) < count:
-                for block, value in list(changes.items()):
+                for block, value in changes.copy().items():  # others may add to it
                     if first <= block < first + count:
                         values[block - first] = value
             else:
@@ -110,10 +110,6 @@ class Mapping:
                     return at + count, self.range(at, count)
                 at += blocks
         return None
-
-    def changes(self) -> list[int]:
-        """The values that only memory has."""
-        return [*self._frozen.values(), *self._current.values()]
 
     # Checkpoints
 

@@ -6,7 +6,7 @@ Part N holds the bytes from N TiB on. All parts are there from the beginning; th
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from g8node.linux.diskfile import DiskFile, sync_all
+from g8node.linux.diskfile import DiskFile, Write, sync_all, write_each
 
 _SHIFT: Final = 40
 PART_BYTES: Final = 1 << _SHIFT
@@ -56,6 +56,12 @@ class Parts:
         view = memoryview(data)
         for part, at, start, end in self._pieces(offset, len(view)):
             self._files[part].write(at, view[start:end])
+
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        part = writes[0][0] >> _SHIFT if writes else 0
+        if all(offset >> _SHIFT == part == (offset + len(data) - 1) >> _SHIFT for offset, data in writes):
+            return self._files[part].write_many([(offset & _MASK, data) for offset, data in writes])
+        return write_each(self, writes)
 
     def punch(self, offset: int, length: int) -> None:
         for part, at, start, end in self._pieces(offset, length):

@@ -78,16 +78,20 @@ class PlainVdisk:
         self.commits.changed()
         return errors
 
-    def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> list[Exception | None]:
-        errors: list[Exception | None] = []
-        for offset, data in writes:
-            try:
-                if not is_zero(data) or not self._stays_thin(offset, len(data)):
-                    self._file.write(offset, data)
-                errors.append(None)
-            except OSError as error:
-                errors.append(error)
-        return errors
+    def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        outcomes: dict[int, Exception | None] = {}
+        for number, (offset, data) in enumerate(writes):
+            if is_zero(data):
+                try:
+                    if self._stays_thin(offset, len(data)):
+                        outcomes[number] = None
+                except OSError as error:
+                    outcomes[number] = error
+        if not outcomes:
+            return self._file.write_many(writes)
+        left = [number for number in range(len(writes)) if number not in outcomes]
+        outcomes |= zip(left, self._file.write_many([writes[number] for number in left]), strict=True)
+        return [outcomes[number] for number in range(len(writes))]
 
     def _stays_thin(self, offset: int, length: int) -> bool:
         """Zeros of whole pages: leave a hole alone, give the space of a long range back."""

@@ -138,6 +138,12 @@ class Pool:
             return kept
         return mapping
 
+    def resize(self, number: int, blocks: int) -> None:
+        """The vdisk has grown, whether or not somebody has it open."""
+        with self.lock:
+            if mapping := self._mappings.get(number):
+                mapping.resize(blocks)
+
     def forget(self, number: int) -> None:
         """The vdisk is being deleted."""
         with self.settling, self.lock:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from g8node.errors import Unavailable
 from g8node.linux.diskfile import Disk
 from g8node.vdisk.mapping import Mapping
 from g8node.vdisk.pool import Pool
@@ -18,19 +19,29 @@ CONTENT: Final = ".content"
 
 
 class _Known:
-    """An open pool, its users, and the deduplicated vdisks of that block size by number."""
+    """An open pool, its users, and the deduplicated vdisks of that block size by number.
 
-    def __init__(self, records: dict[int, Record]) -> None:
+    `damaged` are vdisks of which nobody knows whether they are among them.
+    """
+
+    def __init__(self, records: dict[int, Record], damaged: list[str]) -> None:
         self.records = records
+        self.damaged = damaged
         self.users = 0
         self.pool: Pool | None = None
 
 
 class Pools:
-    """See the module. `records` reads what is written down of all vdisks, `place` tells a vdisk's folder."""
+    """See the module. `records` reads what is written down of all vdisks, and the ids of those where that
+    fails; `place` tells a vdisk's folder.
+    """
 
     def __init__(
-        self, disk: Disk, path: str, records: Callable[[], list[Record]], place: Callable[[str], str]
+        self,
+        disk: Disk,
+        path: str,
+        records: Callable[[], tuple[list[Record], list[str]]],
+        place: Callable[[str], str],
     ) -> None:
         self._disk = disk
         self._path = path
@@ -49,19 +60,17 @@ class Pools:
         with self._lock:
             known = self._known.get(block_size)
             if known is None:
-                known = _Known(self._with_index(block_size))
+                known = self._look(block_size)
                 known.pool = self._open(block_size, known)
                 self._known[block_size] = known
             known.users += 1
             assert known.pool is not None
             return known.pool
 
-    def _with_index(self, block_size: int) -> dict[int, Record]:
-        return {
-            record.number: record
-            for record in self._records()
-            if record.storage == "dedup" and record.block_size == block_size
-        }
+    def _look(self, block_size: int) -> _Known:
+        records, damaged = self._records()
+        mine = (one for one in records if one.storage == "dedup" and one.block_size == block_size)
+        return _Known({record.number: record for record in mine}, damaged)
 
     def _open(self, block_size: int, known: _Known) -> Pool:
         path = f"{self._path}/{CONTENT}/{block_size}"
@@ -76,6 +85,8 @@ class Pools:
 
     def _mapping(self, known: _Known, number: int) -> Mapping | None:
         if (record := known.records.get(number)) is None:
+            if known.damaged:  # its changes must not be taken for those of a vdisk that is gone
+                raise Unavailable(f"vdisk {known.damaged[0]!r} is damaged, and may have changes in the log")
             return None
         file = self._disk.open(f"{self._place(record.id)}/{INDEX}")
         hidden = record.template_size // record.block_size
@@ -97,6 +108,8 @@ class Pools:
         with self._lock:
             if known := self._known.get(record.block_size):
                 known.records[record.number] = record
+                assert known.pool is not None
+                known.pool.resize(record.number, record.blocks)
 
     def gone(self, record: Record) -> None:
         """A deduplicated vdisk is being deleted."""

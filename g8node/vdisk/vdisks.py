@@ -184,6 +184,10 @@ class Vdisks:
             self._refuse_open(template.id)
         return msgspec.structs.replace(record, template_size=template.size)
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What each open vdisk has done."""
+        return {vdisk: opened.vdisk.counters.table() for vdisk, opened in self._opened.items()}
+
     async def info(self, vdisk: str) -> dict[str, Any]:
         """The record, with `used` bytes on the disk, `connections`, and `counters` while it is open."""
         record = self.get(vdisk)
@@ -263,7 +267,7 @@ class Vdisks:
         """Give back the space of content that no vdisk refers to; what was done, by block size.
 
         `bytes_s`: bytes read and given back a second; 0 as fast as it goes. Writers go on meanwhile. Conflict
-        while another one runs; InvalidArgument when a vdisk is damaged, whose content nobody knows then.
+        while another one runs; Unavailable when a vdisk is damaged: nobody knows what it refers to.
         """
         if self._collecting.locked():
             raise Conflict("a collection is running")

@@ -19,8 +19,8 @@ from g8node.vdisk.pool import Pool
 from g8node.vdisk.segments import GROUP, Buffer
 from g8node.vdisk.zeros import ZEROS, is_zero
 
-_SINGLE_CLEARS: Final = 1024
-"""Blocks; longer ranges are cleared with one entry."""
+_SINGLE_CLEARS: Final = 16384
+"""Blocks; longer ranges are cleared with one entry, which costs a checkpoint."""
 _RUN: Final = 1 << 20
 _CACHED: Final = 4096
 _EXTENTS: Final = 64
@@ -233,7 +233,8 @@ class Volume:
             if last - first > _SINGLE_CLEARS:
                 self._pool.clear(self._mapping, first, last - first)
             else:
-                self._put(dict.fromkeys(range(first, last)), {})
+                values = enumerate(self._mapping.range(first, last - first), first)
+                self._put(dict.fromkeys(block for block, value in values if self._kind(block, value)), {})
 
     def _write_zeros(self, offset: int, length: int) -> None:
         if length:

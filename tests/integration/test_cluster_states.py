@@ -6,10 +6,12 @@ import random
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from g8node.errors import Unavailable
+from g8node.vdisk.cluster import heal
 from g8node.vdisk.cluster.events import REPAIRED, RESPREAD
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.settings import Configuration, ServerState
@@ -20,6 +22,7 @@ from tests.support.servers import RedisProcess
 BLOCK = 4096
 BLOCKS = 240
 KINDS: tuple[Kind, ...] = ("db", "boot")
+SOME: tuple[Any, ...] = ("db", pytest.param("boot", marks=pytest.mark.soak))
 OFFLINE: dict[str, ServerState] = {f"_{number}": "offline" for number in range(4)}
 """What an operator says to go on without a cluster that may have newer blocks."""
 
@@ -152,8 +155,8 @@ async def anew(load: Load, config: Configuration) -> None:
         await load.check_all()
 
 
-async def in_step(load: Load) -> None:
-    await until(lambda: all(row["in_step"] and row["state"] == "online" for row in load.vd.servers()))
+async def in_step(vd: Running) -> None:
+    await until(lambda: all(row["in_step"] and row["state"] == "online" for row in vd.servers()))
 
 
 async def killed(server: RedisProcess) -> None:
@@ -164,7 +167,7 @@ async def up(server: RedisProcess) -> None:
     await asyncio.to_thread(server.up)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_is_killed_and_returns_loses_nothing(
     primary: list[RedisProcess], kind: Kind
 ) -> None:
@@ -180,7 +183,7 @@ async def test_server_that_is_killed_and_returns_loses_nothing(
     await anew(load, config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_stands_still_for_a_while_costs_no_error(
     primary: list[RedisProcess], kind: Kind
 ) -> None:
@@ -212,7 +215,7 @@ async def test_slave_takes_over_and_the_server_is_copied_when_it_returns(
         else:
             await up(primary[2])
         await until(lambda: REPAIRED in load.vd.statuses())
-        await in_step(load)
+        await in_step(load.vd)
     assert load.errors == 0
     # The server that was away has everything: it serves alone.
     for server in slave:
@@ -229,7 +232,7 @@ async def test_slave_takes_over_and_the_server_is_copied_when_it_returns(
         await load.check_all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_slave_that_fails_is_done_without_and_copied_when_it_returns(
     primary: list[RedisProcess], slave: list[RedisProcess], kind: Kind
 ) -> None:
@@ -240,14 +243,14 @@ async def test_slave_that_fails_is_done_without_and_copied_when_it_returns(
         await load.some(150)
         await up(slave[0])
         await until(lambda: REPAIRED in load.vd.statuses())
-        await in_step(load)
+        await in_step(load.vd)
     assert load.errors == 0
     for server in primary:
         await killed(server)
     await anew(load, configured(cluster(primary, **OFFLINE), slave=cluster(slave), kind=kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 async def test_server_that_returns_empty_is_filled_from_its_slave(
     primary: list[RedisProcess], tmp_path: Path, kind: Kind
 ) -> None:
@@ -257,7 +260,7 @@ async def test_server_that_returns_empty_is_filled_from_its_slave(
             await killed(forgetful[1])
             await up(forgetful[1])
             await until(lambda: REPAIRED in load.vd.statuses())
-            await in_step(load)
+            await in_step(load.vd)
         assert load.errors == 0
         for server in primary:
             await killed(server)
@@ -279,7 +282,7 @@ async def test_server_that_was_left_behind_is_not_believed_by_the_next_process(
         with pytest.raises(Unavailable):
             await vd.read(2 * BLOCK, BLOCK)
         await up(slave[2])
-        await in_step(load)
+        await in_step(load.vd)
         await load.check_all()
 
 
@@ -316,7 +319,7 @@ async def test_states_of_the_configuration_under_load(
         await load.some(150)
         await exports.update(said("online"))
         await until(lambda: load.vd.statuses().count(REPAIRED) == 1)
-        await in_step(load)
+        await in_step(load.vd)
         await exports.update(said("repair"))
         await until(lambda: load.vd.statuses().count(REPAIRED) == 2)
         await load.some(100)
@@ -373,7 +376,7 @@ async def test_new_server_in_place_of_a_broken_one_is_repaired_from_the_slave(
             await load.vd.exports.update(configured(cluster(replaced, _1="repair"), slave=cluster(slave)))
             await until(lambda: REPAIRED in load.vd.statuses())
             await load.vd.exports.update(configured(cluster(replaced), slave=cluster(slave)))
-            await in_step(load)
+            await in_step(load.vd)
         assert load.errors == 0
         await anew(load, configured(cluster(replaced)))
 
@@ -389,3 +392,71 @@ async def test_another_server_without_the_blocks_is_not_taken_for_empty(
         async with running(other) as vd:
             with pytest.raises(Unavailable):
                 await vd.read(BLOCK, BLOCK)
+
+
+async def test_slave_without_blocks_is_filled_once_its_server_is_back(
+    primary: list[RedisProcess], slave: list[RedisProcess]
+) -> None:
+    """Nobody can serve the shard until then, and the empty slave must not."""
+    async with running(configured(cluster(primary))) as vd:
+        await vd.write(BLOCK, content(1, 1))
+    await killed(primary[1])
+    config = configured(cluster(primary), slave=cluster(slave))
+    async with running(config) as vd:
+        with pytest.raises(Unavailable):
+            await vd.read(BLOCK, BLOCK)
+        await up(primary[1])
+        await until(lambda: all(row["in_step"] and not row["reason"] for row in vd.servers()))
+        assert await vd.read(BLOCK, BLOCK) == content(1, 1)
+    with slave[1].client() as client:
+        assert client.hget("nondedup:vd", "1") == content(1, 1)
+
+
+async def test_block_that_is_removed_while_it_is_copied_stays_removed(
+    primary: list[RedisProcess], slave: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy was read before, and would be written after, the removal."""
+    config = configured(cluster(primary), slave=cluster(slave))
+    fields = heal._fields
+    async with running(config) as vd:
+        for block in range(64):
+            await vd.write(block * BLOCK, content(block, 1))
+        await killed(slave[2])
+        await vd.write(2 * BLOCK, content(2, 2))
+        for block in range(2, 64, 4):
+            await vd.write(block * BLOCK, content(block, 3))
+
+        async def slowly(*arguments: Any) -> AsyncIterator[dict[int, bytes]]:
+            async for part in fields(*arguments):
+                for block in part:
+                    await vd.vdisk.trim(block * BLOCK, BLOCK)
+                yield part
+
+        monkeypatch.setattr(heal, "_fields", slowly)
+        await up(slave[2])
+        await in_step(vd)
+        assert await vd.read(2 * BLOCK, BLOCK) == bytes(BLOCK)
+    with slave[2].client() as client:
+        assert client.hlen("nondedup:vd") == 0
+
+
+async def test_block_that_is_removed_while_it_is_spread_stays_removed(
+    primary: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = heal._fields
+    async with running(configured(cluster(primary))) as vd:
+        for block in range(64):
+            await vd.write(block * BLOCK, content(block, 1))
+
+        async def slowly(source: Any, key: str, wanted: Any) -> AsyncIterator[dict[int, bytes]]:
+            async for part in fields(source, key, wanted):
+                for block in [one for one in part if one % 4 == 2]:
+                    await vd.vdisk.trim(block * BLOCK, BLOCK)
+                yield part
+
+        monkeypatch.setattr(heal, "_fields", slowly)
+        await vd.exports.update(configured(cluster(primary, _2="respread")))
+        await until(lambda: RESPREAD in vd.statuses())
+        for block in range(64):
+            wanted = bytes(BLOCK) if block % 4 == 2 else content(block, 1)
+            assert await vd.read(block * BLOCK, BLOCK) == wanted

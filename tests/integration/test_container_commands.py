@@ -105,6 +105,8 @@ async def test_flist_layer_comes_over_a_running_container(agent: Agent) -> None:
     id = await client.create()
     assert await client.call("corex.flist-layer", {"container": id, "flist": f"{agent.tmp}/layer"}) is None
     assert (await client.inside(id, "filesystem.exists", {"path": "/new"})).data == "true"
+    listed = await client.call("corex.list")
+    assert listed[str(id)]["container"]["live_layer"] == f"{agent.tmp}/layer"
     assert (await client.send("corex.flist-layer", {"container": 77, "flist": "/x"})).code == 404
     assert (await client.send("corex.flist-layer", {"container": id, "flist": "/x"})).code == 404
 

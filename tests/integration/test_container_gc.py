@@ -142,3 +142,46 @@ def test_node_killed_in_the_middle_of_creates_leaves_nothing_in_between(
 def test_node_killed_twenty_times_in_the_middle_of_creates(tmp_path: Path, busybox: str) -> None:
     for round in range(20):
         kill_in_the_middle(tmp_path, busybox, 1 + round * 5 // 2)
+
+
+def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, busybox: str) -> None:
+    talker = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done"
+    with daemon(tmp_path) as node:
+        base = {"root": busybox, "host_network": True}
+        ids = {
+            name: node.direct("corex.create", **base, name=name, **more)
+            for name, more in {
+                "idle": {},
+                "talker": {"command": ["sh", "-c", talker]},
+                "again": {"command": ["sleep", "1000"], "restart": {"policy": "always"}},
+            }.items()
+        }
+        node.run_in(ids["idle"], "echo kept >/mine")
+        before = node.direct("corex.list")
+        node.process.kill()
+        node.process.wait()
+    with daemon(tmp_path) as node:
+        check(node)
+        after = node.direct("corex.list")
+        assert {id: row["container"]["pid"] for id, row in after.items()} == {
+            id: row["container"]["pid"] for id, row in before.items()
+        }
+        assert after[str(ids["idle"])]["container"]["arguments"]["name"] == "idle"
+        assert node.run_in(ids["idle"], "cat /mine")["streams"][0] == "kept\n"
+        deadline = time.monotonic() + 30
+        while not any(
+            row["message"].startswith("line") for row in node.direct("corex.logs", container=ids["talker"])
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(after[str(ids["again"])]["container"]["pid"], signal.SIGKILL)
+        while not node.direct("corex.get", query=ids["again"])["container"].get("restarts"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert node.direct("corex.create", **base) > max(ids.values())
+        node.direct("corex.terminate", container=ids["idle"])
+        assert node.result(f"core-{ids['idle']}")["code"] == 1255
+        root = node.folder / "root"
+    assert of_containers(root) == {}
+    assert not os.path.exists(root / "run/mounts.keeper")
+    assert os.listdir(root / "run/containers") == []

@@ -1,10 +1,12 @@
 """Network links of containers by real packets, on an agent in a network namespace of its own."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,12 +85,12 @@ def test_default_nics_reach_each_other_by_name_and_the_node(boxes: Containers) -
     assert boxes.sh(second, "ip route | head -n 1").startswith("default via 172.18.0.1 ")
     boxes.sh(second, "ping -c 1 -W 10 web && ping -c 1 -W 10 172.18.0.1 && ping -c 1 127.0.0.1")
     boxes.sh(first, "ping -c 1 -W 10 db")
-    assert asked(boxes.node, "172.18.0.1", "db") == [address]
+    eventually(lambda: asked(boxes.node, "172.18.0.1", "db") == [address])
     assert asked(boxes.node, "172.18.0.1", "x.y") == []
     (nic,) = boxes.arguments(second)["nics"]
     assert (nic["state"], nic["addresses"]) == ("configured", [f"{address}/16"])
     boxes.end(second)
-    assert asked(boxes.node, "172.18.0.1", "db") == []
+    eventually(lambda: asked(boxes.node, "172.18.0.1", "db") == [])
     boxes.end(first)
     gone(boxes.node)
 
@@ -218,19 +220,35 @@ def test_forward_works_from_the_node_and_goes_with_its_container(boxes: Containe
     gone(boxes.node)
 
 
-def test_port_of_a_server_of_the_node_is_not_forwarded(boxes: Containers) -> None:
-    server = subprocess.Popen(
-        [*inside(boxes.node.pid), "busybox", "nc", "-l", "-p", "7777"], stdin=subprocess.PIPE
-    )
-    try:
-        eventually(lambda: ":7777" in boxes.node.there("ss", "-ltn"))
+def test_restarted_container_keeps_its_links_address_and_forwards(boxes: Containers) -> None:
+    id = boxes.create(DEFAULT, port={"8085": 80}, restart={"policy": "always"}, **WEB)
+    address = boxes.links(id)["eth0"]
+    pid = boxes.node.direct("corex.get", query=id)["container"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+
+    def runs_again() -> bool:
+        found = boxes.node.direct("corex.get", query=id)
+        return found is not None and found["container"]["pid"] not in (0, pid) and answers()
+
+    def answers() -> bool:
+        try:
+            return said(boxes.node, "127.0.0.1", 8085) == "hello"
+        except OSError:
+            return False
+
+    eventually(runs_again)
+    assert boxes.links(id)["eth0"] == address
+    boxes.end(id)
+    gone(boxes.node)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1"])
+def test_port_of_a_server_of_the_node_is_not_forwarded(boxes: Containers, address: str) -> None:
+    with network_of(boxes.node.pid):
+        server = socket.create_server((address, 7777))
+    with server:
         code, text = boxes.refused(DEFAULT, port={"7777": 80})
         assert (code, "7777" in text) == (500, True)
-    finally:
-        server.kill()
-        server.wait()
-        assert server.stdin is not None
-        server.stdin.close()
     gone(boxes.node)
 
 
@@ -287,6 +305,24 @@ def test_many_containers_at_once_leave_nothing(boxes: Containers) -> None:
     gone(boxes.node)
 
 
+def test_default_network_is_where_the_settings_say(
+    tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]
+) -> None:
+    config = '[network]\ndefault = "10.200.0.1/30"\n'
+    with daemon_inside(tmp_path_factory.mktemp("node"), config=config) as node:
+        boxes = Containers(node, flist)
+        id = boxes.create(DEFAULT)
+        assert boxes.links(id)["eth0"] == ["10.200.0.2/30"]
+        boxes.sh(id, "ping -c 1 -W 10 10.200.0.1")
+        code, text = boxes.refused(DEFAULT)
+        assert (code, "network.default" in text) == (503, True)
+        boxes.end(id)
+        again = boxes.create(DEFAULT)
+        assert boxes.links(again)["eth0"] == ["10.200.0.2/30"]
+        boxes.end(again)
+        gone(node)
+
+
 def test_killed_node_leaves_no_link_in_the_way_of_the_next(
     tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]
 ) -> None:
@@ -310,3 +346,39 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
         finally:
             keeper.kill()
             keeper.communicate()
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_a_thousand_containers_leave_what_a_few_left(boxes: Containers) -> None:
+    """16 at once, each with a link, a name and a forward."""
+
+    def batch(first: int) -> None:
+        arguments = [
+            {**boxes.flist, "name": f"c{n}", "nics": [DEFAULT], "port": {str(n): 80}}
+            for n in range(first, first + 16)
+        ]
+        jobs = [boxes.node.push("corex.create", each) for each in arguments]
+        ids = [int(boxes.node.result(job, 120)["data"]) for job in jobs]
+        ends = [boxes.node.push("corex.terminate", {"container": id}) for id in ids]
+        assert {boxes.node.result(end, 120)["state"] for end in ends} == {"SUCCESS"}
+
+    def left() -> dict[str, int]:
+        node = boxes.node
+        return {
+            "mounts": len((Path(f"/proc/{node.pid}/mountinfo")).read_text().splitlines()),
+            "links": len(node.there("ip", "-o", "link").splitlines()),
+            "rules": node.there("nft", "list", "ruleset").count("g8 "),
+            "children": len(Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()),
+            "descriptors": len(os.listdir(f"/proc/{node.pid}/fd")),
+        }
+
+    for round in range(4):
+        batch(20000 + 16 * round)
+    gone(boxes.node)
+    before = left()
+    for round in range(63):
+        batch(20000 + 16 * round)
+    gone(boxes.node)
+    eventually(lambda: (now := left()) == before or (now["descriptors"] <= before["descriptors"] + 2))
+    assert left() | {"descriptors": 0} == before | {"descriptors": 0}

@@ -85,6 +85,19 @@ def test_vxlan_joins_containers_of_two_hosts_and_keeps_numbers_apart(
     assert "vxlan" not in one.node.there("nft", "list", "table", "inet", "g8node")
 
 
+def test_nat_makes_the_difference_to_the_world_beyond(hosts: tuple[Containers, Containers]) -> None:
+    one, _ = hosts
+    for nat, own in ((True, "10.65.0.2/24"), (False, "10.65.0.3/24")):
+        config = {"cidr": own, "gateway": "10.65.0.1"}
+        network = {"mode": "static", "nat": nat, "settings": {"cidr": "10.65.0.1/24"}}
+        one.node.direct("bridge.create", name="out", network=network)
+        id = one.create({"type": "bridge", "id": "out", "config": config})
+        reached = not one.fails(id, f"ping -c 1 -W {10 if nat else 2} 10.50.0.2")
+        assert reached is nat
+        one.end(id)
+        one.node.direct("bridge.delete", name="out")
+
+
 def test_vxlan_and_vlan_need_to_know_where(boxes: Containers) -> None:
     for nic, setting in (
         (vxlan(5, "10.0.0.1/24"), "vxlan_underlay"),

@@ -25,6 +25,7 @@ def abort_of(node: Node) -> None:
     fusectl.abort(fusectl.device_of(f"{node.tmp}/run/g8ufs")[1])
 
 
+@pytest.mark.usefixtures("view")
 @in_child
 async def test_aborted_session_is_mounted_again_with_its_targets(node: Node) -> None:
     supervisor, lost = Supervisor(), []
@@ -46,6 +47,7 @@ async def test_aborted_session_is_mounted_again_with_its_targets(node: Node) -> 
     await supervisor.close()
 
 
+@pytest.mark.usefixtures("view")
 @in_child
 async def test_attach_while_the_session_is_dead_says_so_or_works(node: Node) -> None:
     supervisor = Supervisor()
@@ -71,9 +73,10 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield publish(running, busybox_tree(folder / "tree"), "busybox")
 
 
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with daemon(tmp_path_factory.mktemp("node")) as running:
+@pytest.fixture(scope="module", params=["erofs", "tree"])
+def agent(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    config = f'[g8ufs]\nview = "{request.param}"\n'
+    with daemon(tmp_path_factory.mktemp("node"), config) as running:
         yield running
 
 
@@ -85,7 +88,7 @@ def create(agent: Daemon, root: str) -> int:
 
 def session_minor(agent: Daemon) -> int:
     table = Path(f"/proc/{agent.pid}/mountinfo").read_text()
-    [minor] = [int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"]
+    [minor] = {int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"}
     return minor
 
 

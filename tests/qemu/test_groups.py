@@ -1,6 +1,8 @@
 """Control groups and statistics on a booted node, where version 2 is clean."""
 
+import hashlib
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ NO_LIMIT = 9223372036854771712
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
-    with node(tmp_path_factory.mktemp("vm"), append=["g8.stats.period_s=2"]) as booted:
+    with node(tmp_path_factory.mktemp("vm"), append=["g8.stats.period_s=2", "g8.g8ufs.view=tree"]) as booted:
         yield booted
 
 
@@ -213,6 +215,20 @@ def shown(vm: NodeVm, container: int, *files: str) -> list[str]:
     )
     out: str = vm.result(id)["streams"][0]
     return [line[1:] for line in out.splitlines()]
+
+
+def test_containers_of_this_node_stand_on_the_tree_view(vm: NodeVm, flist: str) -> None:
+    id = created(vm, {"root": flist})
+    script = "head -c 3 /data/6; md5sum /data/7"
+    job = vm.direct(
+        "corex.dispatch", container=id, command={"command": "bash", "arguments": {"script": script}}
+    )
+    content = b"HHH" + random.Random(7).randbytes(2 << 20)
+    assert vm.result(job)["streams"][0] == f"GGG{hashlib.md5(content).hexdigest()}  /data/7\n"
+    kinds = vm.job("bash", {"script": "cut -d ' ' -f 3 /proc/mounts"})["streams"][0].split()
+    assert "fuse.g8ufs" in kinds
+    assert "erofs" not in kinds
+    vm.direct("corex.terminate", container=id)
 
 
 LIMIT_FILES = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")

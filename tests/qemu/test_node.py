@@ -36,6 +36,9 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("hub")
     with hub(folder) as running:
         url = publish(running, busybox_tree(folder / "tree"), "busybox")
+        (folder / "layer/data").mkdir(parents=True)
+        (folder / "layer/data/4").write_text("new")
+        publish(running, folder / "layer", "layer")
         yield url.replace("127.0.0.1", HOST)
 
 
@@ -151,6 +154,22 @@ def test_container_from_an_flist(vm: NodeVm, busybox: str) -> None:
     done = vm.result(f"core-{container}")
     assert done["streams"][0] == "box\nEEE0\n", done
     assert done["container"] == container
+
+
+def test_layer_comes_over_a_container_that_runs(vm: NodeVm, busybox: str) -> None:
+    layer = busybox.replace("busybox.flist", "layer.flist")
+    container = json.loads(vm.job("corex.create", {"root": busybox})["data"])
+
+    def inside(script: str) -> str:
+        inner = {"command": "bash", "arguments": {"script": script}}
+        return str(vm.result(vm.direct("corex.dispatch", container=container, command=inner))["streams"][0])
+
+    assert inside("echo own >/mine; head -c 3 /data/4") == "EEE"
+    vm.direct("corex.flist-layer", container=container, flist=layer)
+    assert inside("cat /mine /data/4; head -c 3 /data/5") == "own\nnewFFF"
+    assert vm.direct("corex.list")[str(container)]["container"]["live_layer"] == layer
+    vm.direct("corex.terminate", container=container)
+    assert vm.job("bash", {"script": "grep -c live /proc/mounts"})["streams"][0] == "0\n"
 
 
 def test_container_serves_the_host_through_the_forwarded_port(vm: NodeVm, busybox: str) -> None:

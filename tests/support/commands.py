@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from g8node.boot.containerservices import ContainerServices
 from g8node.config import Config
 from g8node.jobs import containerevents
 from g8node.jobs.commands import bash, core, corex, corex_exec, filesystem, info, ip, job, process
@@ -41,6 +42,7 @@ class Client:
         self.manager = Manager(node, Registry(commands), environ={})
         self.manager.sinks.append(self)
         containerevents.connect(self.manager, agent.containers)
+        ContainerServices(self.manager, agent.containers, corex.submit_inside)
         self.flags: set[str] = set()
         self.results: dict[str, Result] = {}
         self.streams: dict[str, list[str]] = {}

@@ -177,7 +177,8 @@ async def opened(tmp: Path, *, stalls: bool, settings: Mapping[str, Any]) -> Asy
                 await node.mounts.close()
             finally:
                 await blocking.run("disk", server.down)
-    assert not [m.target for m in await blocking.run("disk", mounts) if m.target.startswith(str(tmp))]
+    left = [m.target for m in await blocking.run("disk", mounts) if m.target.startswith(str(tmp))]
+    assert not left, left
 
 
 def descriptors() -> dict[str, str]:

@@ -6,7 +6,12 @@ first part is there. `sync=False` is a disk whose flushes do nothing, to see tha
 """
 
 import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+from g8node.linux.diskfile import Write, write_each
+from g8node.vdisk.collect import Collection
+from g8node.vdisk.pool import Pool
 
 SECTOR = 512
 
@@ -91,6 +96,9 @@ class MemoryFile:
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._disk.count()
         self._inode.change(offset, bytes(data))
+
+    def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
+        return write_each(self, writes)
 
     def punch(self, offset: int, length: int) -> None:
         length = min(length, len(self._inode.data) - offset)
@@ -211,6 +219,26 @@ class MemoryDisk:
         assert isinstance(found, _Folder)
         if self.syncs:
             found.sync()
+
+
+def collect(pool: Pool, numbers: Iterable[int], between: Callable[[], object] = lambda: None) -> Collection:
+    """A whole collection over the vdisks with these numbers; `between` is called between its steps."""
+    run = Collection(pool)
+    run.begin()
+    for number in numbers:
+        at: int | None = 0
+        while at is not None:
+            at, _ = run.mark(number, at)
+            between()
+    run.settle()
+    for first, count in run.groups():
+        between()
+        run.sweep(first, count)
+        between()
+    for bucket in range(run.buckets()):
+        run.drop_hints(bucket)
+    run.end()
+    return run
 
 
 class Oracle:

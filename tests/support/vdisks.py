@@ -90,6 +90,8 @@ class ServedConfig(Served):
         super().__init__(folder, *options)
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.yml"
+        self.places = ""
+        """etcd, in place of the file."""
         self.replace(text)
 
     def replace(self, text: str) -> None:
@@ -98,7 +100,7 @@ class ServedConfig(Served):
         fresh.replace(self.config)
 
     def source(self) -> tuple[str, str]:
-        return "--config", str(self.config)
+        return "--config", self.places or str(self.config)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["ServedConfig"]:

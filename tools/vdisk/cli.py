@@ -199,6 +199,13 @@ def serve(
         typer.Option(metavar="FILE|HOST:PORT,...", help="vdisks on clusters: YAML or TOML file, or etcd."),
     ] = "",
     id_: Annotated[str, typer.Option("--id", help="Under which etcd has the list of vdisks.")] = "default",
+    patience: Annotated[
+        float, typer.Option(min=0.1, max=600, metavar="SECONDS", help="Give a server of a cluster up after.")
+    ] = 8.0,
+    figures: Annotated[
+        float,
+        typer.Option(min=1, max=3600, metavar="SECONDS", help="With --config: between lines of figures."),
+    ] = 30.0,
     socket: Annotated[str, typer.Option(metavar="PATH", help="Unix socket.")] = "",
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="TCP; port 0 picks one.")] = "",
     tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM chain.")] = "",
@@ -231,5 +238,7 @@ def serve(
         key_file=key_file,
         config=config,
         server=id_,
+        patience_s=patience,
+        figures_s=figures,
     )
     console.run_async(service.serve(options))

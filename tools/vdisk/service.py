@@ -10,7 +10,8 @@ from g8node.nbd.export import Exports
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking, logs
-from g8node.vdisk.cluster.events import Event, line
+from g8node.vdisk.cluster.events import Event, figures, line
+from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
@@ -30,6 +31,8 @@ class Options:
     key_file: str = ""
     config: str = ""
     server: str = "default"
+    patience_s: float = 8.0
+    figures_s: float = 30.0
 
 
 async def serve(options: Options) -> None:
@@ -42,9 +45,14 @@ async def serve(options: Options) -> None:
     if options.tls is not None:
         context = await blocking.run("disk", server_context, *options.tls)
     if options.config:
-        remote = Remote(options.config, options.server, tell=_print)
+        patience = Patience.of(options.patience_s)
+        remote = Remote(options.config, options.server, tell=_print, patience=patience)
         loop.add_signal_handler(signal.SIGHUP, remote.source.reload)
-        await _serve(options, context, remote, remote.vdisks, ended)
+        printing = asyncio.create_task(_print_figures(remote, options.figures_s))
+        try:
+            await _serve(options, context, remote, remote.vdisks, ended)
+        finally:
+            printing.cancel()
     else:
         key = await blocking.run("disk", read_master_key, options.key_file) if options.key_file else b""
         vdisks = Vdisks(options.data, key=key)
@@ -54,6 +62,18 @@ async def serve(options: Options) -> None:
 def _print(event: Event) -> None:
     """As the original's server did, for who reads its stdout."""
     print(line(event), flush=True)
+
+
+async def _print_figures(remote: Remote, period_s: float) -> None:
+    """Of every vdisk in use, zeros included."""
+    before: dict[str, dict[str, int]] = {}
+    while True:
+        await asyncio.sleep(period_s)
+        used = [row for row in remote.states() if row["counters"]]
+        for row in used:
+            text = figures(row["id"], row["tags"], before.get(row["id"], {}), row["counters"], period_s)
+            print(text, end="", flush=True)
+        before = {row["id"]: row["counters"] for row in used}
 
 
 class _Owner(Protocol):

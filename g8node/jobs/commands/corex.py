@@ -12,17 +12,19 @@ from g8node.errors import Conflict, InvalidArgument, NotFound, PermissionDenied,
 from g8node.jobs.access import may_see
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import core, inside
+from g8node.jobs.interactive import Session
 from g8node.jobs.job import Job
 from g8node.jobs.kinds import FlistName
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Level, Result, Role, decode_command
 from g8node.jobs.outcome import Outcome, success
 from g8node.jobs.registry import Context, command
-from g8node.node import bundle, specs
+from g8node.node import adoption, bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
 from g8node.node.limits import Limits
 from g8node.node.specs import Spec
+from g8node.runtime import blocking
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
 
@@ -141,6 +143,21 @@ def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]")
     )
     ctx.jobs.container_logs.keep(job)
     return job
+
+
+def resume(jobs: Manager, container: Container, life: Child) -> None:
+    """A job for a container that an earlier agent has started: its output goes on, without levels in it."""
+
+    async def run(ctx: Context) -> Outcome:
+        out, err = await blocking.run("path", adoption.outputs, life.pid)
+        session = Session(ctx.job, life, ctx.jobs.valve)
+        session.on_pipes(-1, out, err)
+        return await session.run()
+
+    argv = list(container.place.program.argv) or [bundle.INIT, "-P"]
+    arguments = {"name": argv[0], "args": argv[1:]}
+    shown = Command.make(f"core-{container.id}", "core.system", arguments, tags=container.spec.tags)
+    jobs.container_logs.keep(jobs.submit(shown, container=container.id, runner=run))
 
 
 class LayerArgs(Struct, frozen=True):
@@ -276,6 +293,8 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
         arguments["nics"] = [wire.shown() for wire in network.wires]
         arguments["port"] = ctx.node.nics.ports(network)
     shown: dict[str, Any] = {"arguments": arguments, "root": container.rootfs, "pid": container.pid}
+    if container.live_flist:
+        shown |= {"live_layer": container.live_flist}
     if container.may_restart:
         shown |= {"restarts": container.restarts.count}
     if container.health is not None:
@@ -297,13 +316,16 @@ def dispatch(ctx: Context, args: DispatchArgs) -> str:
     return submit_inside(ctx.jobs, container, inner).id
 
 
-def submit_inside(jobs: Manager, container: Container, inner: Command) -> Job:
-    """A client's command as a job inside a container."""
+def submit_inside(
+    jobs: Manager, container: Container, inner: Command, *, internal: bool = False, **options: Any
+) -> Job:
+    """A client's command as a job inside a container; `options` are those of `Manager.submit`."""
     return jobs.submit(
         inner,
         container=container.id,
-        internal=False,
+        internal=internal,
         runner=lambda ctx: inside.run(ctx, container, _starter(ctx, container)),
+        **options,
     )
 
 

@@ -2,9 +2,10 @@
 
 There is no agent inside. Programs are started in the container's namespaces by the OCI runtime; the other
 commands are answered by the host, limited to the jobs and processes of that container. All else is
-UNKNOWN_CMD.
+UNKNOWN_CMD, unless the container has a plugin of that name.
 """
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,7 +16,9 @@ from g8node.jobs.commands import core, filesystem, ip, job, process
 from g8node.jobs.job import Job
 from g8node.jobs.outcome import Outcome
 from g8node.jobs.registry import Context, Registry, decode_arguments
+from g8node.node import plugins
 from g8node.node.container import Container
+from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
 
 Starter = Callable[[Process], Start]
@@ -34,7 +37,37 @@ def run(ctx: Context, container: Container, starter: Starter) -> Any:
     if name in _AS_ON_HOST:
         return ctx.jobs.registry.get(name).call(ctx, ctx.job.request.arguments)
     answer = _ANSWERS.get(name)
-    return Outcome("UNKNOWN_CMD") if answer is None else answer(ctx, container)
+    return _plugin(ctx, container, starter) if answer is None else answer(ctx, container)
+
+
+async def _plugin(ctx: Context, container: Container, starter: Starter) -> Any:
+    """A command that the container brings itself; its program is run in it as any other."""
+    text = await (await ctx.node.containers.inner(container)).text(plugins.PATH)
+    found = plugins.find(text, ctx.job.request.command)
+    if found is None:
+        return Outcome("UNKNOWN_CMD")
+    domain, plugin, function = found
+    process = Process(argv=[plugin.path, function, bytes(ctx.job.request.arguments).decode()])
+    _check(process)
+    start = starter(process)
+    return replace(process, start=_in_turn(container, domain, start) if plugin.queue else start)
+
+
+def _in_turn(container: Container, domain: str, start: Start) -> Start:
+    """One after another; the turn ends with the process."""
+    lock = container.turns.setdefault(domain, asyncio.Lock())
+
+    async def started(stdin: int, stdout: int, stderr: int) -> Child:
+        await lock.acquire()
+        try:
+            child = await start(stdin, stdout, stderr)
+        except BaseException:
+            lock.release()
+            raise
+        child.exited.add_done_callback(lambda _: lock.release())
+        return child
+
+    return started
 
 
 async def _on_its_own(ctx: Context, container: Container) -> Any:

@@ -90,11 +90,15 @@ class Info(Struct, frozen=True):
     counters: Counted | None = None
 
 
+def _uri(ctx: Context, vdisk: str) -> str:
+    """For clients here."""
+    return f"nbd+unix:///{quote(vdisk, safe='')}?socket={quote(ctx.node.blocks.socket)}"
+
+
 async def _info(ctx: Context, vdisk: str) -> Info:
     found = await ctx.node.blocks.vdisks.info(vdisk)
-    socket = ctx.node.blocks.socket
     fields: dict[str, Any] = found | {
-        "uri": f"nbd+unix:///{quote(vdisk, safe='')}?socket={quote(socket)}",
+        "uri": _uri(ctx, vdisk),
         "counters": found["counters"] or None,
     }
     return msgspec.convert(fields, Info)
@@ -199,3 +203,37 @@ class Collected(Struct, frozen=True):
 async def gc(ctx: Context, args: GcArgs) -> list[Collected]:
     """Give back the space of deduplicated content that no vdisk has any more; 409 while that is going on."""
     return msgspec.convert(await ctx.node.blocks.vdisks.gc(args.bytes_s), list[Collected])
+
+
+class OnServer(Struct, frozen=True):
+    """One redis-protocol server of a vdisk. `in_step`: it has all that was written; `reason`: if down."""
+
+    server: str
+    type: str
+    state: str
+    in_step: bool
+    retries: int
+    reason: str
+
+
+class OnClusters(Struct, frozen=True):
+    """`servers` and `counters` only while it is in use."""
+
+    id: str
+    type: Kind
+    size: int
+    connections: int
+    uri: str
+    servers: list[OnServer]
+    counters: Counted | None = None
+
+
+@command("vdisk.clusters", role="reader")
+async def clusters(ctx: Context) -> list[OnClusters]:
+    """The vdisks on clusters of servers, as `vdisk.config` has them, and the states of their servers."""
+    remote = ctx.node.blocks.remote
+    rows = remote.states() if remote is not None else []
+    return [
+        msgspec.convert(row | {"uri": _uri(ctx, row["id"]), "counters": row["counters"] or None}, OnClusters)
+        for row in rows
+    ]

@@ -22,6 +22,10 @@ class Blocks(Protocol):
 
     locks: Locks
 
+    @property
+    def late(self) -> bool:
+        """Whether some of them may take long to read."""
+
     def lane(self, block: int) -> int:
         """Blocks of one lane are likely to come from one server."""
 
@@ -61,6 +65,10 @@ class PlainBlocks:
         self._source_key = plain_key(source)
         self._keep = keep
         self._keeping = Keeping()
+
+    @property
+    def late(self) -> bool:
+        return self.mirror.late
 
     def lane(self, block: int) -> int:
         return self.mirror.shard(block).number

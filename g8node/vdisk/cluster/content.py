@@ -41,6 +41,10 @@ class ContentBlocks:
         self._keeping = Keeping()
         self._sectors = Sectors(mirror, cache_bytes=cache_bytes)
 
+    @property
+    def late(self) -> bool:
+        return self.mirror.late
+
     def lane(self, block: int) -> int:
         hash = self._sectors.peek(block)
         return self.mirror.shard(block // SECTOR_HASHES if hash is None else hash[0]).number

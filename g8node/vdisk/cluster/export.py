@@ -64,9 +64,11 @@ class ClusterVdisk:
     def read_now(self, offset: int, into: memoryview) -> bool:
         return False
 
-    def lane(self, offset: int) -> int:
-        """Reads of one lane are worth doing together."""
-        return self.blocks.lane(offset // self._size)
+    def lanes(self, offsets: Sequence[int]) -> Sequence[int]:
+        """By server, while one of them is slow to answer."""
+        if not self.blocks.late:
+            return ()
+        return [self.blocks.lane(offset // self._size) for offset in offsets]
 
     async def read(self, offset: int, into: memoryview) -> None:
         (error,) = await self.read_many([(offset, into)])

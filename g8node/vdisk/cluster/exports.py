@@ -55,9 +55,6 @@ class ClusterVdisks:
     def names(self) -> Sequence[tuple[str, str]]:
         return [(one.id, f"{one.static.type} vdisk") for _, one in sorted(self._vdisks.items())]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._vdisks
-
     async def describe(self, name: str) -> Description:
         vdisk = self._named(name)
         return describe(vdisk.static.record(vdisk.id))
@@ -137,6 +134,7 @@ class ClusterVdisks:
                     "id": name,
                     "type": config.static.type,
                     "size": config.static.record(name).size,
+                    "tags": _tags(config),
                     "connections": opened.users if opened else 0,
                     "counters": opened.vdisk.counters.table() if opened else {},
                     "servers": opened.blocks.states() if opened else [],
@@ -149,3 +147,9 @@ class ClusterVdisks:
         for vdisk, opened in list(self._opened.items()):
             await self._close(vdisk, opened)
         self._opened.clear()
+
+
+def _tags(config: Vdisk) -> str:
+    """Where it lies, as the original's figures say it."""
+    template = f",templateCluster={config.nbd.template}" if config.nbd.template else ""
+    return f"cluster={config.nbd.storage}{template}"

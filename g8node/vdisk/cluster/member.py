@@ -32,6 +32,7 @@ REPLY_BYTES_MAX: Final = 128 << 20
 _PAUSE_S: Final = 0.05
 _PAUSE_MAX_S: Final = 1.0
 _PROBE_MAX: Final = 16
+_LATE_S: Final = 0.05
 
 Command = tuple[Arg | memoryview, ...]
 
@@ -46,6 +47,11 @@ class Patience:
     attempt_s: float = 2.0
     total_s: float = 8.0
     probe_s: float = 0.5
+
+    @classmethod
+    def of(cls, total_s: float) -> "Patience":
+        """A few attempts in that time."""
+        return cls(attempt_s=min(2.0, total_s / 4), total_s=total_s, probe_s=min(0.5, total_s / 16))
 
 
 class Refused(Unavailable):
@@ -98,6 +104,22 @@ class Member:
     @property
     def up(self) -> bool:
         return not self.why
+
+    def begin(self, command: Command) -> asyncio.Future[Any] | None:
+        """The answer to come of a command that is sent once; None when that is not possible at once.
+
+        Whoever gets an error of it must `call`.
+        """
+        connection = self._connection
+        if self.why or connection is None or not connection.is_open:
+            return None
+        return connection.send(command)
+
+    @property
+    def late(self) -> bool:
+        """Whether answers of it may take long."""
+        connection = self._connection
+        return bool(self.why) or connection is None or connection.silent_s > _LATE_S
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """A reply or ReplyError for each. Unavailable when the server is down or becomes so."""

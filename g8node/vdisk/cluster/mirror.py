@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from g8node.errors import NodeError, Unavailable
 from g8node.runtime import logs
+from g8node.runtime.resp import ReplyError
 from g8node.vdisk.cluster import events, heal, layout, ledger
 from g8node.vdisk.cluster.events import Role, Tell
 from g8node.vdisk.cluster.ledger import Ledger
@@ -246,10 +247,10 @@ class Mirror:
         return self.shard(one if isinstance(one, int) else one[0])
 
     async def get(self, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]:
-        return await self._read(fields, self.shard, Shard.get)
+        return await self._read(fields, self.shard, Shard.get, ("HMGET", self.key))
 
     async def get_contents(self, hashes: Sequence[bytes]) -> dict[bytes, bytes | Unavailable | None]:
-        return await self._read(hashes, self._place, Shard.get_contents)
+        return await self._read(hashes, self._place, Shard.get_contents, ("MGET",))
 
     async def present(self, fields: Sequence[int]) -> dict[int, bool | Unavailable]:
         return await self._read(fields, self.shard, Shard.present)
@@ -259,11 +260,24 @@ class Mirror:
         items: Sequence[K],
         place: Callable[[K], Shard],
         read: Callable[[Shard, Sequence[K]], Awaitable[Sequence[Any]]],
+        words: tuple[str, ...] = (),
     ) -> dict[K, Any]:
-        """Every shard's items in one go; the failure of a shard is that of its items."""
+        """Every shard's items in one go; the failure of a shard is that of its items.
+
+        `words` begin the command that reads; it is sent to all shards, without a task for each, and only
+        where it fails is it done with `read`, which insists.
+        """
         groups: dict[Shard, list[K]] = {}
         for item in items:
             groups.setdefault(place(item), []).append(item)
+        begun: list[asyncio.Future[Any] | None] = []
+        for shard, items in groups.items():
+            begun.append(shard.begin((*words, *items), len(items)) if words else None)
+        answers: dict[K, Any] = {}
+        left: list[tuple[Shard, list[K]]] = []
+        for future, (shard, asked) in zip(begun, groups.items(), strict=True):
+            if future is None or not _taken(answers, asked, await _reply(future)):
+                left.append((shard, asked))
 
         async def one(shard: Shard, part: Sequence[K]) -> dict[K, Any]:
             try:
@@ -271,13 +285,14 @@ class Mirror:
             except Unavailable as error:
                 return dict.fromkeys(part, error)
 
-        if len(groups) == 1:
-            ((shard, part),) = groups.items()
-            return await one(shard, part)
-        answers: dict[K, Any] = {}
-        for got in await asyncio.gather(*(one(shard, part) for shard, part in groups.items())):
+        for got in await asyncio.gather(*(one(shard, part) for shard, part in left)) if left else ():
             answers |= got
         return answers
+
+    @property
+    def late(self) -> bool:
+        """Whether a shard may take long to be read from."""
+        return any(shard.late for shard in self.shards if not shard.moved and shard.copies)
 
     async def put(self, fields: Mapping[int, bytes | memoryview]) -> dict[int, Unavailable]:
         """The failures."""
@@ -327,6 +342,9 @@ class Mirror:
         if self._closed or self._read_only or copy.excluded:
             return
         if copy.in_step:
+            for other in self._shard_of(copy).copies:
+                if other.lost and other is not copy:
+                    other.leave()  # now there is somebody to copy from
             self._unsettled = True
             self._keep(f"ledger {member.name}", self._greet_back)
         else:
@@ -451,3 +469,19 @@ class Mirror:
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(copy.member.close() for copy in self._copies.values()))
+
+
+async def _reply(future: "asyncio.Future[Any]") -> Any:
+    """None for any failure."""
+    try:
+        return await future
+    except (ReplyError, Unavailable):
+        return None
+
+
+def _taken(answers: dict[K, Any], items: Sequence[K], reply: Any) -> bool:
+    """Whether the reply is values for the items."""
+    if type(reply) is not list or len(reply) != len(items):
+        return False
+    answers.update(zip(items, reply, strict=True))
+    return True

@@ -1,7 +1,7 @@
 """The vdisks of a configuration, kept as it says (async): for a node and for `g8 vdisk serve`."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from g8node.errors import NodeError
 from g8node.runtime import logs
@@ -13,6 +13,9 @@ from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.source import FileSource, Source, endpoints_of
 
 log = logs.get("vdisk")
+
+_RETRY_S: Final = 1.0
+_RETRY_MAX_S: Final = 30.0
 
 
 class Remote:
@@ -33,6 +36,8 @@ class Remote:
             if endpoints
             else FileSource(config, tell=self.vdisks.tell)
         )
+        self.problem = ""
+        """Why there is no configuration yet."""
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -43,6 +48,24 @@ class Remote:
             await self.source.close()
             raise
         self._following = asyncio.create_task(self._follow(), name="configuration of vdisks")
+
+    def begin(self) -> None:
+        """Like `start`, but a first configuration that cannot be had, or is wrong, is asked for again."""
+        self._following = asyncio.create_task(self._begin(), name="configuration of vdisks")
+
+    async def _begin(self) -> None:
+        pause_s = _RETRY_S
+        while True:
+            try:
+                await self.vdisks.update(await self.source.load())
+            except NodeError as error:
+                self.problem = str(error)
+                log.error("vdisks on clusters have no configuration", reason=self.problem, retry_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            else:
+                self.problem = ""
+                return await self._follow()
 
     async def _follow(self) -> None:
         try:

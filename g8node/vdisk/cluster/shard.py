@@ -142,6 +142,20 @@ class Shard:
             error = error or Unavailable(f"{copy.member!r}: {refusal}")
         raise error or Unavailable(f"shard {self.number}: no server may be used", hint="see its state")
 
+    def begin(self, words: tuple[Any, ...], count: int) -> "asyncio.Future[Any] | None":
+        """A reading command on its way, if it can be sent at once; `ask` when it fails."""
+        copy = self._first()
+        return copy.member.begin(words) if copy is not None and count <= _PART_COUNT else None
+
+    def _first(self) -> Copy | None:
+        return next((copy for copy in self.copies if copy.in_step and not copy.excluded), None)
+
+    @property
+    def late(self) -> bool:
+        """Whether it may take long to be read from."""
+        copy = self._first()
+        return copy is None or copy.member.late
+
     async def get(self, fields: Sequence[int]) -> list[bytes | None]:
         """The fields of the vdisk's hash."""
         commands: list[Command] = [

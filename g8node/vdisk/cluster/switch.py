@@ -48,6 +48,10 @@ class SwitchedBlocks:
             if not self._users:
                 self._idle.set()
 
+    @property
+    def late(self) -> bool:
+        return self._blocks.late
+
     def lane(self, block: int) -> int:
         return self._blocks.lane(block)
 

@@ -2,18 +2,17 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from g8node.errors import NodeError
 from g8node.runtime import blocking
 from g8node.vdisk import pool
-from g8node.vdisk.collect import Collection
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.record import Record
 from g8node.vdisk.volume import Volume
-from tests.support.powerloss import SECTOR, MemoryDisk, Oracle, PowerLost
+from tests.support.powerloss import SECTOR, MemoryDisk, Oracle, PowerLost, collect
 
 BLOCK = 1024
 SIZE = 16 << 10
@@ -25,6 +24,7 @@ CONTENTS = [random.Random(number).randbytes(SECTOR) for number in range(6)]
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(pool, "_WINDOW_SLOTS", 256)
+    monkeypatch.setattr("g8node.vdisk.volume._SINGLE_CLEARS", 3)  # so that both ways of clearing are taken
     yield
     blocking.close()
 
@@ -79,7 +79,7 @@ class World:
                 for oracle in self.oracles.values():  # they share the pool, and so its flushes
                     oracle.flushed()
             elif what == 2:
-                collect(volumes["one"]._pool, lambda: self._change(volumes))
+                collect(volumes["one"]._pool, (1, 2, 3, 4), lambda: self._change(volumes))
             else:
                 self._change(volumes)
         for volume in volumes.values():
@@ -118,24 +118,6 @@ def opened(folder: Folder, name: str) -> Volume:
     volume = folder.open(folder.record(name))
     assert isinstance(volume, Volume)
     return volume
-
-
-def collect(one: pool.Pool, between: Callable[[], None]) -> None:
-    run = Collection(one)
-    run.begin()
-    for number in (1, 2, 3, 4):
-        at: int | None = 0
-        while at is not None:
-            at, _ = run.mark(number, at)
-            between()
-    run.settle()
-    for first, count in run.groups():
-        between()
-        run.sweep(first, count)
-        between()
-    for bucket in range(run.buckets()):
-        run.drop_hints(bucket)
-    run.end()
 
 
 def wrong_sectors(seed: int, crashes: int, *, syncs: bool = True) -> int:

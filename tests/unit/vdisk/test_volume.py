@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import Unavailable
-from g8node.linux.diskfile import DiskFile, KernelDisk
+from g8node.linux.diskfile import DiskFile, KernelDisk, read_whole, write_whole
 from g8node.vdisk import pool as pool_module
 from g8node.vdisk.collect import Collection
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.mapping import CLEARED
-from g8node.vdisk.pool import Pool
 from g8node.vdisk.record import Record
 from g8node.vdisk.volume import Volume
-from tests.support.powerloss import MemoryDisk
+from tests.support.powerloss import MemoryDisk, collect
 
 BLOCK = 4096
 BLOCKS = 64
@@ -43,22 +42,6 @@ def read(volume: Volume, offset: int = 0, length: int = BLOCK) -> bytes:
     if volume.read_now(offset, memoryview(now)):
         assert now == data
     return bytes(data)
-
-
-def collect(pool: Pool, numbers: tuple[int, ...]) -> Collection:
-    run = Collection(pool)
-    run.begin()
-    for number in numbers:
-        at: int | None = 0
-        while at is not None:
-            at, _ = run.mark(number, at)
-    run.settle()
-    for first, count in run.groups():
-        run.sweep(first, count)
-    for bucket in range(run.buckets()):
-        run.drop_hints(bucket)
-    run.end()
-    return run
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +108,11 @@ def test_part_of_a_block_keeps_the_rest(volume: Volume) -> None:
     assert read(volume, 0, 32) == DATA[:8] + b"a" * 8 + b"b" * 8 + DATA[24:32]
 
 
-@pytest.mark.parametrize("blocks", [3, 5000])
-def test_punched_range_reads_as_zeros_to_the_byte(folder: Folder, blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "single"), [(3, 16384), (5000, 16384), (5000, 1000)])
+def test_punched_range_reads_as_zeros_to_the_byte(
+    folder: Folder, blocks: int, single: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("g8node.vdisk.volume._SINGLE_CLEARS", single)
     folder.create(record("long", 2, 5100))
     volume = opened(folder, "long")
     content = (DATA * 80)[: 5100 * BLOCK]
@@ -172,6 +158,38 @@ def test_volume_grows_while_it_is_open(folder: Folder, volume: Volume) -> None:
     volume.write(len(DATA), DATA[::-1])
     assert read(volume, 0, 2 * len(DATA)) == DATA + DATA[::-1]
     assert folder.problems("vd") == []
+
+
+def test_vdisk_that_grew_while_it_was_closed_can_be_written_to(folder: Folder, volume: Volume) -> None:
+    folder.create(record("two", 2))
+    opened(folder, "two").close()  # its mapping stays with the pool, which `volume` keeps open
+    folder.grow(folder.record("two"), 2 * len(DATA))
+    two = opened(folder, "two")
+    two.write(len(DATA), DATA)
+    volume._pool.checkpoint()
+    assert read(two, len(DATA), len(DATA)) == DATA
+    two.close()
+
+
+def test_damaged_vdisk_keeps_others_from_nothing_but_a_replay_of_its_changes(folder: Folder) -> None:
+    for number, name in ((2, "other"), (3, "hurt")):
+        folder.create(record(name, number))
+    disk = folder._disk
+    hurt = opened(folder, "hurt")
+    hurt.write(0, DATA)
+    whole = read_whole(disk, "/pool/hurt/vdisk.json", 4096)
+    write_whole(disk, "/pool/hurt/vdisk.json", b"{}")
+    crashed = Folder(disk, "/pool")
+    with pytest.raises(Unavailable, match="hurt"):
+        opened(crashed, "other")
+    write_whole(disk, "/pool/hurt/vdisk.json", whole)
+    again = opened(crashed, "hurt")
+    assert read(again, 0, len(DATA)) == DATA
+    again.close()
+    write_whole(disk, "/pool/hurt/vdisk.json", b"{}")
+    opened(crashed, "other").close()
+    with pytest.raises(Unavailable, match="hurt"):
+        crashed.numbers(BLOCK)
 
 
 # BUG: content that is missing read as zeros

@@ -20,7 +20,7 @@ build="gcc make pkg-config python3-dev python3-venv libfuse3-dev zstd xz-utils c
 node="libzstd1 redis-server redis-tools crun catatonit fuse3 nftables dnsmasq-base iproute2 busybox-static util-linux procps dmidecode"
 disks="btrfs-progs parted hdparm smartmontools"
 machines="qemu-system-x86"
-tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio etcd-server"
+tests="shellcheck erofs-utils attr libcap2-bin e2fsprogs curl libnbd-bin python3-libnbd qemu-utils qemu-block-extra fio etcd-server stress-ng"
 peers="runc podman netavark squashfuse squashfs-tools nbdkit casync restic"
 
 missing=

@@ -154,16 +154,17 @@ class Client:
 
     def __init__(
         self,
-        path: str,
+        address: str | tuple[str, int],
         name: str = "vd",
         *,
         structured: bool = True,
         extended: bool = False,
         begin: bool = True,
     ) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+        """`address`: a unix socket's path, or host and port."""
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         self.socket.settimeout(DEADLINE_S)
-        self.socket.connect(path)
+        self.socket.connect(address)
         self._extended = extended
         self._cookie = 0
         self._reads: dict[int, tuple[int, int]] = {}

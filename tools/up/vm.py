@@ -178,6 +178,12 @@ class Vm:
             self._process.kill()
             self._process.wait()
 
+    def kill(self) -> None:
+        """End it with SIGKILL, in the middle of whatever it does, and collect the process."""
+        assert self._process is not None, "not started"
+        self._process.kill()
+        self._process.wait()
+
     def _tail(self) -> str:
         log = (self.folder / "qemu.log").read_text(errors="replace")
         return "\n".join([*self.console().splitlines()[-30:], log[-1000:]])

@@ -105,7 +105,7 @@ def node(
 
 
 def _boot(vm: Vm) -> None:
-    """Until the gate answers; a machine that QEMU's emulation crashed is started again (see g8tools.up.vm)."""
+    """Until the gate answers; a machine that QEMU's emulation crashed is started again (g8tools.up.vm)."""
     for last in (False, False, True):
         vm.start()
         try:

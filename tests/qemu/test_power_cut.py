@@ -66,20 +66,19 @@ class Machine:
         words = [str(self.folder / "drive"), str(self.folder / "s"), str(self.dice.random())]
         argv = [sys.executable, "-m", "tests.support.volatile", *words]
         (self.folder / "s").unlink(missing_ok=True)
-        drive = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-        try:
-            deadline = time.monotonic() + DEADLINE_S
-            while not (self.folder / "s").exists():
-                assert drive.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield
-            drive.terminate()
-            shown, _ = drive.communicate(timeout=DEADLINE_S)
-            assert drive.returncode == 0, shown
-        finally:
-            drive.kill()
-            drive.wait()
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as drive:
+            try:
+                deadline = time.monotonic() + DEADLINE_S
+                while not (self.folder / "s").exists():
+                    assert drive.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                yield
+                drive.terminate()
+                shown, _ = drive.communicate(timeout=DEADLINE_S)
+                assert drive.returncode == 0, shown
+            finally:
+                drive.kill()
 
 
 def client(vm: NodeVm, vdisk: str) -> Client:

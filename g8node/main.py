@@ -53,6 +53,7 @@ ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 _PANIC = "/proc/sys/kernel/panic"
 _CACHE_DISK_S = 120.0
+_RESOURCES_S = 120.0  # for clearing away what a crash left; being late means a reboot, in vain
 _GRACE_S = 10.0
 _CONSOLE_S = 2.0
 _ONLINE_S = 15.0
@@ -145,7 +146,7 @@ class Core0:
             Phase("statistics", self._start_statistics, required=False),
             Phase("modules", self._import_late),
             *cache,
-            Phase("resources", self._start_resources),
+            Phase("resources", self._start_resources, _RESOURCES_S),
             Phase("services", self._start_services, required=False),
             Phase("local socket", self._start_local, required=False),
             Phase("bus", self._start_bus),
@@ -309,6 +310,8 @@ class Core0:
         if node.is_complete:
             await shutdown.step("containers", node.containers.close(), 30)
             await shutdown.step("files", node.files.close_all(), 5)
+            if self._init:  # a file system of the node may lie on one of them
+                await shutdown.step("file systems", blocking.run("disk", machine.flush_disks), 30)
             await shutdown.step("vdisks", node.blocks.close(), 60)
         if hasattr(node, "networks"):
             await shutdown.step("networks", node.networks.close(), 20)

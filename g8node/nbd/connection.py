@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol, cast
 
 from g8node.errors import NodeError, NotFound, Unavailable
-from g8node.nbd.export import BatchedExport, Export, Exports, errno_of, is_bug
+from g8node.nbd.export import BatchedExport, DurableExport, Export, Exports, errno_of, is_bug
 from g8node.nbd.together import ReadReplies, in_lanes
 from g8node.runtime import logs
 from g8node.wire import nbd
@@ -78,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         self._secured = False
         self._export: Export | None = None
         self._batched: BatchedExport | None = None
+        self._durable: DurableExport | None = None
         self.name = ""
 
     # The transport's side
@@ -282,6 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         self.name = begin.name
         self._export = export
         self._batched = export if isinstance(export, BatchedExport) else None
+        self._durable = export if isinstance(export, DurableExport) else None
         self._set_rules(begin, begin.description)
         self._pause(False)
         if requests := self._parser.feed(rest):
@@ -435,8 +437,9 @@ class Connection(asyncio.BufferedProtocol):
         size = sum(request.length for request in writes)
         export.count(nbd.CMD_WRITE, len(writes), size)
         data = [(request.offset, request.payload) for request in writes if request.payload is not None]
+        at_once = self._durable if all(request.flags & nbd.CMD_FLAG_FUA for request in writes) else None
         try:
-            errors = await export.write_many(data)
+            errors = await (at_once.write_durably(data) if at_once else export.write_many(data))
         except Exception as error:  # noqa: BLE001 - as above
             errors = [error] * len(writes)
         for _, payload in data:
@@ -445,7 +448,7 @@ class Connection(asyncio.BufferedProtocol):
         for request, failure in zip(writes, errors, strict=True):
             if failure is not None:
                 self._fail(request, failure)
-            elif request.flags & nbd.CMD_FLAG_FUA:
+            elif request.flags & nbd.CMD_FLAG_FUA and not at_once:
                 durable.append(request)
             else:
                 done.append(self._replies.done(request.cookie, request.offset))

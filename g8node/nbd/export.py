@@ -70,6 +70,14 @@ class BatchedExport(Protocol):
         """Fill every (offset, into); what became of each, in order."""
 
 
+@runtime_checkable
+class DurableExport(Protocol):
+    """An export that writes and flushes in less than their sum."""
+
+    async def write_durably(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        """As `write_many`; what was written survives a power loss. Raises when that is not certain."""
+
+
 class Exports(Protocol):
     """The export names that a server knows."""
 

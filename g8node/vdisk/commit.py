@@ -9,9 +9,12 @@ After a failed sync the kernel may have thrown the changes away and would call t
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from g8node.errors import Unavailable
 from g8node.runtime import blocking
+
+T = TypeVar("T")
 
 
 class GroupCommit:
@@ -21,7 +24,7 @@ class GroupCommit:
         self._sync = sync
         self._changes = 1  # what an earlier process wrote may not be on the disk
         self._synced = 0
-        self._running: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[Any] | None = None
         self._next: asyncio.Task[None] | None = None
         self.failed: Exception | None = None
 
@@ -47,7 +50,44 @@ class GroupCommit:
             self._next = asyncio.create_task(self._run(self._running))
         await asyncio.shield(self._next)
 
-    async def _run(self, before: "asyncio.Task[None] | None") -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether no sync runs or is to run."""
+        return self._running is None and self._next is None
+
+    async def together(self, work: Callable[[], T]) -> T:
+        """Call `work` and then sync, in one trip to a thread; only while `idle`.
+
+        What it changed survives a power loss when this returns, and needs no `changed`.
+        """
+        self.check()
+        self._running = running = asyncio.create_task(self._together(work))
+        return await asyncio.shield(running)
+
+    async def _together(self, work: Callable[[], T]) -> T:
+        before = self._changes
+        try:
+            value, failure = await blocking.run("fsync", self._work_and_sync, work)
+        except Exception:
+            self.changed()  # some of it may have been done
+            raise
+        finally:
+            self._running = None
+        if failure is not None:
+            self.failed = self.failed or failure
+            raise failure
+        self._synced = before
+        return value
+
+    def _work_and_sync(self, work: Callable[[], T]) -> tuple[T, Exception | None]:
+        value = work()
+        try:
+            self._sync()
+        except Exception as error:  # noqa: BLE001 - it reaches who waits, and is final
+            return value, error
+        return value, None
+
+    async def _run(self, before: "asyncio.Task[Any] | None") -> None:
         if before is not None:
             await asyncio.wait([before])
         self._running, self._next = self._next, None

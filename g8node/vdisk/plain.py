@@ -78,6 +78,13 @@ class PlainVdisk:
         self.commits.changed()
         return errors
 
+    async def write_durably(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        if self.commits.idle:
+            return await self.commits.together(lambda: self._write_all(writes))
+        errors = await self.write_many(writes)
+        await self.flush()
+        return errors
+
     def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         outcomes: dict[int, Exception | None] = {}
         for number, (offset, data) in enumerate(writes):

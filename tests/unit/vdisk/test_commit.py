@@ -85,3 +85,42 @@ async def test_waiter_that_leaves_does_not_stop_the_others() -> None:
     disk.go.set()
     await two
     assert disk.syncs == 1
+
+
+async def test_work_and_sync_in_one_trip_leave_nothing_to_do() -> None:
+    disk, done = Disk(), []
+    disk.go.set()
+    commits = GroupCommit(disk.sync)
+    assert commits.idle
+    assert await commits.together(lambda: done.append(disk.syncs) or "value") == "value"
+    assert (done, disk.syncs, commits.dirty, commits.idle) == ([0], 1, False, True)
+
+
+async def test_change_beside_work_and_sync_needs_another_sync() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.sync)
+    first = asyncio.create_task(commits.together(lambda: None))
+    await asyncio.to_thread(disk.begun.wait, 30)
+    assert not commits.idle
+    commits.changed()
+    second = asyncio.create_task(commits.commit())
+    await asyncio.sleep(0)
+    disk.go.set()
+    await asyncio.gather(first, second)
+    assert (disk.syncs, commits.dirty) == (2, False)
+
+
+async def test_failed_sync_after_work_is_final_and_failed_work_is_not() -> None:
+    disk = Disk()
+    disk.go.set()
+    commits = GroupCommit(disk.sync)
+    with pytest.raises(ZeroDivisionError):
+        await commits.together(lambda: 1 // 0)
+    assert commits.dirty
+    assert disk.syncs == 0
+    commits.check()
+    disk.error = OSError(5, "disk")
+    with pytest.raises(OSError, match="disk"):
+        await commits.together(lambda: None)
+    with pytest.raises(Unavailable):
+        await commits.commit()

@@ -31,7 +31,7 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
         offset = dice.randrange(SECTORS) * SECTOR
         length = min(dice.choice((1, 2, 8, 9)) * SECTOR, SIZE - offset)
         data = dice.randbytes(length)
-        what = dice.randrange(5)
+        what = dice.randrange(6)
         if what == 0:
             await vdisk.flush()
             oracle.flushed()
@@ -41,6 +41,15 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
         elif what == 2:
             oracle.wrote(offset, data)
             await asyncio.gather(vdisk.write_many([(offset, memoryview(data))]), vdisk.flush())
+        elif what == 3:
+            oracle.wrote(offset, data)
+            if dice.random() < 0.5:
+                errors = await vdisk.write_durably([(offset, memoryview(data))])
+            else:
+                other = vdisk.write_many([(offset, memoryview(data))])
+                errors, _ = await asyncio.gather(vdisk.write_durably([(offset, memoryview(data))]), other)
+            assert errors == [None]
+            oracle.flushed()
         else:
             oracle.wrote(offset, data)
             errors = await vdisk.write_many([(offset, memoryview(data))])

@@ -252,11 +252,12 @@ class Failing:
         def fail(offset: int, into: memoryview) -> bool:
             raise self._error
 
-        async def fail_flush() -> None:
+        async def fail_flush(*writes: object) -> None:
             raise self._error
 
         export.read_now = fail  # type: ignore[method-assign]
         export.flush = fail_flush  # type: ignore[method-assign]
+        export.write_durably = fail_flush  # type: ignore[attr-defined]
         return export
 
     async def leave(self, name: str, export: Export) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 
 import redis
 
-from g8tools.up.vm import Machine, Vm, VmError, free_port
+from g8tools.up.vm import Machine, Vm, free_port
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = TOP / "build"
 
 # Inside TCG everything is 10 to 20 times slower than on the host (and CI may run beside other work).
 BOOT_S = 120.0
-_EMULATION_CRASH = "Oops: int3"
 _WAIT_S = 60  # shorter than the client waits for an answer
 
 
@@ -94,7 +93,7 @@ def node(
     )
     vm = Vm(folder, machine)
     try:
-        _boot(vm)
+        vm.boot("g8node ready", BOOT_S)
         gate = redis.Redis(
             port=ports[6379], password=password, socket_timeout=90, decode_responses=True, protocol=2
         )
@@ -102,16 +101,3 @@ def node(
         gate.close()
     finally:
         vm.quit()
-
-
-def _boot(vm: Vm) -> None:
-    """Until the gate answers; a machine that QEMU's emulation crashed is started again (g8tools.up.vm)."""
-    for last in (False, False, True):
-        vm.start()
-        try:
-            vm.wait_for("g8node ready", BOOT_S)
-            return
-        except VmError:
-            if last or _EMULATION_CRASH not in vm.console():
-                raise
-            vm.quit()

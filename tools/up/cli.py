@@ -126,8 +126,7 @@ def boot(place: Place, password: str) -> tuple[Vm, int, int]:
         secrets={"password": password},
     )
     vm = Vm(place.folder, machine)
-    vm.start()
-    vm.wait_for("g8node ready", _BOOT_S)
+    vm.boot("g8node ready", _BOOT_S)
     return vm, gate, web
 
 

@@ -400,12 +400,9 @@ class Connection(asyncio.BufferedProtocol):
             for request in later:
                 self._start(self._read_slowly(export, request), request.length + _WEIGHT)
         else:
-            self._read_lanes(self._batched, later)
-
-    def _read_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
-        for lane in in_lanes(reads, export):
-            weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
-            self._start(self._read_together(export, lane), weight)
+            for lane in in_lanes(later, self._batched):
+                weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
+                self._start(self._read_together(self._batched, lane), weight)
 
     async def _read_together(self, export: BatchedExport, reads: Sequence[Request]) -> None:
         replies = ReadReplies(self._replies, reads)

@@ -135,7 +135,7 @@ async def _followed(pid: int) -> Child:
     """A process that is not our child. Conflict when it has ended."""
     loop = asyncio.get_running_loop()
     try:
-        fd, group = os.pidfd_open(pid), os.getpgid(pid)
+        group, fd = os.getpgid(pid), os.pidfd_open(pid)
     except ProcessLookupError as error:
         raise Conflict(f"process {pid} ended") from error
     exited: asyncio.Future[int] = loop.create_future()

@@ -6,17 +6,16 @@
 """
 
 import contextlib
+import functools
 import glob
 import ipaddress
 import os
 import shutil
-import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from g8node.linux import textfiles
+from g8node.linux import pidfd, textfiles
 from g8node.linux.guard import off_loop
 
 PROGRAM: Final = "dnsmasq"
@@ -122,18 +121,14 @@ def end_leftovers(folder: str) -> list[str]:
     for path in glob.glob(f"{glob.escape(folder)}/*/pid"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(textfiles.read_text(path, 32))
-            words = textfiles.read_text(f"/proc/{pid}/cmdline", 65536).split("\0")
-            if f"--pid-file={path}" in words:  # else the number is another process's by now
-                os.kill(pid, signal.SIGKILL)
-                _await_end(pid)
+            if pidfd.kill(pid, functools.partial(_is_server, pid, path), _DEATH_S):
                 ended.append(os.path.basename(os.path.dirname(path)))
     return ended
 
 
-def _await_end(pid: int) -> None:
-    deadline = time.monotonic() + _DEATH_S
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.01)
+def _is_server(pid: int, pid_file: str) -> bool:
+    """Or the number is another process's by now."""
+    return f"--pid-file={pid_file}" in textfiles.read_text(f"/proc/{pid}/cmdline", 65536).split("\0")
 
 
 def _write(folder: str, name: str, text: str) -> None:

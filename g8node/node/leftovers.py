@@ -5,6 +5,7 @@ mounts, processes whose root is an overlay of that folder, the control group `c<
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from g8node.linux import cgroup, mount, namespace, netlink
+from g8node.linux import cgroup, mount, namespace, netlink, pidfd
 from g8node.linux.guard import off_loop
 from g8node.node import rootfs
 
@@ -133,23 +134,18 @@ def remove(leftover: Leftover, places: Places) -> None:
 def end_runtimes(state: str) -> None:
     """Kill what is left of the runtime's own processes: they could still start something. Waits for it."""
     deadline = time.monotonic() + _DEATH_S
-    while (pids := _runtimes(state)) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:  # again: who was being started by one may be one
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_runtime(int(name), state)]
+        if not pids:
+            return
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+            pidfd.kill(pid, functools.partial(_is_runtime, pid, state), _DEATH_S)
 
 
-def _runtimes(state: str) -> list[int]:
-    wanted = ["--root", state]
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with (
-                contextlib.suppress(OSError),
-                open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as file,
-            ):
-                words = file.read().split("\0")
-                if words[0].endswith("/crun") and words[1:3] == wanted:
-                    found.append(int(name))
-    return found
+def _is_runtime(pid: int, state: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            words = file.read().split("\0")
+    except OSError:
+        return False
+    return words[0].endswith("/crun") and words[1:3] == ["--root", state]

@@ -143,7 +143,7 @@ class Lives:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             child = await self._exec(container.id, health_command(check), Streams(null, null, null))
-        except NodeError:
+        except (NodeError, OSError):
             return None
         finally:
             os.close(null)

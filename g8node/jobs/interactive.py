@@ -171,10 +171,8 @@ class Session:
 
     async def run(self) -> Outcome:
         """To the end of the process and of its output; cancelling kills it."""
-        self._job.run = self
         try:
-            for number in self._job.early:
-                self.signal(number)
+            self._job.attach(self)
             code = await self._child.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):

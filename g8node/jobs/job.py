@@ -150,6 +150,12 @@ class Job:
         else:
             self.early.add(number)
 
+    def attach(self, run: Run) -> None:
+        """From here signals go to that run, the first ones being those that came before it was there."""
+        self.run = run
+        for number in self.early:
+            run.signal(number)
+
     def unschedule(self) -> None:
         """No further run: ends a wait between runs, or prevents the next one. Not for protected jobs."""
         if not self.protected:

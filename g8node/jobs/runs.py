@@ -228,9 +228,7 @@ class ProcessRun:
         try:
             async with asyncio.timeout(limit_s):
                 child = self._child = await self._runner.start(self._process, pipes)
-                self._job.run = self
-                for number in self._job.early:
-                    self.signal(number)
+                self._job.attach(self)
                 code = await child.wait()
                 self._cut_later()
                 await pipes.drained()

@@ -53,6 +53,18 @@ async def test_signal_to_create_sync_is_one_to_process_1(agent: Agent) -> None:
 
 
 @in_agent
+async def test_signal_to_create_sync_before_process_1_is_not_lost(agent: Agent) -> None:
+    client = Client(agent)
+    arguments = {"root": str(agent.root), "command": ["sleep", "1000"]}
+    waiting = asyncio.create_task(client.send("corex.create-sync", arguments))
+    await until(lambda: any(job.phase == "running" for job in client.manager))
+    (job,) = [job for job in client.manager if job.request.command == "corex.create-sync"]
+    assert job.pid == 0
+    job.kill(9)
+    assert (await waiting).signal == 9
+
+
+@in_agent
 async def test_stats_are_of_the_whole_container(agent: Agent) -> None:
     client = Client(agent)
     id = await client.create()

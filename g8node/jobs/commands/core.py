@@ -139,7 +139,8 @@ async def subscribe(ctx: Context, args: SubscribeArgs) -> Outcome:
 
 async def followed(job: Job, target: Job, forward: Listener) -> Result | None:
     """The result of the target, whose messages go on; None when a signal ends the subscription before."""
-    following = job.run = _Following()
+    following = _Following()
+    job.attach(following)
     job.follows = target
     target.listeners.append(forward)
     result = asyncio.ensure_future(target.result())

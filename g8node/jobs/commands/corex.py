@@ -52,8 +52,8 @@ async def create_sync(ctx: Context, args: Spec) -> Outcome:
     A signal to this job is one to that process, its time limit ends the container. Meant for services.
     """
     container, job = await _created(ctx, args)
-    ctx.job.run = _Inner(job)
     try:
+        ctx.job.attach(_Inner(job))
         ended = await job.result()
     except BaseException:
         ctx.node.containers.abandon(container)

@@ -1,10 +1,10 @@
 """A plain vdisk over a template (blocking): a `DiskFile` that shows another one where it has nothing itself.
 
 Which blocks are its own is in `owned`. A block becomes that when it is first written, zeroed or trimmed, and,
-by the way, when it is read (copy on first read). What must hold whenever the power goes: a block that is its own
-has old or new bytes in each sector. So before the bit of a block is set, its bytes are synced; only
-where the template reads as zeros, as the empty file does, that is not needed. First writes therefore take a
-sync, one for all of a batch; copies of what was read wait for the next flush.
+by the way, when it is read (copy on first read). Whenever the power goes, a block that is its own has old or
+new bytes in each sector. So before the bit of a block is set, its bytes are synced; only where the template
+reads as zeros, as the empty file does, that is not needed. First writes therefore take a sync, one for all of
+a batch; copies of what was read wait for the next flush.
 
 A template that is missing is an error, never zeros.
 """

@@ -1,7 +1,7 @@
 """Which blocks of a plain clone are its own (blocking): one bit a block in a sparse file.
 
-A bit is set once, and never cleared. Whoever sets it has made sure before that the block's own bytes are on the
-disk: then it does not matter when the bit gets there.
+A bit is set once, and never cleared. Whoever sets it has made sure before that the block's own bytes are on
+the disk: then it does not matter when the bit gets there.
 """
 
 from collections.abc import Iterator

@@ -24,9 +24,7 @@ class Template:
     Without a cluster, though there should be one, they are all Unavailable.
     """
 
-    def __init__(
-        self, cluster: StorageCluster | None, *, vdisk: str, patience: Patience, tell: Tell
-    ) -> None:
+    def __init__(self, cluster: StorageCluster | None, *, vdisk: str, patience: Patience, tell: Tell) -> None:
         servers = cluster.servers if cluster is not None else ()
         self._count = max(1, len(servers))
         self._gone = {number for number, server in enumerate(servers) if server.state == "rip"}

@@ -31,9 +31,7 @@ def folder() -> Folder:
     file.write(0, DATA)
     file.close()
     made.create(
-        Record(
-            id="clone", type="db", size=2 * BLOCKS * BLOCK, template="image", template_size=BLOCKS * BLOCK
-        )
+        Record(id="clone", type="db", size=2 * BLOCKS * BLOCK, template="image", template_size=BLOCKS * BLOCK)
     )
     return made
 

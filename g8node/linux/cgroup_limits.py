@@ -1,8 +1,8 @@
 """Control groups of version 2 with limits that an operator sets (blocking): folders, members, files.
 
-A group is a folder below `parent`, which `cgroup.delegate` has made, with the limits. A group of version 2 that
-gives its controllers on has no processes itself, so that its members are in the group `tasks` below it, and
-each container that was put into it has one there too. OSError as the kernel gives it.
+A group is a folder below `parent`, which `cgroup.delegate` has made, with the limits. A group of version 2
+that gives its controllers on has no processes itself, so that its members are in the group `tasks` below it,
+and each container that was put into it has one there too. OSError as the kernel gives it.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def remove(parent: str, name: str) -> None:
 
 @off_loop
 def tasks(parent: str, name: str) -> list[int]:
-    """The processes of the group, those of containers in it too; none that our pid namespace does not show."""
+    """The processes of the group, those of containers in it too; none that our pid namespace hides."""
     folder = _folder(parent, name)
     found = _members(folder)
     for below, _, _ in os.walk(folder):

@@ -40,7 +40,7 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to look: the folder of bundles, the runtime's, the parents of control groups (none: no groups)."""
+    """Where to look: the folder of bundles, the runtime's, the parents of control groups, if any."""
 
     folder: str
     state: str

@@ -29,6 +29,7 @@ from g8node.errors import (
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
 from g8node.node import adoption, building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node.backups import Backups
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
@@ -68,11 +69,12 @@ class Containers:
         starts: int = 8,
         keeper: str = "",
         groups: Groups | None = None,
+        restored: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
         Without `nics` containers have no other links than their loopback, without `groups` none is put into a
-        group of an operator. With `keeper`, a file of
+        group of an operator. Roots that come from backups are kept in `restored`. With `keeper`, a file of
         `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
@@ -86,6 +88,7 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
+        self.backups = Backups(self, reaper, restored or f"{folder}/restored")
         self._keeper = keeper
         self._pinning = asyncio.Lock()
         self.adopted: list[tuple[Container, Life]] = []
@@ -117,6 +120,7 @@ class Containers:
         await collecting.remove(earlier, self._places(), self._crun)
         if not self._live:
             await blocking.run("path", rootfs.clear, self._folder)
+        await self.backups.clear()
 
     async def _adopt(self, id: int, journal: adoption.Journal) -> None:
         """Take a container over, or end it."""
@@ -360,7 +364,7 @@ class Containers:
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, *self.opened())
+                await building.build(container, undo, self._mounts, self.backups, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:

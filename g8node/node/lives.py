@@ -124,7 +124,11 @@ class Lives:
         counts_from = time.monotonic() + check.start_period
         while True:
             await asyncio.sleep(check.interval)
+            await container.stillness.moving()
+            held = container.stillness.times
             health.code = await self._checked(container, check)
+            if container.stillness.times != held:
+                continue  # it could not answer
             before = health.status
             if health.code == 0:
                 health.status, health.failures = "healthy", 0

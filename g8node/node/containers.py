@@ -229,7 +229,9 @@ class Containers:
 
     def _places(self) -> Places:
         groups = self._parent if self.opened()[0].cgroups else ""
-        return Places(self._folder, self._state, groups, links=self._nics is not None)
+        return Places(
+            self._folder, self._state, groups, links=self._nics is not None and self._nics.makes_networks
+        )
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""

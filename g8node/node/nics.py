@@ -44,7 +44,13 @@ class Nics:
     ) -> None:
         self._reaper = reaper
         self._firewall = firewall
+        self._networks = networks
         self._plugs = Plugs(networks, firewall, settings or Settings())
+
+    @property
+    def makes_networks(self) -> bool:
+        """Whether the links of this network namespace are ours to look at."""
+        return self._networks.claim.held
 
     # --- the life of a container
 

@@ -44,7 +44,7 @@ class Plugs:
 
     async def plug(self, network: Network, wire: Wire) -> None:
         """NodeError or OSError when it cannot be made."""
-        await self._networks.claim()
+        await self._networks.claim.take()
         await self._types[wire.nic.type](network, wire)
 
     async def name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:

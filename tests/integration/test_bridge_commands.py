@@ -166,6 +166,22 @@ def test_second_node_in_a_network_is_refused_and_stopping_takes_the_bridges_down
             code, text = other.refused("bridge.create", name="t0", network=static("10.2.0.1/24"))
             assert code == 409
             assert "another g8node" in text
+            running.direct("nft.open_port", port=22)
+            for name, arguments in (
+                ("nft.open_port", {"port": 23}),
+                ("bridge.delete", {"name": "s0"}),
+                ("bridge.nic-add", {"name": "s0", "nic": "lo"}),
+                ("bridge.nic-remove", {"nic": "lo"}),
+            ):
+                code, text = other.refused(name, **arguments)
+                assert (code, "another g8node" in text) == (409, True), (name, text)
+            assert "tcp dport 22 accept" in running.direct("nft.list")
+            other.direct("nft.drop_port", port=22)
+            assert running.there("ip", "link", "add", "cont9-0", "type", "bridge") == ""
+            assert other.direct("core.gc") == []
+            assert [row["name"] for row in running.direct("core.gc")] == ["cont9-0"]
+            assert other.stop() == 0
+            assert "tcp dport 22 accept" in running.there("nft", "list", "ruleset")
         space = os.open(f"/proc/{running.pid}/ns/net", os.O_RDONLY)
         try:
             assert running.stop() == 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
+from g8node.linux import namespace
 from g8node.linux.guard import off_loop
 
 
@@ -51,7 +52,9 @@ class Record(Struct, frozen=True):
 def write(folder: str, name: str, plan: Plan, *, made: bool) -> None:
     """Whole or not at all."""
     cidr, cidr6 = (str(address or "") for address in (plan.address, plan.address6))
-    record = Record(home(), made, plan.hwaddr, cidr, cidr6, plan.lease_range, plan.nat)
+    record = Record(
+        namespace.namespace_id(os.getpid(), "net"), made, plan.hwaddr, cidr, cidr6, plan.lease_range, plan.nat
+    )
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(f"{folder}.new", "wb") as file:
         file.write(msgspec.json.encode(record))
@@ -73,9 +76,3 @@ def read(folder: str) -> dict[str, Record]:
             with contextlib.suppress(OSError, msgspec.MsgspecError), open(f"{folder}/{name}", "rb") as file:
                 found[name] = msgspec.json.decode(file.read(), type=Record)
     return found
-
-
-@off_loop
-def home() -> int:
-    """The number of our network namespace."""
-    return os.stat("/proc/self/ns/net").st_ino

@@ -82,8 +82,9 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
-        self._keeper = keeper
-        self._pinning = asyncio.Lock()
+        self._journals = adoption.Journals(reaper, nics, keeper)
+        if nics is not None:
+            nics.on_change = self._network_changed
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
@@ -106,8 +107,7 @@ class Containers:
         await blocking.run("disk", end_runtimes, self._state)
         if self._host.cgroups:
             self._ooms.open()
-        if self._keeper:
-            found = await blocking.run("path", adoption.survivors, self._folder)
+        if found := await self._journals.survivors(self._folder):
             await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
         earlier = await collecting.ownerless(self._places(), lambda: self._live)
         await collecting.remove(earlier, self._places(), self._crun)
@@ -120,9 +120,11 @@ class Containers:
         container = self._live[id] = adoption.container_of(id, self._folder, journal)
         try:
             async with self._starts:
+                await self._journals.reconnect(container, journal)
                 await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
+                    await blocking.run("path", building.write, container, facts, crun)
                     streams = await blocking.run("path", adoption.inputs, container.pid)
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
@@ -131,6 +133,8 @@ class Containers:
             self._forget(container)
             return
         assert container.child is not None
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, container.pid)
         life = Life(container.child)
         self.adopted.append((container, life))
         self._last_id = max(self._last_id, id)
@@ -138,6 +142,14 @@ class Containers:
             await self._ooms.add(id, container.cgroup)
         self._background(self._watch(container, life, streams))
         self._tell(container, "adopted", pid=container.pid)
+
+    async def _network_changed(self, network: Network) -> None:
+        container = self._live.get(network.id)
+        if container is not None and container.running.is_set():
+            try:
+                await self._journals.note(container)
+            except OSError as error:
+                log.warning("a journal is not written", container=container.id, reason=str(error))
 
     async def close(self) -> None:
         """Terminate every container and wait until nothing of them is left."""
@@ -374,8 +386,8 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
-            if self._keeper:
-                await self._pin()
+            if self._journals.kept:
+                await self._journals.pin()
                 lasting = await blocking.run("path", adoption.lasting, streams)
                 streams.close()
                 streams = lasting
@@ -394,10 +406,6 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
-    async def _pin(self) -> None:
-        async with self._pinning:
-            await adoption.pin(self._reaper, self._keeper)
-
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -410,8 +418,7 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
-        if self._keeper:
-            await blocking.run("path", adoption.write, container)
+        await self._journals.note(container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -457,6 +464,8 @@ class Containers:
             return
         container.cleaning = True
         facts, crun = self.opened()
+        async with container.journaling:
+            pass  # none is written any more
         try:
             await close_inner(container.inner)
             await crun.delete(container.name)

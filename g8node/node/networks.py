@@ -8,6 +8,7 @@ the link stays, rules and server are made anew, leases are kept.
 
 import asyncio
 import ipaddress
+import os
 import re
 import signal
 from collections.abc import Callable, Coroutine, Sequence, Set
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from g8node.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NodeError, NotFound
-from g8node.linux import netlink, sysctl
+from g8node.linux import namespace, netlink, sysctl
 from g8node.linux.guard import off_loop
 from g8node.node import bridgerecords, programs
 from g8node.node.bridgerecords import Plan
@@ -166,7 +167,7 @@ class Networks:
 
     async def _recover(self, keep: Set[str]) -> None:
         records = await blocking.run("disk", bridgerecords.read, self._records)
-        here = await blocking.run("disk", bridgerecords.home)
+        here = await blocking.run("disk", namespace.namespace_id, os.getpid(), "net")
         bridges = {name for name, record in records.items() if record.home == here and record.made}
         await self.claim.take(keep | bridges)
         there = {link.name for link in await blocking.run("disk", netlink.links) if link.kind == "bridge"}

@@ -3,6 +3,7 @@
     <folder>/.lock                  held by the one process that uses it
     <folder>/<id, quoted>/vdisk.json
     <folder>/<id, quoted>/data.000  the first TiB, sparse; data.001 the next one, ...
+    <folder>/<id, quoted>/owned     of a plain one with a template, see owned.py
     <folder>/<id, quoted>/index     of a deduplicated one, see mapping.py
     <folder>/.content/              the contents of deduplicated ones, see pools.py
     <folder>/.new.*  .gone.*        being made or removed when the power went; swept at the next open
@@ -24,6 +25,8 @@ from g8node.linux.guard import off_loop
 from g8node.runtime import logs
 from g8node.vdisk.encrypted import EncryptedFile
 from g8node.vdisk.mapping import WIDTH
+from g8node.vdisk.overlay import Overlay
+from g8node.vdisk.owned import Owned, file_size
 from g8node.vdisk.parts import Parts, part_sizes
 from g8node.vdisk.pools import INDEX, Pools
 from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
@@ -33,6 +36,7 @@ from g8node.vdisk.volume import Volume
 log = logs.get("vdisk")
 
 RECORD: Final = "vdisk.json"
+OWNED: Final = "owned"
 _RECORD_BYTES_MAX: Final = 1 << 20
 _COPY_BYTES: Final = 1 << 20
 _EXTENTS: Final = 1024
@@ -175,11 +179,26 @@ class Folder:
             log.error("template cannot be read", vdisk=record.id, template=record.template, reason=str(error))
             return None
 
-    def plain(self, record: Record, parts: "Parts | Volume") -> DiskFile:
-        """What clients see of the bytes. Unavailable without the right key."""
-        if record.seal is None:
-            return parts
-        return EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+    def plain(self, record: Record, parts: "Parts | Volume", *, adopts: bool = True) -> DiskFile:
+        """What clients see of the bytes. Unavailable without the right key, or what else it takes."""
+        file: DiskFile = parts
+        if record.seal is not None:
+            file = EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+        if record.template and not isinstance(parts, Volume):
+            return self._overlay(record, file, adopts=adopts and not record.read_only)
+        return file
+
+    def _overlay(self, record: Record, file: DiskFile, *, adopts: bool) -> Overlay:
+        path = f"{self._at(record.id)}/{OWNED}"
+        owned = Owned(self._disk.open(path), record.template_size // record.block_size)
+        try:
+            if owned.short():
+                raise Unavailable(f"{path}: shorter than {file_size(owned.blocks)} bytes")
+            template = self._template(record)
+        except BaseException:
+            owned.close()
+            raise
+        return Overlay(file, owned, template, record.block_size, adopts=adopts)
 
     def sealed(self, record: Record) -> Record:
         """The record with a new key. InvalidArgument without a master key."""
@@ -269,7 +288,7 @@ class Folder:
     def _open_plain(self, record: Record, *, adopts: bool = True) -> DiskFile:
         parts = self.open(record, adopts=adopts)
         try:
-            return self.plain(record, parts)
+            return self.plain(record, parts, adopts=adopts)
         except BaseException:
             parts.close()
             raise
@@ -302,7 +321,10 @@ def _files(record: Record, size: int) -> list[tuple[str, int]]:
     """The names and sizes of a vdisk's files, if it has `size` bytes."""
     if record.storage == "dedup":
         return [(INDEX, size // record.block_size * WIDTH)]
-    return [(_part(number), part) for number, part in enumerate(part_sizes(size))]
+    files = [(_part(number), part) for number, part in enumerate(part_sizes(size))]
+    if record.template:
+        files.append((OWNED, file_size(record.template_size // record.block_size)))
+    return files
 
 
 def _copy(reader: DiskFile, writer: DiskFile, size: int) -> None:

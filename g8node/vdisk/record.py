@@ -61,8 +61,6 @@ class Record(Struct, frozen=True, kw_only=True):
             raise InvalidArgument(f"size: expected a multiple of the block size {self.block_size}")
         if self.storage == "dedup" and self.seal is not None:
             raise InvalidArgument("encrypted: expected plain storage")
-        if self.template and self.storage != "dedup":
-            raise InvalidArgument("template: expected deduplicated storage")
 
     @property
     def blocks(self) -> int:

@@ -127,8 +127,8 @@ class Vdisks:
             if opened is None:
                 parts = await blocking.run("disk", self.folder.open, record)
                 try:
-                    file = self.folder.plain(record, parts)
-                except NodeError:
+                    file = await blocking.run("disk", self.folder.plain, record, parts)
+                except (NodeError, OSError):
                     await blocking.run("disk", parts.close)
                     raise
                 export = DedupVdisk(parts, record) if isinstance(parts, Volume) else PlainVdisk(file, record)
@@ -174,8 +174,8 @@ class Vdisks:
         if record.template == record.id:
             raise InvalidArgument("template: expected another vdisk")
         template = self.get(record.template)
-        if template.seal is not None:
-            raise InvalidArgument("template: expected one that is not encrypted")
+        if template.seal is not None and record.seal is None:
+            raise InvalidArgument("template: expected one that is not encrypted, as the vdisk is not")
         if template.block_size != record.block_size:
             raise InvalidArgument(f"template: expected block size {record.block_size}")
         if template.size > record.size:

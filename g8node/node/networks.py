@@ -207,7 +207,7 @@ class Networks:
                 raise AlreadyExists(f"name: {name} exists already")
             undo.push_async_callback(blocking.run, "disk", bridgerecords.forget, self._records, name)
             await blocking.run("disk", bridgerecords.write, self._records, name, plan, made=False)
-            await self._links.add_bridge(name, plan.hwaddr)
+            await self._links.add_bridge(name, plan.hwaddr or _random_mac())
             undo.push_async_callback(blocking.run, "disk", netlink.link_remove, name)
             cidrs = [str(address) for address in (plan.address, plan.address6) if address is not None]
             try:
@@ -263,6 +263,11 @@ class Networks:
             await bridge.undo.aclose()
         except Exception:
             log.exception("a bridge could not be taken down", bridge=bridge.name)
+
+
+def _random_mac() -> str:
+    """The bridge's own: it would change with its ports otherwise, unknown to those who have it in mind."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, *os.urandom(5)))
 
 
 @off_loop

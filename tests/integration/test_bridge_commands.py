@@ -64,6 +64,19 @@ def test_bridge_takes_a_port_lists_it_and_lets_it_go(node: Inside) -> None:
     assert node.direct("bridge.nic-list", name="foreign") == []
 
 
+def test_address_of_a_bridge_does_not_change_with_its_ports(node: Inside) -> None:
+    def hwaddr() -> str:
+        return next(row["hwaddr"] for row in node.direct("ip.link.list") if row["name"] == "same0")
+
+    node.direct("bridge.create", name="same0")
+    before = hwaddr()
+    node.there("ip", "link", "add", "low0", "address", "00:00:00:00:00:01", "type", "veth")
+    node.direct("bridge.nic-add", name="same0", nic="low0")
+    assert hwaddr() == before
+    node.direct("bridge.delete", name="same0")
+    node.there("ip", "link", "del", "low0")
+
+
 def test_missing_links_and_what_is_no_bridge_are_refused(node: Inside) -> None:
     assert node.refused("bridge.nic-add", name="nope", nic="v0")[0] == 404
     assert node.refused("bridge.nic-add", name="foreign", nic="nope")[0] == 404

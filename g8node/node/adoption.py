@@ -14,6 +14,7 @@ container ends that is not our child nobody tells us: its exit code is 255.
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -30,7 +31,7 @@ from g8node.node.container import Container, Mounts
 from g8node.node.crun import Streams
 from g8node.node.nics import Nics
 from g8node.node.specs import Spec
-from g8node.node.wires import Record
+from g8node.node.wires import Network, Record
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -55,11 +56,16 @@ class Journal(Struct, frozen=True):
 class Journals:
     """Of running containers; `keeper` is a file of `linux.survivor`, without which none are kept."""
 
-    def __init__(self, reaper: Reaper, nics: Nics | None, keeper: str) -> None:
+    def __init__(
+        self, reaper: Reaper, nics: Nics | None, keeper: str, find: Callable[[int], Container | None]
+    ) -> None:
         self._reaper = reaper
         self._nics = nics
         self._keeper = keeper
+        self._find = find
         self._pinning = asyncio.Lock()
+        if nics is not None and keeper:
+            nics.on_change = self._network_changed
 
     @property
     def kept(self) -> bool:
@@ -79,6 +85,14 @@ class Journals:
                 network = container.network
                 record = None if self._nics is None or network is None else await self._nics.record(network)
                 await blocking.run("path", write, container, record)
+
+    async def _network_changed(self, network: Network) -> None:
+        container = self._find(network.id)
+        if container is not None and container.running.is_set():
+            try:
+                await self.note(container)
+            except OSError as error:
+                log.warning("a journal is not written", container=container.id, reason=str(error))
 
     async def survivors(self, folder: str) -> dict[int, Journal]:
         """The containers that run and can be taken over, as far as the journals tell.

@@ -218,6 +218,7 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
+            groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()

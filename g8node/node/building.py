@@ -14,6 +14,7 @@ from g8node.node import bundle, image, limits, rootfs, specs, users
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun
+from g8node.node.groups import Groups
 from g8node.node.innertree import InnerTree
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.runtime import blocking
@@ -38,6 +39,18 @@ def check(spec: Spec, host: Host) -> None:
             "limits: this host has no control groups of version 2",
             hint="leave limits out, or mount cgroup2 alone on /sys/fs/cgroup",
         )
+
+
+async def enter(container: Container, undo: AsyncExitStack, groups: Groups | None, host: Host) -> None:
+    """Put its control group into the one that the caller names. NotFound, InvalidArgument, Unavailable."""
+    if not container.spec.cgroups:
+        return
+    if groups is None or not host.cgroups:
+        raise Unavailable("cgroups: this node has no control groups of version 2")
+    name = await groups.enter(container.spec.cgroups)
+    undo.callback(groups.leave, name)
+    container.cgroup = f"{groups.path(name)}/{container.name}"
+    container.place = replace(container.place, cgroup=container.cgroup)
 
 
 async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host: Host, crun: Crun) -> None:

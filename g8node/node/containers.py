@@ -32,6 +32,7 @@ from g8node.node import adoption, building, bundle, collecting, host, livelayer,
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
+from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
@@ -66,10 +67,12 @@ class Containers:
         max_count: int = 0,
         starts: int = 8,
         keeper: str = "",
+        groups: Groups | None = None,
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
-        Without `nics` containers have no other links than their loopback. With `keeper`, a file of
+        Without `nics` containers have no other links than their loopback, without `groups` none is put into a
+        group of an operator. With `keeper`, a file of
         `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
@@ -77,6 +80,7 @@ class Containers:
         self._reaper = reaper
         self._mounts = mounts
         self._nics = nics
+        self._groups = groups
         self._folder = folder
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
@@ -228,7 +232,9 @@ class Containers:
             await self.collect(dry_run=False)
 
     def _places(self) -> Places:
-        groups = self._parent if self.opened()[0].cgroups else ""
+        groups: tuple[str, ...] = ()
+        if self.opened()[0].cgroups:
+            groups = (self._parent, *(self._groups.paths() if self._groups is not None else ()))
         return Places(self._folder, self._state, groups, links=self._nics is not None)
 
     def lost(self, targets: Iterable[str]) -> None:
@@ -352,6 +358,7 @@ class Containers:
         async with AsyncExitStack() as undo:
             undo.callback(self._forget, container)
             async with self._starts:
+                await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
                 await building.build(container, undo, self._mounts, *self.opened())
             container.undo = undo.pop_all()

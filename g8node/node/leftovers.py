@@ -40,11 +40,11 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to look: the folder of bundles, the runtime's, the parent of control groups (empty: none are)."""
+    """Where to look: the folder of bundles, the runtime's, the parents of control groups, if any."""
 
     folder: str
     state: str
-    parent: str
+    parents: tuple[str, ...]
     links: bool
     """Whether the links of this network namespace are ours to look at."""
 
@@ -63,10 +63,10 @@ def scan(places: Places) -> set[Leftover]:
             if top.isdigit():
                 found.add(Leftover("mount", entry.target, int(top)))
     found |= {Leftover("process", str(pid), id) for pid, id in _processes(folder).items()}
-    if places.parent:
+    for parent in places.parents:
         found |= {
-            Leftover("cgroup", f"{places.parent}/{name}", id)
-            for name, id in _named(_STATE, f"{cgroup.MOUNT}/{places.parent}")
+            Leftover("cgroup", f"{parent}/{name}", id)
+            for name, id in _named(_STATE, f"{cgroup.MOUNT}/{parent}")
         }
     if places.links:
         names = ((link.name, _LINK.fullmatch(link.name)) for link in netlink.links())

@@ -263,6 +263,19 @@ async def test_clone_without_its_content_cluster_is_an_error_not_zeros(four: lis
         assert await vd.read(0, BLOCK) == block(9)
 
 
+async def test_plain_clone_without_its_templates_cluster_is_an_error_not_zeros(
+    four: list[RedisProcess],
+) -> None:
+    async with running(configured(cluster(four), source="ubuntu:latest")) as vd:
+        with pytest.raises(Unavailable, match="template"):
+            await vd.read(0, BLOCK)
+        with pytest.raises(Unavailable, match="template"):
+            await vd.write(512, b"part of a block that cannot be read")
+        await vd.write(0, block(9))
+        await vd.vdisk.trim(BLOCK, BLOCK)
+        assert await vd.read(0, 2 * BLOCK) == block(9) + bytes(BLOCK)
+
+
 async def test_content_that_is_not_its_hash_is_an_error(four: list[RedisProcess]) -> None:
     clone_sectors(four)
     hash = content_hash(block(0))

@@ -176,14 +176,21 @@ def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> 
 def gc(
     data: Data,
     bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    key_file: KeyFile = "",
     json: Json = False,
 ) -> None:
-    """Give back the space of deduplicated content that no vdisk has any more."""
+    """Give back the space of deduplicated content that no vdisk has any more.
+
+    A damaged vdisk keeps what its index names. Encrypted content needs its key.
+    """
     rate = size_of(bytes_s, "bandwidth")
-    rows = _with(data, lambda vdisks: vdisks.gc(rate))
+    rows = _with(data, lambda vdisks: vdisks.gc(rate), key_file)
     text = console.table(
-        [("BLOCKS", "FREED", "KEPT")]
-        + [tuple(map(_amount, (row["block_size"], row["freed"], row["kept"]))) for row in rows],
+        [("BLOCKS", "FREED", "KEPT", "PROBLEM")]
+        + [
+            (*map(_amount, (row["block_size"], row["freed"], row["kept"])), str(row["problem"]))
+            for row in rows
+        ],
         right=frozenset((0, 1, 2)),
     )
     console.show(rows, json=json, text=text)

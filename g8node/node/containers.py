@@ -37,7 +37,7 @@ from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
-from g8node.node.lives import Life, Lives, event, stop
+from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
@@ -89,8 +89,7 @@ class Containers:
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
         self.backups = Backups(self, reaper, restored or f"{folder}/restored")
-        self._keeper = keeper
-        self._pinning = asyncio.Lock()
+        self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
@@ -113,8 +112,7 @@ class Containers:
         await blocking.run("disk", end_runtimes, self._state)
         if self._host.cgroups:
             self._ooms.open()
-        if self._keeper:
-            found = await blocking.run("path", adoption.survivors, self._folder)
+        if found := await self._journals.survivors(self._folder):
             await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
         earlier = await collecting.ownerless(self._places(), lambda: self._live)
         await collecting.remove(earlier, self._places(), self._crun)
@@ -128,9 +126,11 @@ class Containers:
         container = self._live[id] = adoption.container_of(id, self._folder, journal)
         try:
             async with self._starts:
+                await self._journals.reconnect(container, journal)
                 await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
+                    await blocking.run("path", building.write, container, facts, crun)
                     streams = await blocking.run("path", adoption.inputs, container.pid)
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
@@ -139,6 +139,8 @@ class Containers:
             self._forget(container)
             return
         assert container.child is not None
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, container.pid)
         life = Life(container.child)
         self.adopted.append((container, life))
         self._last_id = max(self._last_id, id)
@@ -197,7 +199,7 @@ class Containers:
         container = self.get(id)
         container.ending.set()
         while not container.running.is_set() and not container.gone.is_set():
-            await _first(container.running.wait(), container.gone.wait())
+            await first(container.running.wait(), container.gone.wait())
         if container.child is not None and container.child.running:
             await stop(container, container.child, grace_s)
         await container.gone.wait()
@@ -239,7 +241,8 @@ class Containers:
         groups: tuple[str, ...] = ()
         if self.opened()[0].cgroups:
             groups = (self._parent, *(self._groups.paths() if self._groups is not None else ()))
-        return Places(self._folder, self._state, groups, links=self._nics is not None)
+        links = self._nics is not None and self._nics.makes_networks
+        return Places(self._folder, self._state, groups, links=links)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -288,7 +291,7 @@ class Containers:
             raise Conflict(f"container {id} is between two runs")
         if not container.running.is_set():
             try:
-                waiting = _first(container.running.wait(), container.gone.wait())
+                waiting = first(container.running.wait(), container.gone.wait())
                 await asyncio.wait_for(waiting, _START_WAIT_S)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"container {id} did not start within {_START_WAIT_S:g} s") from error
@@ -383,8 +386,8 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
-            if self._keeper:
-                await self._pin()
+            if self._journals.kept:
+                await self._journals.pin()
                 lasting = await blocking.run("path", adoption.lasting, streams)
                 streams.close()
                 streams = lasting
@@ -403,10 +406,6 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
-    async def _pin(self) -> None:
-        async with self._pinning:
-            await adoption.pin(self._reaper, self._keeper)
-
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -419,8 +418,7 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
-        if self._keeper:
-            await blocking.run("path", adoption.write, container)
+        await self._journals.note(container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -466,6 +464,8 @@ class Containers:
             return
         container.cleaning = True
         facts, crun = self.opened()
+        async with container.journaling:
+            pass  # none is written any more
         try:
             await close_inner(container.inner)
             await crun.delete(container.name)
@@ -488,12 +488,3 @@ class Containers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -113,7 +113,7 @@ def test_clone_shows_its_template_and_gc_frees_what_nobody_has(node: Daemon) -> 
     node.direct("vdisk.delete", id="clone")
     node.direct("vdisk.delete", id="image")
     (found,) = node.direct("vdisk.gc")
-    assert found == {"block_size": 4096, "freed": 3 * 4096, "kept": 0}
+    assert found == {"block_size": 4096, "encrypted": False, "freed": 3 * 4096, "kept": 0, "problem": ""}
 
 
 def test_plain_clone_shows_its_template_until_it_is_written_or_zeroed(node: Daemon) -> None:

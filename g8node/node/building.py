@@ -10,6 +10,7 @@ import msgspec
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.linux import cgroup, devices, rootpath
 from g8node.linux.devices import Device
+from g8node.linux.guard import off_loop
 from g8node.node import bundle, image, limits, rootfs, specs, users
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
@@ -96,10 +97,12 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
         resources=_resources(spec),
         user=_read(container),
     )
-    _write(container, host, crun)
+    write(container, host, crun)
 
 
-def _write(container: Container, host: Host, crun: Crun) -> None:
+@off_loop
+def write(container: Container, host: Host, crun: Crun) -> None:
+    """The bundle, for the next run of the container."""
     spec = container.spec
     compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, host))
     config = bundle.config(spec, host, container.place, compiled_filter=compiled)
@@ -123,7 +126,7 @@ async def limit(container: Container, wanted: limits.Limits, host: Host, crun: C
         container.place = replace(
             container.place, resources=await blocking.run("disk", _resources, container.spec)
         )
-        await blocking.run("path", _write, container, host, crun)
+        await blocking.run("path", write, container, host, crun)
 
 
 def _limit(group: str, wanted: limits.Limits) -> None:

@@ -86,8 +86,7 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
-        self._keeper = keeper
-        self._pinning = asyncio.Lock()
+        self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
@@ -110,8 +109,7 @@ class Containers:
         await blocking.run("disk", end_runtimes, self._state)
         if self._host.cgroups:
             self._ooms.open()
-        if self._keeper:
-            found = await blocking.run("path", adoption.survivors, self._folder)
+        if found := await self._journals.survivors(self._folder):
             await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
         earlier = await collecting.ownerless(self._places(), lambda: self._live)
         await collecting.remove(earlier, self._places(), self._crun)
@@ -124,9 +122,11 @@ class Containers:
         container = self._live[id] = adoption.container_of(id, self._folder, journal)
         try:
             async with self._starts:
+                await self._journals.reconnect(container, journal)
                 await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
+                    await blocking.run("path", building.write, container, facts, crun)
                     streams = await blocking.run("path", adoption.inputs, container.pid)
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
@@ -135,6 +135,8 @@ class Containers:
             self._forget(container)
             return
         assert container.child is not None
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, container.pid)
         life = Life(container.child)
         self.adopted.append((container, life))
         self._last_id = max(self._last_id, id)
@@ -235,7 +237,8 @@ class Containers:
         groups: tuple[str, ...] = ()
         if self.opened()[0].cgroups:
             groups = (self._parent, *(self._groups.paths() if self._groups is not None else ()))
-        return Places(self._folder, self._state, groups, links=self._nics is not None)
+        links = self._nics is not None and self._nics.makes_networks
+        return Places(self._folder, self._state, groups, links=links)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -379,8 +382,8 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
-            if self._keeper:
-                await self._pin()
+            if self._journals.kept:
+                await self._journals.pin()
                 lasting = await blocking.run("path", adoption.lasting, streams)
                 streams.close()
                 streams = lasting
@@ -399,10 +402,6 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
-    async def _pin(self) -> None:
-        async with self._pinning:
-            await adoption.pin(self._reaper, self._keeper)
-
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -415,8 +414,7 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
-        if self._keeper:
-            await blocking.run("path", adoption.write, container)
+        await self._journals.note(container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -462,6 +460,8 @@ class Containers:
             return
         container.cleaning = True
         facts, crun = self.opened()
+        async with container.journaling:
+            pass  # none is written any more
         try:
             await close_inner(container.inner)
             await crun.delete(container.name)

@@ -24,7 +24,7 @@ ORDER: Final[tuple[Kind, ...]] = ("runtime", "process", "mount", "folder", "cgro
 """In which they are removed."""
 
 _STATE: Final = re.compile(r"c(\d{1,5})")
-_LINK: Final = re.compile(r"contm?(\d{1,5})-\d+p?")
+_LINK: Final = re.compile(r"cont[im]?(\d{1,5})-\d+p?")
 _UPPER: Final = re.compile(r"upperdir=([^,]+)/(\d{1,5})/data/upper(?:,|$)")
 _DEATH_S: Final = 10.0
 

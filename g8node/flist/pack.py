@@ -157,10 +157,11 @@ class _Packer:
         try:
             encoded = await blocking.run("cpu", self._encode, batch)
             fresh = {chunk.id: chunk.stored for chunk in encoded if chunk and chunk.id not in self._known}
+            # Claimed before the store is asked: batches that come meanwhile neither store nor count them.
+            self._known.update(fresh)
             missing = await self._store.missing(list(fresh)) if fresh else set()
             if missing:
                 await self._store.put_many({chunk: fresh[chunk] for chunk in missing})
-            self._known.update(fresh)
         finally:
             self._slots.release()
         now = self.progress

@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from g8node.wire.flist import NO_BLOCKS, Blocks
 from g8node.wire.router import Router
@@ -75,3 +75,12 @@ def walk(root: Node) -> Iterator[tuple[bytes, Node]]:
             stack.extend(
                 (prefix + name, child) for name, child in sorted(node.children.items(), reverse=True)
             )
+
+
+def copied(root: Node) -> Node:
+    """An equal tree of inodes of its own; hard links within it stay some."""
+    made = {id(node): replace(node) for _, node in walk(root)}
+    for node in made.values():
+        if node.children is not None:
+            node.children = {name: made[id(child)] for name, child in node.children.items()}
+    return made[id(root)]

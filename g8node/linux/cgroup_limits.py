@@ -1,12 +1,15 @@
 """Control groups of version 2 with limits that an operator sets (blocking): folders, members, files.
 
-A group is a folder below `parent`, which `cgroup.delegate` has made. OSError as the kernel gives it.
+A group is a folder below `parent`, which `cgroup.delegate` has made, with the limits. A group of version 2
+that gives its controllers on has no processes itself, so that its members are in the group `tasks` below it,
+and each container that was put into it has one there too. OSError as the kernel gives it.
 """
 
+import contextlib
 import os
 from typing import Final
 
-from g8node.linux.cgroup import MOUNT
+from g8node.linux.cgroup import MOUNT, delegate
 from g8node.linux.guard import off_loop
 
 NO_LIMIT: Final = 9223372036854771712
@@ -15,8 +18,16 @@ NO_LIMIT: Final = 9223372036854771712
 _PREFIX: Final = "g-"  # no group can then be mistaken for a file of the kernel's, such as memory.max
 
 
+_TASKS: Final = "tasks"
+
+
+def path(parent: str, name: str) -> str:
+    """Of the group below the mount point."""
+    return f"{parent}/{_PREFIX}{name}"
+
+
 def _folder(parent: str, name: str) -> str:
-    return f"{MOUNT}/{parent}/{_PREFIX}{name}"
+    return f"{MOUNT}/{path(parent, name)}"
 
 
 def _read(path: str) -> str:
@@ -31,7 +42,8 @@ def _write(path: str, text: str) -> None:
 
 @off_loop
 def create(parent: str, name: str) -> None:
-    os.makedirs(_folder(parent, name), exist_ok=True)
+    delegate(path(parent, name))
+    os.makedirs(f"{_folder(parent, name)}/{_TASKS}", exist_ok=True)
 
 
 @off_loop
@@ -40,28 +52,41 @@ def remove(parent: str, name: str) -> None:
     folder = _folder(parent, name)
     if not os.path.isdir(folder):
         return
-    for pid in tasks(parent, name):
+    for pid in _members(folder):
         leave(parent, name, pid)
+    os.rmdir(f"{folder}/{_TASKS}")
     os.rmdir(folder)
 
 
 @off_loop
 def tasks(parent: str, name: str) -> list[int]:
-    """The processes of the group; those that our pid namespace does not show are left out."""
-    return sorted(
-        pid for line in _read(f"{_folder(parent, name)}/cgroup.procs").split() if (pid := int(line))
-    )
+    """The processes of the group, those of containers in it too; none that our pid namespace hides."""
+    folder = _folder(parent, name)
+    found = _members(folder)
+    for below, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):  # a container in it has just ended
+            found |= _processes(below)
+    return sorted(found)
+
+
+def _members(folder: str) -> set[int]:
+    """Those that are in no container."""
+    return _processes(f"{folder}/{_TASKS}")
+
+
+def _processes(folder: str) -> set[int]:
+    return {pid for text in _read(f"{folder}/cgroup.procs").split() if (pid := int(text))}
 
 
 @off_loop
 def join(parent: str, name: str, pid: int) -> None:
-    _write(f"{_folder(parent, name)}/cgroup.procs", str(pid))
+    _write(f"{_folder(parent, name)}/{_TASKS}/cgroup.procs", str(pid))
 
 
 @off_loop
 def leave(parent: str, name: str, pid: int) -> bool:
-    """Move a member to the group that the node itself is in; False when it is no member."""
-    if pid not in tasks(parent, name):
+    """Move a member to the group that the node itself is in; False when it is none, or is a container's."""
+    if pid not in _members(_folder(parent, name)):
         return False
     try:
         _write(f"{MOUNT}{_home()}/cgroup.procs", str(pid))

@@ -10,10 +10,12 @@ import msgspec
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.linux import cgroup, devices, rootpath
 from g8node.linux.devices import Device
+from g8node.linux.guard import off_loop
 from g8node.node import bundle, image, limits, rootfs, specs, users
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun
+from g8node.node.groups import Groups
 from g8node.node.innertree import InnerTree
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.runtime import blocking
@@ -38,6 +40,18 @@ def check(spec: Spec, host: Host) -> None:
             "limits: this host has no control groups of version 2",
             hint="leave limits out, or mount cgroup2 alone on /sys/fs/cgroup",
         )
+
+
+async def enter(container: Container, undo: AsyncExitStack, groups: Groups | None, host: Host) -> None:
+    """Put its control group into the one that the caller names. NotFound, InvalidArgument, Unavailable."""
+    if not container.spec.cgroups:
+        return
+    if groups is None or not host.cgroups:
+        raise Unavailable("cgroups: this node has no control groups of version 2")
+    name = await groups.enter(container.spec.cgroups)
+    undo.callback(groups.leave, name)
+    container.cgroup = f"{groups.path(name)}/{container.name}"
+    container.place = replace(container.place, cgroup=container.cgroup)
 
 
 async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host: Host, crun: Crun) -> None:
@@ -83,10 +97,12 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
         resources=_resources(spec),
         user=_read(container),
     )
-    _write(container, host, crun)
+    write(container, host, crun)
 
 
-def _write(container: Container, host: Host, crun: Crun) -> None:
+@off_loop
+def write(container: Container, host: Host, crun: Crun) -> None:
+    """The bundle, for the next run of the container."""
     spec = container.spec
     compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, host))
     config = bundle.config(spec, host, container.place, compiled_filter=compiled)
@@ -110,7 +126,7 @@ async def limit(container: Container, wanted: limits.Limits, host: Host, crun: C
         container.place = replace(
             container.place, resources=await blocking.run("disk", _resources, container.spec)
         )
-        await blocking.run("path", _write, container, host, crun)
+        await blocking.run("path", write, container, host, crun)
 
 
 def _limit(group: str, wanted: limits.Limits) -> None:

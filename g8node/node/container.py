@@ -58,6 +58,7 @@ class Container:
     """Where the flist is that was put over the running container, and `live_flist` which one."""
     live_flist: str = ""
     swaps: int = 0
+    journaling: asyncio.Lock = field(default_factory=asyncio.Lock)
     network: "Network | None" = None
     """Its own; None with that of the node, and where the node makes none."""
     startup: str = ""

@@ -32,6 +32,7 @@ from g8node.node import adoption, building, bundle, collecting, host, livelayer,
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
+from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
@@ -66,10 +67,12 @@ class Containers:
         max_count: int = 0,
         starts: int = 8,
         keeper: str = "",
+        groups: Groups | None = None,
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
-        Without `nics` containers have no other links than their loopback. With `keeper`, a file of
+        Without `nics` containers have no other links than their loopback, without `groups` none is put into a
+        group of an operator. With `keeper`, a file of
         `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
@@ -77,13 +80,13 @@ class Containers:
         self._reaper = reaper
         self._mounts = mounts
         self._nics = nics
+        self._groups = groups
         self._folder = folder
         self._state = state
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
-        self._keeper = keeper
-        self._pinning = asyncio.Lock()
+        self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
@@ -106,8 +109,7 @@ class Containers:
         await blocking.run("disk", end_runtimes, self._state)
         if self._host.cgroups:
             self._ooms.open()
-        if self._keeper:
-            found = await blocking.run("path", adoption.survivors, self._folder)
+        if found := await self._journals.survivors(self._folder):
             await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
         earlier = await collecting.ownerless(self._places(), lambda: self._live)
         await collecting.remove(earlier, self._places(), self._crun)
@@ -120,9 +122,11 @@ class Containers:
         container = self._live[id] = adoption.container_of(id, self._folder, journal)
         try:
             async with self._starts:
+                await self._journals.reconnect(container, journal)
                 await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
+                    await blocking.run("path", building.write, container, facts, crun)
                     streams = await blocking.run("path", adoption.inputs, container.pid)
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
@@ -131,6 +135,8 @@ class Containers:
             self._forget(container)
             return
         assert container.child is not None
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, container.pid)
         life = Life(container.child)
         self.adopted.append((container, life))
         self._last_id = max(self._last_id, id)
@@ -228,8 +234,11 @@ class Containers:
             await self.collect(dry_run=False)
 
     def _places(self) -> Places:
-        groups = self._parent if self.opened()[0].cgroups else ""
-        return Places(self._folder, self._state, groups, links=self._nics is not None)
+        groups: tuple[str, ...] = ()
+        if self.opened()[0].cgroups:
+            groups = (self._parent, *(self._groups.paths() if self._groups is not None else ()))
+        links = self._nics is not None and self._nics.makes_networks
+        return Places(self._folder, self._state, groups, links=links)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -352,6 +361,7 @@ class Containers:
         async with AsyncExitStack() as undo:
             undo.callback(self._forget, container)
             async with self._starts:
+                await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
                 await building.build(container, undo, self._mounts, *self.opened())
             container.undo = undo.pop_all()
@@ -372,8 +382,8 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
-            if self._keeper:
-                await self._pin()
+            if self._journals.kept:
+                await self._journals.pin()
                 lasting = await blocking.run("path", adoption.lasting, streams)
                 streams.close()
                 streams = lasting
@@ -392,10 +402,6 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
-    async def _pin(self) -> None:
-        async with self._pinning:
-            await adoption.pin(self._reaper, self._keeper)
-
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -408,8 +414,7 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
-        if self._keeper:
-            await blocking.run("path", adoption.write, container)
+        await self._journals.note(container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -455,6 +460,8 @@ class Containers:
             return
         container.cleaning = True
         facts, crun = self.opened()
+        async with container.journaling:
+            pass  # none is written any more
         try:
             await close_inner(container.inner)
             await crun.delete(container.name)

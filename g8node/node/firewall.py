@@ -7,7 +7,7 @@ touched, and listings ask nft for its own words, so that no rule of anybody's ca
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import msgspec
 from g8node.errors import NodeError, NotFound
 from g8node.linux import netinfo
 from g8node.node import programs
+from g8node.node.claim import Claim
 from g8node.runtime import blocking
 from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
@@ -40,8 +41,10 @@ class Forward:
 class Firewall:
     """`closed`: what is not opened does not come in. `ports` stay open in any case."""
 
-    def __init__(self, reaper: Reaper, *, closed: bool, ports: Sequence[int] = ()) -> None:
+    def __init__(self, reaper: Reaper, claim: Claim, *, closed: bool, ports: Sequence[int] = ()) -> None:
         self._reaper = reaper
+        self._claim = claim
+        claim.on_taking(self._clear_away)
         self._closed = closed
         self._ports = tuple(ports)
         self._changing = asyncio.Lock()
@@ -182,8 +185,15 @@ class Firewall:
 
         await finish(whole())
 
+    async def _clear_away(self, _: Set[str]) -> None:
+        """Let nothing of a run that was killed stay in force until the table is made anew."""
+        if self._claim.follows:
+            table = {"table": {"family": nft.FAMILY, "name": nft.TABLE}}
+            await self._nft([{"add": table}, {"delete": table}])
+
     async def _ensure(self) -> None:
         if not self._is_made:
+            await self._claim.take()
             await self._nft(nft.base(closed=self._closed, ports=self._ports))
             self._is_made = True
 

@@ -2,6 +2,7 @@
 
 The commands are version 1's: a group belongs to a subsystem. Version 2 has one tree, so a name is one group,
 and the subsystems it was made for are remembered here. Without version 2 everything answers Unavailable.
+A container that is put into a group has its own group inside, which cannot be moved: the group stays as long.
 """
 
 import asyncio
@@ -9,10 +10,11 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, ParamSpec, TypeVar
 
-from g8node.errors import Exhausted, InvalidArgument, NodeError, NotFound, Unavailable
+from g8node.errors import Conflict, Exhausted, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.linux import cgroup, cgroup_limits
 from g8node.runtime import blocking
 
@@ -32,6 +34,7 @@ class Groups:
     def __init__(self) -> None:
         self._parent = "g8-host" if os.getpid() == 1 else f"g8-host-{os.getpid()}"
         self._subsystems: dict[str, set[Subsystem]] = {}
+        self._containers: Counter[str] = Counter()
         self._prepared = False
         self._lock = asyncio.Lock()
 
@@ -69,18 +72,55 @@ class Groups:
             await self._reset(subsystem, name)
 
     async def remove(self, subsystem: Subsystem, name: str) -> None:
-        """Its members go home when it was the name's last subsystem; a group that is gone is removed."""
+        """Its members go home when it was the name's last subsystem; a group that is gone is removed.
+
+        Conflict while a container is in it.
+        """
         async with self._lock:
             await self._ready()
             subsystems = self._subsystems.get(name, set())
             if subsystem not in subsystems:
                 return
+            if self._containers[name]:
+                raise Conflict(f"name: {name} has {self._containers[name]} containers in it")
             if len(subsystems) == 1:
                 await self._do(cgroup_limits.remove, self._parent, name)
                 del self._subsystems[name]
             else:
                 await self._reset(subsystem, name)
                 subsystems.discard(subsystem)
+
+    async def enter(self, groups: Sequence[Sequence[str]]) -> str:
+        """The name of the group for a container that is to be in all of these; until `leave` it stays.
+
+        NotFound, InvalidArgument: not the subsystems of one name; Unavailable.
+        """
+        names = {name for _, name in groups}
+        if len(names) != 1:
+            raise InvalidArgument(
+                f"cgroups: expected one name, got {', '.join(sorted(names))[:200]}",
+                hint="in version 2 a process is in one group; one group may have both subsystems",
+            )
+        async with self._lock:
+            for subsystem, name in groups:
+                await self._ready()
+                if subsystem not in self._subsystems.get(name, ()):
+                    raise NotFound(f"cgroups: {subsystem}/{name} does not exist", hint="see cgroup.ensure")
+            (name,) = names
+            self._containers[name] += 1
+            return name
+
+    def path(self, name: str) -> str:
+        """Of a group, below the mount point."""
+        return cgroup_limits.path(self._parent, name)
+
+    def paths(self) -> list[str]:
+        """Of all groups, below the mount point."""
+        return [self.path(name) for name in self._subsystems]
+
+    def leave(self, name: str) -> None:
+        """Nothing is left of a container that entered."""
+        self._containers[name] -= 1
 
     async def tasks(self, subsystem: Subsystem, name: str) -> list[int]:
         async with self._lock:

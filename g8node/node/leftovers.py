@@ -24,7 +24,7 @@ ORDER: Final[tuple[Kind, ...]] = ("runtime", "process", "mount", "folder", "cgro
 """In which they are removed."""
 
 _STATE: Final = re.compile(r"c(\d{1,5})")
-_LINK: Final = re.compile(r"contm?(\d{1,5})-\d+p?")
+_LINK: Final = re.compile(r"cont[im]?(\d{1,5})-\d+p?")
 _UPPER: Final = re.compile(r"upperdir=([^,]+)/(\d{1,5})/data/upper(?:,|$)")
 _DEATH_S: Final = 10.0
 
@@ -40,11 +40,11 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to look: the folder of bundles, the runtime's, the parent of control groups (empty: none are)."""
+    """Where to look: the folder of bundles, the runtime's, the parents of control groups, if any."""
 
     folder: str
     state: str
-    parent: str
+    parents: tuple[str, ...]
     links: bool
     """Whether the links of this network namespace are ours to look at."""
 
@@ -63,10 +63,10 @@ def scan(places: Places) -> set[Leftover]:
             if top.isdigit():
                 found.add(Leftover("mount", entry.target, int(top)))
     found |= {Leftover("process", str(pid), id) for pid, id in _processes(folder).items()}
-    if places.parent:
+    for parent in places.parents:
         found |= {
-            Leftover("cgroup", f"{places.parent}/{name}", id)
-            for name, id in _named(_STATE, f"{cgroup.MOUNT}/{places.parent}")
+            Leftover("cgroup", f"{parent}/{name}", id)
+            for name, id in _named(_STATE, f"{cgroup.MOUNT}/{parent}")
         }
     if places.links:
         names = ((link.name, _LINK.fullmatch(link.name)) for link in netlink.links())

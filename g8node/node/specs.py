@@ -20,6 +20,7 @@ _NO_MOUNT_POINTS: Final = ("", "dev", "proc")  # no container would start or be 
 _NO_NUL: Final = r"\A[^\x00]*\Z"
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9.-]{1,64}(?<!-)")
 ENV_NAME = re.compile(r"[^=\0]+")
+_GROUP: Final = r"\A[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,63}\Z"
 _USER: Final = re.compile(r"[A-Za-z0-9_.-]{1,256}(:[A-Za-z0-9_.-]{1,256})?", re.ASCII)
 _DEVICE: Final = re.compile(r"(/dev/[!-9;-~]{1,200})(?::(/dev/[!-9;-~]{1,200})(?::([rwm]{1,3}))?)?", re.ASCII)
 _SYSCTL: Final = re.compile(
@@ -97,6 +98,19 @@ class Spec(Struct, frozen=True, omit_defaults=False):
     user: Annotated[
         Annotated[str, Meta(extra={"kind": "user"})] | None,
         Meta(description="name or uid, and :group or :gid; default: the flist's, else root"),
+    ] = None
+    cgroups: Annotated[
+        Annotated[
+            list[
+                Annotated[
+                    list[Annotated[str, Meta(pattern=_GROUP, extra={"kind": "group or subsystem"})]],
+                    Meta(min_length=2, max_length=2),
+                ]
+            ],
+            Meta(max_length=16),
+        ]
+        | None,
+        Meta(description="[subsystem, name] of control groups that exist, see cgroup.ensure; one name"),
     ] = None
     limits: Annotated[Limits | None, Meta(description="cpu, memory, swap, pids, io; see docs")] = None
     readonly: Annotated[bool | None, Meta(description="nothing can be written to the root")] = None

@@ -3,14 +3,14 @@
 Mark: all mappings are walked, and what is referred to anew meanwhile is marked as it happens. Settle: a
 checkpoint, so that no power loss brings back a reference to what is dead now, and a wait for those who read
 before it. Sweep: entries of dead content become DEAD, which is synced, so that nobody finds the content
-any more; then it is punched, then the entry. Nothing is kept of all that: a collection that was killed
-is begun anew, and meets its DEAD entries again.
+any more; then it is punched, then the entry; a file of slots that has none left is removed. Nothing is
+kept of all that: a collection that was killed is begun anew, and meets its DEAD entries again.
 """
 
 from typing import Final
 
 from g8node.vdisk.entries import CLEAR, ENTRY, dead, unpack
-from g8node.vdisk.mapping import WIDTH
+from g8node.vdisk.mapping import WIDTH, Mapping
 from g8node.vdisk.pool import Pool, runs
 from g8node.vdisk.segments import GROUP, SLOTS
 
@@ -25,6 +25,7 @@ class Collection:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._marks = pool.mark()
+        self._used: set[int] = set()
         self.freed = self.kept = 0
 
     def begin(self) -> None:
@@ -35,12 +36,20 @@ class Collection:
         """A piece of a vdisk's mapping: where to go on, and bytes that were read."""
         with self._pool.settling:
             mapping = self._pool.mapping(number)
-            piece = mapping.pieces(at) if mapping is not None else None
-            if piece is None:
-                return None, 0
-            end, values = piece
-            self._marks.update(values)
-            return end, len(values) * WIDTH
+            return self._mark(mapping, at) if mapping is not None else (None, 0)
+
+    def mark_stray(self, mapping: Mapping, at: int) -> tuple[int | None, int]:
+        """The same for a mapping that the pool does not have."""
+        with self._pool.settling:
+            return self._mark(mapping, at)
+
+    def _mark(self, mapping: Mapping, at: int) -> tuple[int | None, int]:
+        piece = mapping.pieces(at)
+        if piece is None:
+            return None, 0
+        end, values = piece
+        self._marks.update(values)
+        return end, len(values) * WIDTH
 
     def settle(self) -> None:
         self._pool.checkpoint()
@@ -48,7 +57,7 @@ class Collection:
 
     def groups(self) -> list[tuple[int, int]]:
         """(first slot, number of slots) of the pieces to sweep."""
-        step = _GROUPS * GROUP
+        step = min(_GROUPS * GROUP, SLOTS)
         return [
             (first, min(step, -(-self._marks.limit // GROUP) * GROUP - first))
             for number in self._pool.segments.numbers()
@@ -87,6 +96,7 @@ class Collection:
                 content = entry.kind != CLEAR and entry.ref == slot
                 if content and not self._marks.is_dead(slot):
                     self.kept += 1
+                    self._used.add(slot // SLOTS)
                     continue
                 self.freed += content
                 entries[at : at + ENTRY] = dead(slot, content=content)
@@ -94,6 +104,12 @@ class Collection:
             if found:
                 segments.set_entries(group, bytes(entries))
         return found
+
+    def drop_segments(self) -> None:
+        """Remove the files of slots in which nothing was kept, once all of `groups` are swept."""
+        for number in self._pool.segments.numbers():
+            if (number + 1) * SLOTS <= self._marks.limit and number not in self._used:
+                self._pool.drop_segment(number)
 
     def buckets(self) -> int:
         return self._pool.hints.buckets

@@ -62,21 +62,18 @@ class _Units:
             self.give(first, last)
 
 
-class EncryptedFile:
-    """See the module."""
+class Xts:
+    """Encrypts units of `unit` bytes, at most 4 KiB, by their numbers; zeros stand for zeros."""
 
-    def __init__(self, inner: DiskFile, key: bytes) -> None:
-        self._inner = inner
+    def __init__(self, key: bytes, unit: int = UNIT) -> None:
+        self.unit = unit
         self._aes = AES(key)
-        self._units = _Units()
-        self._size = inner.size()
 
     def _decrypt(self, unit: int, data: bytes) -> bytes:
         """One unit, or what the file has of its last one."""
         if data == _ZEROS[: len(data)]:
             return data
-        tweak = unit.to_bytes(16, "little")
-        plain = Cipher(self._aes, XTS(tweak)).decryptor().update(data)
+        plain = Cipher(self._aes, XTS(unit.to_bytes(16, "little"))).decryptor().update(data)
         if _ZEROS[:_SECTOR] not in data:
             return plain
         sectors = range(0, len(data), _SECTOR)
@@ -88,10 +85,30 @@ class EncryptedFile:
     def _encrypt(self, unit: int, plain: bytes) -> bytes:
         return Cipher(self._aes, XTS(unit.to_bytes(16, "little"))).encryptor().update(plain)
 
-    def _open(self, first: int, data: memoryview) -> None:
-        """Decrypt whole units in place, the first one being number `first`."""
-        for at in range(0, len(data), UNIT):
-            data[at : at + UNIT] = self._decrypt(first + at // UNIT, bytes(data[at : at + UNIT]))
+    def seal(self, first: int, plain: bytes | bytearray | memoryview) -> bytes:
+        """Whole units encrypted, the first one being number `first`."""
+        size = self.unit
+        return b"".join(
+            self._encrypt(first + at // size, bytes(plain[at : at + size]))
+            for at in range(0, len(plain), size)
+        )
+
+    def open(self, first: int, data: memoryview) -> None:
+        """Decrypt whole units in place."""
+        for at in range(0, len(data), self.unit):
+            data[at : at + self.unit] = self._decrypt(
+                first + at // self.unit, bytes(data[at : at + self.unit])
+            )
+
+
+class EncryptedFile:
+    """See the module."""
+
+    def __init__(self, inner: DiskFile, key: bytes) -> None:
+        self._inner = inner
+        self._xts = Xts(key)
+        self._units = _Units()
+        self._size = inner.size()
 
     def _whole(self, offset: int, length: int) -> tuple[int, int]:
         """The range of whole units around a range, within the file."""
@@ -115,7 +132,7 @@ class EncryptedFile:
                 return False
         finally:
             self._units.give(first, last)
-        self._open(first, data)
+        self._xts.open(first, data)
         into[:] = data[offset - start : offset - start + len(into)]
         return True
 
@@ -126,7 +143,7 @@ class EncryptedFile:
             data = memoryview(bytearray(length))
             with self._units.alone(start, length):
                 self._inner.read(start, data)
-            self._open(start // UNIT, data)
+            self._xts.open(start // UNIT, data)
             piece[:] = data[offset + at - start : offset + at - start + len(piece)]
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
@@ -146,12 +163,7 @@ class EncryptedFile:
             if length != len(data):
                 self._fill_edges(start, plain, offset, len(data))
             plain[offset - start : offset - start + len(data)] = data
-            first = start // UNIT
-            sealed = b"".join(
-                self._encrypt(first + at // UNIT, bytes(plain[at : at + UNIT]))
-                for at in range(0, length, UNIT)
-            )
-            self._inner.write(start, sealed)
+            self._inner.write(start, self._xts.seal(start // UNIT, plain))
 
     def _fill_edges(self, start: int, plain: memoryview, offset: int, length: int) -> None:
         """What the first and the last unit hold now."""
@@ -159,7 +171,7 @@ class EncryptedFile:
         for at in {0, last}:
             piece = plain[at : at + UNIT]
             self._inner.read(start + at, piece)
-            self._open((start + at) // UNIT, piece)
+            self._xts.open((start + at) // UNIT, piece)
 
     def punch(self, offset: int, length: int) -> None:
         self._clear(offset, length, lambda at, count: self._inner.punch(at, count))

@@ -3,6 +3,7 @@
     <folder>/.lock                  held by the one process that uses it
     <folder>/<id, quoted>/vdisk.json
     <folder>/<id, quoted>/data.000  the first TiB, sparse; data.001 the next one, ...
+    <folder>/<id, quoted>/owned     of a plain one with a template, see owned.py
     <folder>/<id, quoted>/index     of a deduplicated one, see mapping.py
     <folder>/.content/              the contents of deduplicated ones, see pools.py
     <folder>/.new.*  .gone.*        being made or removed when the power went; swept at the next open
@@ -23,7 +24,9 @@ from g8node.linux.diskfile import Disk, DiskFile, read_whole, write_whole
 from g8node.linux.guard import off_loop
 from g8node.runtime import logs
 from g8node.vdisk.encrypted import EncryptedFile
-from g8node.vdisk.mapping import WIDTH
+from g8node.vdisk.mapping import WIDTH, Mapping
+from g8node.vdisk.overlay import Overlay
+from g8node.vdisk.owned import Owned, file_size
 from g8node.vdisk.parts import Parts, part_sizes
 from g8node.vdisk.pools import INDEX, Pools
 from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
@@ -33,6 +36,8 @@ from g8node.vdisk.volume import Volume
 log = logs.get("vdisk")
 
 RECORD: Final = "vdisk.json"
+OWNED: Final = "owned"
+_PARTS: Final = "data."
 _RECORD_BYTES_MAX: Final = 1 << 20
 _COPY_BYTES: Final = 1 << 20
 _EXTENTS: Final = 1024
@@ -46,7 +51,7 @@ class Folder:
         self._disk = disk
         self._key = key
         self.path = path.rstrip("/")
-        self.pools = Pools(disk, self.path, self._records, self._at)
+        self.pools = Pools(disk, self.path, self._records, self._at, key)
 
     @off_loop
     def lock(self) -> int:
@@ -98,12 +103,24 @@ class Folder:
                 damaged.append(vdisk)
         return records, damaged
 
-    def numbers(self, block_size: int) -> list[int]:
-        """Of all deduplicated vdisks with that block size. Unavailable when a vdisk is damaged."""
+    def numbers(self, pool: str) -> tuple[list[int], list[str]]:
+        """Of all deduplicated vdisks in that pool; and the damaged vdisks, which may be in it as well."""
         records, damaged = self._records()
-        if damaged:
-            raise Unavailable(f"vdisk {damaged[0]!r} is damaged: nobody knows what it refers to")
-        return [one.number for one in records if one.storage == "dedup" and one.block_size == block_size]
+        return [one.number for one in records if one.storage == "dedup" and one.pool == pool], damaged
+
+    def stray(self, vdisk: str) -> Mapping | None:
+        """What a damaged vdisk refers to, whatever its pool; None for one that refers to nothing.
+
+        Unavailable when nobody can know.
+        """
+        place = self._at(vdisk)
+        names = self._disk.names(place)
+        if INDEX in names:
+            file = self._disk.open(f"{place}/{INDEX}")
+            return Mapping(file, 0, file.size() // WIDTH)
+        if any(name.startswith(_PARTS) for name in names):
+            return None
+        raise Unavailable(f"vdisk {vdisk!r} is damaged and has no index: nobody knows what it refers to")
 
     def create(self, record: Record) -> None:
         """An empty vdisk, or one that shows its template. AlreadyExists."""
@@ -144,16 +161,18 @@ class Folder:
         return parts
 
     def _open_volume(self, record: Record, *, adopts: bool) -> Volume:
+        if record.seal is not None:
+            vdisk_key(self._key, record.seal, record.id)  # says which vdisk has another key
         template = self._template(record) if record.template else None
-        size = record.block_size
+        name = record.pool
 
         def left() -> None:
             if template is not None:
                 template.close()
-            self.pools.release(size)
+            self.pools.release(name)
 
         try:
-            pool = self.pools.acquire(size)
+            pool = self.pools.acquire(name)
         except BaseException:
             if template is not None:
                 template.close()
@@ -175,17 +194,35 @@ class Folder:
             log.error("template cannot be read", vdisk=record.id, template=record.template, reason=str(error))
             return None
 
-    def plain(self, record: Record, parts: "Parts | Volume") -> DiskFile:
-        """What clients see of the bytes. Unavailable without the right key."""
-        if record.seal is None:
+    def plain(self, record: Record, parts: "Parts | Volume", *, adopts: bool = True) -> DiskFile:
+        """What clients see of the bytes. Unavailable without the right key, or what else it takes."""
+        if isinstance(parts, Volume):
             return parts
-        return EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+        file: DiskFile = parts
+        if record.seal is not None:
+            file = EncryptedFile(parts, vdisk_key(self._key, record.seal, record.id))
+        if record.template:
+            return self._overlay(record, file, adopts=adopts and not record.read_only)
+        return file
+
+    def _overlay(self, record: Record, file: DiskFile, *, adopts: bool) -> Overlay:
+        path = f"{self._at(record.id)}/{OWNED}"
+        owned = Owned(self._disk.open(path), record.template_size // record.block_size)
+        try:
+            if owned.short():
+                raise Unavailable(f"{path}: shorter than {file_size(owned.blocks)} bytes")
+            template = self._template(record)
+        except BaseException:
+            owned.close()
+            raise
+        return Overlay(file, owned, template, record.block_size, adopts=adopts)
 
     def sealed(self, record: Record) -> Record:
         """The record with a new key. InvalidArgument without a master key."""
         if not self._key:
             raise InvalidArgument("encrypted: there is no key", hint="give a key file")
-        return msgspec.structs.replace(record, seal=new_seal(self._key))
+        seal = new_seal(self._key, shared=record.storage == "dedup")
+        return msgspec.structs.replace(record, seal=seal)
 
     def open_more(self, record: Record, parts: "Parts | Volume") -> None:
         """Add the parts that `parts`, opened when the vdisk was smaller, does not have."""
@@ -269,7 +306,7 @@ class Folder:
     def _open_plain(self, record: Record, *, adopts: bool = True) -> DiskFile:
         parts = self.open(record, adopts=adopts)
         try:
-            return self.plain(record, parts)
+            return self.plain(record, parts, adopts=adopts)
         except BaseException:
             parts.close()
             raise
@@ -295,14 +332,17 @@ class Folder:
 
 
 def _part(number: int) -> str:
-    return f"data.{number:03d}"
+    return f"{_PARTS}{number:03d}"
 
 
 def _files(record: Record, size: int) -> list[tuple[str, int]]:
     """The names and sizes of a vdisk's files, if it has `size` bytes."""
     if record.storage == "dedup":
         return [(INDEX, size // record.block_size * WIDTH)]
-    return [(_part(number), part) for number, part in enumerate(part_sizes(size))]
+    files = [(_part(number), part) for number, part in enumerate(part_sizes(size))]
+    if record.template:
+        files.append((OWNED, file_size(record.template_size // record.block_size)))
+    return files
 
 
 def _copy(reader: DiskFile, writer: DiskFile, size: int) -> None:

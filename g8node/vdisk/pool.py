@@ -64,19 +64,26 @@ def runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield found[0], len(found)
 
 
-def digest_of(data: Buffer) -> bytes:
-    return hashlib.blake2b(data, digest_size=32).digest()
-
-
 class Pool:
-    """See the module. `find` opens the mapping of a vdisk by its number, None for one that is gone."""
+    """See the module. `find` opens the mapping of a vdisk by its number, None for one that is gone.
 
-    def __init__(self, disk: Disk, path: str, block_size: int, find: Callable[[int], Mapping | None]) -> None:
+    `keys`: for digests and for content (see seal.py), where that lies encrypted.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        block_size: int,
+        find: Callable[[int], Mapping | None],
+        keys: tuple[bytes, bytes] = (b"", b""),
+    ) -> None:
         self._disk = disk
         self._path = path
         self.block_size = block_size
         self._find = find
-        self.segments = Segments(disk, path, block_size)
+        self._digest_key, content_key = keys
+        self.segments = Segments(disk, path, block_size, content_key)
         self.grace = Grace()
         self.marks: Marks | None = None  # while a collection runs
         self.lock = threading.Lock()  # appends, and changes of mappings
@@ -196,7 +203,10 @@ class Pool:
         """Of what a slot holds now."""
         data = bytearray(self.block_size)
         self.segments.read(slot, 0, memoryview(data))
-        return digest_of(data)
+        return self._digest_of(data)
+
+    def _digest_of(self, data: Buffer) -> bytes:
+        return hashlib.blake2b(data, digest_size=32, key=self._digest_key).digest()
 
     def content(self, slot: int) -> Entry | None:
         """The entry of a slot, if it is one of content."""
@@ -216,7 +226,7 @@ class Pool:
 
         False, and nothing is done, when one of the blocks in `expected` has another value by now.
         """
-        digests = {block: digest_of(data) for block, data in blocks.items() if data is not None}
+        digests = {block: self._digest_of(data) for block, data in blocks.items() if data is not None}
         while True:
             with self.lock:
                 self._check()
@@ -226,8 +236,6 @@ class Pool:
                     self._append(mapping, blocks, digests)
                     break
             self.checkpoint()
-        if self._next - self._start > self.window // 2:
-            self._checkpoint_if_idle()
         return True
 
     def _append(
@@ -308,7 +316,13 @@ class Pool:
         with self.settling:
             self._checkpoint()
 
-    def _checkpoint_if_idle(self) -> None:
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint should be made beside the writers, before they have to wait for one."""
+        return self._next - self._start > self.window // 4 and not self.settling.locked()
+
+    def checkpoint_if_idle(self) -> None:
+        """Unless one is being made. A full disk is told by writes, not here."""
         if self.settling.acquire(blocking=False):
             try:
                 self._checkpoint()
@@ -344,6 +358,10 @@ class Pool:
             self._start = slot
 
     # What a collection asks
+
+    def drop_segment(self, number: int) -> None:
+        """Remove a file of slots that nobody refers to, and nobody will."""
+        self.segments.remove(number, self.grace.wait)
 
     def mark(self) -> Marks:
         """Begin to keep an eye on what is referred to anew."""

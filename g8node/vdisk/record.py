@@ -59,19 +59,29 @@ class Record(Struct, frozen=True, kw_only=True):
             raise InvalidArgument(f"block_size: expected a power of two, not {self.block_size}")
         if self.size % self.block_size:
             raise InvalidArgument(f"size: expected a multiple of the block size {self.block_size}")
-        if self.storage == "dedup" and self.seal is not None:
-            raise InvalidArgument("encrypted: expected plain storage")
-        if self.template and self.storage != "dedup":
-            raise InvalidArgument("template: expected deduplicated storage")
+        if self.seal is not None and (self.storage == "dedup") != bool(self.seal.domain):
+            raise InvalidArgument("seal.domain: expected of a deduplicated vdisk, and of no other")
 
     @property
     def blocks(self) -> int:
         return self.size // self.block_size
 
+    @property
+    def pool(self) -> str:
+        """Where the content of a deduplicated one lies: see pools.py."""
+        return pool_name(self.block_size, self.seal.domain if self.seal is not None else "")
+
+
+def pool_name(block_size: int, domain: str) -> str:
+    return f"{block_size}-{domain}" if domain else str(block_size)
+
 
 def storage_of(asked: StorageWish, kind: Kind, *, template: str, encrypted: bool) -> Storage:
-    """What is asked for; else what suits: boot disks have much in common, and templates need it."""
-    return asked or ("dedup" if template or (kind == "boot" and not encrypted) else "plain")
+    """What is asked for; else what suits: boot disks and clones have much in common.
+
+    What is encrypted shows by its deduplication which blocks are equal, so that must be asked for.
+    """
+    return asked or ("dedup" if (template or kind == "boot") and not encrypted else "plain")
 
 
 def fresh_number() -> int:

@@ -1,7 +1,10 @@
 """Keys of encrypted vdisks (blocking: one function reads a file).
 
-The master key comes from outside and is never written down here. Each vdisk has a key of its own, BLAKE2b of
-its random salt under the master key; a check value tells a wrong master key from a right one.
+The master key comes from outside and is never written down here. Each plain vdisk has a key of its own,
+BLAKE2b of its random salt under the master key; a check value tells a wrong master key from a right one.
+
+Deduplicated vdisks of one master key share a pool, and so two keys: one for the digests by which equal
+content is found, one for the content. The pool is named after the key's domain, a BLAKE2b of it as well.
 """
 
 import hashlib
@@ -16,13 +19,15 @@ from g8node.errors import InvalidArgument, Unavailable
 _KEY_MIN: Final = 32
 _KEY_MAX: Final = 64
 Hex16 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+HexDomain = Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
 
 
 class Seal(Struct, frozen=True):
-    """What is written down of a vdisk's encryption: hex of 16 bytes each."""
+    """What is written down of a vdisk's encryption: hex of 16 bytes each. `domain`: of a deduplicated one."""
 
     salt: Hex16
     check: Hex16
+    domain: HexDomain = ""
 
 
 def read_master_key(path: str) -> bytes:
@@ -38,10 +43,25 @@ def read_master_key(path: str) -> bytes:
     return key
 
 
-def new_seal(master: bytes) -> Seal:
-    """For a new vdisk."""
+def new_seal(master: bytes, *, shared: bool = False) -> Seal:
+    """For a new vdisk; `shared`: one whose content others of the same master key share."""
     salt = os.urandom(16)
-    return Seal(salt.hex(), _check(master, salt).hex())
+    return Seal(salt.hex(), _check(master, salt).hex(), domain_of(master) if shared else "")
+
+
+def domain_of(master: bytes) -> str:
+    """Tells master keys apart without telling anything of them."""
+    return hashlib.blake2b(key=master, digest_size=16, person=b"g8 vdisk domain").hexdigest()
+
+
+def pool_keys(master: bytes, domain: str) -> tuple[bytes, bytes]:
+    """For digests, and for AES-256-XTS. Unavailable without the master key of that domain."""
+    if not master:
+        raise Unavailable("the content is encrypted, and there is no key")
+    if domain_of(master) != domain:
+        raise Unavailable("the content was encrypted with another key")
+    digests = hashlib.blake2b(key=master, digest_size=64, person=b"g8 vdisk digests").digest()
+    return digests, hashlib.blake2b(key=master, digest_size=64, person=b"g8 vdisk content").digest()
 
 
 def vdisk_key(master: bytes, seal: Seal, vdisk: str) -> bytes:

@@ -8,24 +8,32 @@ more is punched, and its slot is not used again: the number of a slot means one 
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from g8node.linux.diskfile import Disk, DiskFile
+from g8node.vdisk.encrypted import UNIT, Xts
 from g8node.vdisk.entries import ENTRY
 
 GROUP: Final = 256
 SLOTS: Final = 1 << 22
 _HEADER: Final = GROUP * ENTRY
 _PREFIX: Final = "seg."
+_INLINE: Final = 64 << 10
+"""Bytes that are decrypted on the loop at most."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Segments:
-    """See the module. Slots are appended by one thread at a time; all else may be done by many."""
+    """See the module. Slots are appended by one thread at a time; all else may be done by many.
 
-    def __init__(self, disk: Disk, path: str, block_size: int) -> None:
+    With a `key`, blocks (not entries) lie encrypted: AES-256-XTS in units of 4 KiB at most, whose numbers
+    follow from the slot's, so that no number is used for two contents.
+    """
+
+    def __init__(self, disk: Disk, path: str, block_size: int, key: bytes = b"") -> None:
+        self._xts = Xts(key, min(block_size, UNIT)) if key else None
         self._disk = disk
         self._path = path
         self._block = block_size
@@ -78,7 +86,8 @@ class Segments:
             number = slot // SLOTS
             file = self._files.get(number) or self._make(number)
             if blocks:
-                file.write(self._data(slot), b"".join(blocks[:count]))
+                data = b"".join(blocks[:count])
+                file.write(self._data(slot), self._xts.seal(self._unit(slot), data) if self._xts else data)
             file.write(self._header(slot) + slot % GROUP * ENTRY, b"".join(entries[:count]))
             self._dirty.add(number)  # after the fact: a sync under way need not cover it
             entries, blocks, slot = entries[count:], blocks[count:], slot + len(entries[:count])
@@ -93,14 +102,39 @@ class Segments:
                 if file := self._files.get(number):
                     file.sync()
 
+    def _unit(self, slot: int) -> int:
+        """The number of the first unit of a block."""
+        return slot * self._block // min(self._block, UNIT)
+
+    def _whole(self, at: int, length: int) -> tuple[int, memoryview]:
+        """Where the units begin that a range of a block lies in, and room for them."""
+        assert self._xts is not None
+        start = at // self._xts.unit * self._xts.unit
+        return start, memoryview(bytearray(-(-(at + length) // self._xts.unit) * self._xts.unit - start))
+
     def read_now(self, slot: int, at: int, into: memoryview) -> bool:
         """A part of a block, from its byte `at` on; False when it is not in memory."""
         file = self._files.get(slot // SLOTS)
-        return file is not None and file.read_now(self._data(slot) + at, into)
+        if file is None:
+            return False
+        if self._xts is None:
+            return file.read_now(self._data(slot) + at, into)
+        start, data = self._whole(at, len(into))
+        if len(data) > _INLINE or not file.read_now(self._data(slot) + start, data):
+            return False
+        self._xts.open(self._unit(slot) + start // self._xts.unit, data)
+        into[:] = data[at - start : at - start + len(into)]
+        return True
 
     def read(self, slot: int, at: int, into: memoryview) -> None:
         """From byte `at` of a block on, also over the blocks of the next slots of its group."""
-        self._file(slot).read(self._data(slot) + at, into)
+        if self._xts is None:
+            self._file(slot).read(self._data(slot) + at, into)
+            return
+        start, data = self._whole(at, len(into))
+        self._file(slot).read(self._data(slot) + start, data)
+        self._xts.open(self._unit(slot) + start // self._xts.unit, data)
+        into[:] = data[at - start : at - start + len(into)]
 
     def cache(self, slot: int) -> None:
         self._file(slot).cache(self._data(slot), self._block)
@@ -125,6 +159,15 @@ class Segments:
         """Other entries for some slots of one group."""
         self._file(slot).write(self._header(slot) + slot % GROUP * ENTRY, entries)
         self._dirty.add(slot // SLOTS)
+
+    def remove(self, number: int, wait: Callable[[], None]) -> None:
+        """Remove a file that nobody will ask for again; who uses it now is waited for."""
+        file = self._files.pop(number)
+        self._disk.unlink(self._name(number))
+        self._disk.sync_folder(self._path)
+        wait()
+        with self._syncing:
+            file.close()
 
     def punch(self, slot: int, count: int) -> None:
         """Give the space of some blocks of one group back."""

@@ -13,13 +13,12 @@ import msgspec
 from g8node.errors import Conflict, InvalidArgument, NodeError, NotFound
 from g8node.linux.diskfile import Disk, KernelDisk
 from g8node.runtime import blocking, logs
-from g8node.vdisk.collect import Collection
+from g8node.vdisk import collecting
 from g8node.vdisk.dedup import DedupVdisk
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.limits import Limits
 from g8node.vdisk.parts import Parts
 from g8node.vdisk.plain import PlainVdisk, describe
-from g8node.vdisk.pool import Pool
 from g8node.vdisk.record import Record, check_id, fresh_number
 from g8node.vdisk.volume import Volume
 from g8node.wire.nbd_handshake import Description
@@ -127,8 +126,8 @@ class Vdisks:
             if opened is None:
                 parts = await blocking.run("disk", self.folder.open, record)
                 try:
-                    file = self.folder.plain(record, parts)
-                except NodeError:
+                    file = await blocking.run("disk", self.folder.plain, record, parts)
+                except (NodeError, OSError):
                     await blocking.run("disk", parts.close)
                     raise
                 export = DedupVdisk(parts, record) if isinstance(parts, Volume) else PlainVdisk(file, record)
@@ -174,8 +173,8 @@ class Vdisks:
         if record.template == record.id:
             raise InvalidArgument("template: expected another vdisk")
         template = self.get(record.template)
-        if template.seal is not None:
-            raise InvalidArgument("template: expected one that is not encrypted")
+        if template.seal is not None and record.seal is None:
+            raise InvalidArgument("template: expected one that is not encrypted, as the vdisk is not")
         if template.block_size != record.block_size:
             raise InvalidArgument(f"template: expected block size {record.block_size}")
         if template.size > record.size:
@@ -263,42 +262,15 @@ class Vdisks:
         self.get(vdisk)
         return await blocking.run("vdisk", self.folder.problems, vdisk)
 
-    async def gc(self, bytes_s: int = 0) -> list[dict[str, int]]:
-        """Give back the space of content that no vdisk refers to; what was done, by block size.
+    async def gc(self, bytes_s: int = 0) -> list[dict[str, Any]]:
+        """Give back the space of content that no vdisk refers to; what was done, by pool.
 
         `bytes_s`: bytes read and given back a second; 0 as fast as it goes. Writers go on meanwhile. Conflict
-        while another one runs; Unavailable when a vdisk is damaged: nobody knows what it refers to.
+        while another one runs. A pool that cannot be collected has the reason as its `problem`, and so has
+        one that keeps more than it would because of a damaged vdisk.
         """
         if self._collecting.locked():
             raise Conflict("a collection is running")
         async with self._collecting:
-            found = []
-            for block_size in await blocking.run("disk", self.folder.pools.block_sizes):
-                pool = await blocking.run("vdisk", self.folder.pools.acquire, block_size)
-                try:
-                    found.append(await self._collect(pool, bytes_s))
-                finally:
-                    await blocking.run("vdisk", self.folder.pools.release, block_size)
-            return found
-
-    async def _collect(self, pool: Pool, bytes_s: int) -> dict[str, int]:
-        async def step(moved: int) -> None:
-            await asyncio.sleep(moved / bytes_s if bytes_s else 0)
-
-        run = Collection(pool)
-        try:
-            await blocking.run("vdisk", run.begin)
-            for number in await blocking.run("vdisk", self.folder.numbers, pool.block_size):
-                at: int | None = 0
-                while at is not None:
-                    at, moved = await blocking.run("vdisk", run.mark, number, at)
-                    await step(moved)
-            await blocking.run("vdisk", run.settle)
-            for first, count in run.groups():
-                await step(await blocking.run("vdisk", run.sweep, first, count))
-            for bucket in range(run.buckets()):
-                await step(await blocking.run("vdisk", run.drop_hints, bucket))
-        finally:
-            run.end()
-        size = pool.block_size
-        return {"block_size": size, "freed": run.freed * size, "kept": run.kept * size}
+            names = await blocking.run("disk", self.folder.pools.names)
+            return [await collecting.collect(self.folder, name, bytes_s) for name in names]

@@ -254,6 +254,15 @@ class Volume:
     def sync(self) -> None:
         self._pool.sync()
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for `settle`."""
+        return self._pool.due
+
+    def settle(self) -> None:
+        """Bring the pool's mappings up to date."""
+        self._pool.checkpoint_if_idle()
+
     def cache(self, offset: int, length: int) -> None:
         first = offset // self._block
         count = min(_CACHED, -(-(offset + length) // self._block) - first)

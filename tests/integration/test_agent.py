@@ -21,6 +21,9 @@ from tests.support.images import busybox_tree, publish
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
+ALONE = "[g8ufs]\naround_bytes = 0\n"
+"""Nothing comes with the chunk that is read: what is not read is surely not in the cache."""
+
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
     deadline = time.monotonic() + timeout_s
@@ -121,7 +124,7 @@ def test_mounted_tree_equals_the_source(node: Daemon, busybox: str, tree: Path) 
 
 def test_dead_store_gives_eio_and_heals(tmp_path: Path, tree: Path) -> None:
     """Own Hub, own node: nothing of the files is in a cache beforehand."""
-    with hub(tmp_path) as store, daemon(tmp_path / "node", "[g8ufs]\nread_timeout_s = 3\n") as node:
+    with hub(tmp_path) as store, daemon(tmp_path / "node", f"{ALONE}read_timeout_s = 3\n") as node:
         url = publish(store, tree, "busybox")
         container = create(node, url)
         assert node.run_in(container, "head -c 1 /data/0")["streams"][0] == "A"
@@ -137,7 +140,7 @@ def test_dead_store_gives_eio_and_heals(tmp_path: Path, tree: Path) -> None:
 
 
 def test_corrupted_chunk_is_never_served(tmp_path: Path, tree: Path) -> None:
-    with hub(tmp_path) as store, daemon(tmp_path / "node") as node:
+    with hub(tmp_path) as store, daemon(tmp_path / "node", ALONE) as node:
         url = publish(store, tree, "busybox")
         chunks = {path: path.read_bytes() for path in (store.data / "chunks").rglob("*") if path.is_file()}
         assert len(chunks) > 8

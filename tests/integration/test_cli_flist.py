@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from g8node.errors import (
     NodeError,
     NotFound,
     PermissionDenied,
+    Unavailable,
 )
 from g8node.linux.mount import mounts
 from g8tools.flist.cli import app
@@ -48,9 +50,8 @@ def refused(error: type[NodeError], message: str, *words: str | Path) -> None:
         flist(*words)
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    top = tmp_path / "tree"
+def planted(top: Path) -> Path:
+    """A small tree with a file of two chunks."""
     (top / "etc").mkdir(parents=True)
     (top / "etc" / "app.conf").write_text("port = 1\n")
     (top / "bin").mkdir()
@@ -60,6 +61,11 @@ def tree(tmp_path: Path) -> Path:
     for path in [*top.rglob("*"), top]:
         os.utime(path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
     return top
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return planted(tmp_path / "tree")
 
 
 @pytest.fixture
@@ -152,6 +158,130 @@ def test_editing_in_place(made: Path, tree: Path, tmp_path: Path) -> None:
     refused(InvalidArgument, "KEY=VALUE", "edit", "set", made, "x")
     flist("edit", "rm", made, "/etc", "-r")
     assert parsed("diff", made, made) == []
+
+
+def test_moving_and_copying_in_place(made: Path, tmp_path: Path) -> None:
+    before = parsed("stat", made, "/bin/app")["chunks"]
+    flist("edit", "mv", made, "/link", "/etc/soft")
+    flist("edit", "cp", made, "/bin", "/etc/more")
+    flist("edit", "chmod", made, "600", "/etc/more/app")
+    flist("edit", "mv", made, "/etc", "/settings")
+    paths = ["/", "/bin", "/bin/app", "/settings", "/settings/app.conf", "/settings/more"]
+    assert parsed("find", made) == [*paths, "/settings/more/app", "/settings/soft"]
+    assert parsed("stat", made, "/bin/app")["mode"] == "-rwxr-xr-x"
+    assert parsed("stat", made, "/settings/more/app")["mode"] == "-rw-------"
+    assert parsed("stat", made, "/settings/more/app")["chunks"] == before
+    refused(AlreadyExists, "exists", "edit", "cp", made, "/bin/app", "/settings/app.conf")
+    flist("edit", "cp", made, "/bin/app", "/settings/app.conf", "--force")
+    assert parsed("stat", made, "/settings/app.conf")["size"] == 700_000
+    refused(InvalidArgument, "/bin/new is /bin or in it", "edit", "mv", made, "/bin", "/bin/new")
+    refused(InvalidArgument, "/bin is / or in it", "edit", "cp", made, "/", "/bin")
+    refused(NotFound, "no is not in the flist", "edit", "mv", made, "/no", "/yes")
+    assert parsed("check", made, "--content")["findings"] == []
+
+
+def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
+    top, out = tmp_path / "raw", tmp_path / "x.flist"
+    os.makedirs(os.fsencode(top) + b"/a\xff\n/b")
+    flist("pack", top, out, "--store", tmp_path / "store")
+    assert [line["path"] for line in parsed("ls", out, os.fsdecode(b"a\xff\n"))] == [
+        "/a\\xff\\n",
+        "/a\\xff\\n/b",
+    ]
+
+
+BAD: dict[str, tuple[str, type[Exception], str]] = {
+    "pack nothing": ("pack {tmp}/none {tmp}/y --store {tmp}/s", InvalidArgument, "no such file"),
+    "pack of no archive": ("pack {tmp}/text {tmp}/y --store {tmp}/s", InvalidArgument, "text"),
+    "pack into no folder": ("pack {tmp}/tree {tmp}/no/y --store {tmp}/s", FileNotFoundError, "no/y"),
+    "pack: store": ("pack {tmp}/tree {tmp}/y --store gopher://x", InvalidArgument, "gopher"),
+    "pack: info": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --info x", InvalidArgument, "KEY=VALUE"),
+    "pack: no key": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --info =x", InvalidArgument, "KEY=VALUE"),
+    "pack: split": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --split x", InvalidArgument, "fixed or cdc"),
+    "pack: no secret": (
+        "pack {tmp}/tree {tmp}/y --store {tmp}/s --secret-file /dev/null",
+        InvalidArgument,
+        "found none",
+    ),
+    "pack: long secret": (
+        "pack {tmp}/tree {tmp}/y --store {tmp}/s --secret-file {tmp}/text",
+        InvalidArgument,
+        "secret has",
+    ),
+    "pack: ignore file": (
+        "pack {tmp}/tree {tmp}/y --store {tmp}/s --ignore-file {tmp}/none",
+        FileNotFoundError,
+        "none",
+    ),
+    "pack: pattern": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --ignore /", InvalidArgument, "pattern"),
+    "pack: route": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --route zz-0=dir:///x", InvalidArgument, "zz"),
+    "pack: router": (
+        "pack {tmp}/tree {tmp}/y --store {tmp}/s --router-file {tmp}/text",
+        InvalidArgument,
+        "router",
+    ),
+    "ls of no flist": ("ls {tmp}/text", InvalidArgument, "neither a tar"),
+    "ls of nothing": ("ls {tmp}/none", FileNotFoundError, "none"),
+    "ls of no path": ("ls {made} /no", NotFound, "not in the flist"),
+    "tree of no path": ("tree {made} /no", NotFound, "not in the flist"),
+    "stat of no path": ("stat {made} /no", NotFound, "not in the flist"),
+    "find: type": ("find {made} --type q", InvalidArgument, "expected one of"),
+    "cat of a folder": ("cat {made} /etc", InvalidArgument, "no regular file"),
+    "cat from an empty store": ("cat {made} /bin/app --store {tmp}/none", Unavailable, "not there"),
+    "get over something": ("get {made} / {tmp}/text", AlreadyExists, "exists"),
+    "get of no path": ("get {made} /no {tmp}/y", NotFound, "not in the flist"),
+    "info of no flist": ("info {tmp}/text", InvalidArgument, "neither a tar"),
+    "diff with no flist": ("diff {made} {tmp}/text", InvalidArgument, "neither a tar"),
+    "merge of one": ("merge {tmp}/y {made}", InvalidArgument, "two flists or more"),
+    "layer of one": ("layer {tmp}/y {made}", InvalidArgument, "two flists or more"),
+    "layer with no flist": ("layer {tmp}/y {made} {tmp}/text", InvalidArgument, "neither a tar"),
+    "check without a store": ("check {bare}", InvalidArgument, "give --store|does not say"),
+    "prefetch to nowhere": ("prefetch {made} --into gopher://x", InvalidArgument, "gopher"),
+    "convert to what is none": ("convert {made} {tmp}/y --to v9", InvalidArgument, "expected one of g8"),
+    "convert without a store": ("convert {bare} {tmp}/y --to v3 --lossy", InvalidArgument, "store"),
+    "put of nothing": ("edit put {made} {tmp}/none /x --store {tmp}/s", InvalidArgument, "no such file"),
+    "put into no folder": ("edit put {made} {tmp}/text /no/x --store {tmp}/s", NotFound, "not in the flist"),
+    "put into a file": ("edit put {made} {tmp}/text /link/x --store {tmp}/s", InvalidArgument, "no folder"),
+    "put over the root": ("edit put {made} {tmp}/text / --store {tmp}/s", InvalidArgument, "name"),
+    "put under no name": ("edit put {made} {tmp}/text /.. --store {tmp}/s", InvalidArgument, "name"),
+    "rm of the root": ("edit rm -r {made} /", InvalidArgument, "name"),
+    "rm of no path": ("edit rm {made} /no", NotFound, "not in the flist"),
+    "chmod: mode": ("edit chmod {made} rwx /etc", InvalidArgument, "octal"),
+    "chmod: owner": ("edit chmod {made} 755 /etc --owner 0:x", InvalidArgument, "UID:GID"),
+    "set without a value": ("edit set {made} x", InvalidArgument, "KEY=VALUE"),
+    "sign of no flist": ("sign {tmp}/text --key {tmp}/text", InvalidArgument, "neither a tar"),
+    "sign with no key": ("sign {made} --key {tmp}/text", InvalidArgument, "key"),
+    "verify with no key": ("verify {made} --key {tmp}/text", InvalidArgument, "key"),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree, two flists of it (`bare` does not say where its chunks are), and a file that is nothing."""
+    tmp = tmp_path_factory.mktemp("bad")
+    top = planted(tmp / "tree")
+    flist("pack", top, tmp / "made", "--store", tmp / "store", "--route", f"dir://{tmp}/store")
+    flist("pack", top, tmp / "bare", "--store", tmp / "store")
+    (tmp / "text").write_text("no flist, no key, no archive, no router: just text of some length" * 9)
+    return tmp
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_by_name_and_changes_nothing(case: str, untouched: Path) -> None:
+    line, error, message = BAD[case]
+    before = sorted(os.listdir(untouched)), (untouched / "made").read_bytes()
+    with pytest.raises(error, match=message):
+        flist(*line.format(tmp=untouched, made=untouched / "made", bare=untouched / "bare").split())
+    shutil.rmtree(untouched / "s", ignore_errors=True)
+    assert (sorted(os.listdir(untouched)), (untouched / "made").read_bytes()) == before
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+def test_mount_of_no_flist_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no flist" * 99)
+    refused(InvalidArgument, "neither a tar", "mount", tmp_path / "text", tmp_path / "mnt")
+    refused(NotFound, "none", "mount", tmp_path / "none", tmp_path / "mnt")
 
 
 def test_uniting_and_comparing(made: Path, tmp_path: Path) -> None:

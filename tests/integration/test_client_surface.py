@@ -502,6 +502,7 @@ def test_container(client: Client, tmp_path: Path) -> None:
         with contextlib.suppress(ResultError):  # 503 where there are no control groups of version 2
             assert containers.limits(id, {"pids": 50})["pids"] == 50
         _inside(containers.client(id), id)
+        _mounted_flists(client, root)
         not_there_yet(
             lambda: containers.layer(id, root),
             lambda: containers.backup(id, f"file:{tmp_path}/none").get(),
@@ -510,6 +511,24 @@ def test_container(client: Client, tmp_path: Path) -> None:
         containers.terminate(id)
         assert str(id) not in containers.list()
         refused(500, lambda: containers.terminate(id))
+        # It is written when the container has ended.
+        eventually(lambda: code_of(lambda: client.g8ufs.profile(root)) == 0)
+        has(client.g8ufs.profile(root), {"digest": str, "chunks": int, "profile": str})
+
+
+def _mounted_flists(client: Client, root: str) -> None:
+    """The container's root among them."""
+    flists = client.g8ufs
+    (row,) = (row for row in flists.list() if row["flist"] == root)
+    has(row, {"target": str, "digest": str, "storage": str, "chunks": int, "reads": dict})
+    shown = {"mounts": int, "images": int, "reads": dict, "fetches": dict, "cache": dict, "stores": dict}
+    has(flists.stats(), shown)
+    done = flists.prefetch(root, paths=["/data"])
+    has(done, {"chunks": int, "size_bytes": int, "cached": int, "failed": int, "error": str})
+    assert (done["failed"], done["error"]) == (0, "")
+    assert flists.pin(root)["digest"] == row["digest"]
+    assert [flists.unpin(row["digest"]), flists.unpin(root)] == [True, False]
+    assert flists.drop() > 0
 
 
 def _inside(inside: ContainerClient[Any], id: int) -> None:

@@ -5,18 +5,21 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
-from g8node.flist.pack import pack
+from g8node.flist.pack import PackOptions, pack
 from g8node.g8ufs.mounts import Mounts
 from g8node.linux import cgroup
 from g8node.node.containers import Containers
 from g8node.runtime import blocking
 from g8node.store.local import LocalStore
+from g8node.wire.router import of_stores, parse_store
 from tests.support.agent import Agent, in_agent, until
+from tests.support.faults import ChunkServer
 from tests.support.mounted import read_at
 
 pytestmark = pytest.mark.root
@@ -222,6 +225,23 @@ async def test_end_of_the_container_and_cancelling_during_a_layer_leave_nothing(
         assert agent.traces() == before
 
 
+@contextlib.asynccontextmanager
+async def over_g8ufs(agent: Agent, storage: str = "") -> AsyncIterator[Mounts]:
+    """The agent's containers on flists that are mounted."""
+    mounts = Mounts(run=f"{agent.tmp}/g8", cache=f"{agent.tmp}/cache", storage=storage)
+    await mounts.start()
+    containers = Containers(
+        agent.reaper, mounts, folder=f"{agent.tmp}/run/real", state=f"{agent.tmp}/run/crun-real"
+    )
+    await containers.open()
+    agent.containers = containers
+    try:
+        yield mounts
+    finally:
+        await containers.close()
+        await mounts.close()
+
+
 @in_agent
 async def test_layers_are_images_that_the_kernel_mounted(agent: Agent) -> None:
     """The same over g8ufs: EROFS below, a root whose chunks come from a store."""
@@ -231,25 +251,44 @@ async def test_layers_are_images_that_the_kernel_mounted(agent: Agent) -> None:
     for name, folder in tree.items():
         flists[name] = f"{agent.tmp}/{name}.flist"
         await pack(str(folder), flists[name], LocalStore(f"{agent.tmp}/chunks"))
-    mounts = Mounts(run=f"{agent.tmp}/g8", cache=f"{agent.tmp}/cache", storage=f"dir://{agent.tmp}/chunks")
-    await mounts.start()
-    containers = Containers(
-        agent.reaper, mounts, folder=f"{agent.tmp}/run/real", state=f"{agent.tmp}/run/crun-real"
-    )
-    await containers.open()
-    agent.containers = containers
-    try:
+    async with over_g8ufs(agent, f"dir://{agent.tmp}/chunks") as mounts:
         script = "echo own >/tmp/own; echo up; while [ ! -e /tmp/x ]; do sleep 0.05; done; cat /both /tmp/own"
         container, run = await agent.start(["sh", "-c", script], root=flists["root"], layers=[flists["low"]])
         await until(lambda: "up" in run.output())
         assert (await agent.output(container, "cat", "/both")).out == "low\n"
-        await containers.put_layer(container.id, flists["live"])
+        await agent.containers.put_layer(container.id, flists["live"])
         assert (await run.ended()).out.split() == ["up", "live", "own"]
         await container.gone.wait()
         assert await mounts.list() == []
+
+
+@in_agent
+async def test_each_layer_is_read_from_the_stores_of_its_own_router(agent: Agent) -> None:
+    """Nothing says where the chunks are but the flists, each another place: root, layer and live layer."""
+    tree = {"root": str(agent.root), "low": layer(agent, "low", {"low": "low\n"})}
+    tree |= {"live": layer(agent, "live", {"live": "live\n", "tmp/x": ""})}
+    servers = {name: ChunkServer() for name in tree}
+    try:
+        flists = {}
+        for name, folder in tree.items():
+            flists[name], chunks = f"{agent.tmp}/{name}.flist", agent.tmp / f"chunks of {name}"
+            options = PackOptions(router=of_stores([parse_store(servers[name].url)]))
+            await pack(folder, flists[name], LocalStore(str(chunks)), options)
+            await blocking.run("disk", servers[name].load, chunks)
+        async with over_g8ufs(agent):
+            script = "cat /low; echo up; while [ ! -e /tmp/x ]; do sleep 0.05; done; cat /live /low"
+            fields = {"root": flists["root"], "layers": [flists["low"]]}
+            container, run = await agent.start(["sh", "-c", script], **fields)
+            await until(lambda: "up" in run.output(), timeout_s=60)
+            assert not servers["live"].requests
+            await agent.containers.put_layer(container.id, flists["live"])
+            assert (await run.ended()).out.split() == ["low", "up", "live", "low"]
+            await container.gone.wait()
+        asked = {name: bool(server.requests) for name, server in servers.items()}
+        assert asked == dict.fromkeys(tree, True)
     finally:
-        await containers.close()
-        await mounts.close()
+        for server in servers.values():
+            await blocking.run("disk", server.down)
 
 
 def count(path: str) -> int:

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from g8node.errors import InvalidArgument, NotFound, Unavailable
@@ -138,3 +139,12 @@ async def test_operator_gets_no_device_of_the_host(agent: Agent) -> None:
     result = await client.send("corex.create", arguments, caller=Caller("op", "operator"))
     assert (result.code, "devices" in json.loads(result.data)) == (403, True)
     assert os.listdir(f"{agent.tmp}/run/containers") == []
+
+
+@in_agent
+async def test_group_is_refused_where_there_are_none(agent: Agent) -> None:
+    with pytest.raises(Unavailable, match="cgroups"):
+        await agent.start("true", cgroups=[["memory", "box"]])
+    for wrong in ([["memory"]], [["memory", "../x"]]):
+        with pytest.raises(msgspec.ValidationError, match=r"\$\.cgroups\[0\]"):
+            agent.spec(cgroups=wrong)

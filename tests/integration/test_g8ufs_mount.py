@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from g8node.flist.container import read_flist, write_flist
+from g8node.flist.tree import Flist
+from g8node.flist.tree import Node as Inode
 from g8node.g8ufs.treefile import TreeFile
 from g8node.linux import mount as linux_mount
 from g8node.linux.mount import mounts
@@ -104,6 +108,38 @@ async def test_cancelled_attach_leaves_nothing(node: Node) -> None:
     assert not [target for target in left if target.startswith(str(node.tmp))]
     assert not node.mounts._images
     assert not node.mounts._targets
+
+
+@in_child(stalls=True, deadline_s=120)
+async def test_directory_of_30000_entries(node: Node) -> None:
+    flist = await blocking.run("cpu", read_flist, node.flist)
+    names = [f"entry {number:05d}" for number in range(30_000)]
+    (flist.root.children or {})[b"crowd"] = Inode(
+        stat.S_IFDIR | 0o755, children={name.encode(): Inode(stat.S_IFREG | 0o644) for name in names}
+    )
+    await blocking.run("cpu", write_flist, Flist(flist.root, {}), node.flist)
+    target = await node.attach()
+    assert sorted(await blocking.run("path", os.listdir, f"{target}/crowd")) == names
+    await blocking.run("disk", drop_caches)
+    for name in (names[0], names[12_345], names[-1]):
+        assert await node.read(f"{target}/crowd/{name}") == b""
+    for name in ("entry 30000", "entry", "entry 000000"):
+        with pytest.raises(FileNotFoundError):
+            await node.read(f"{target}/crowd/{name}")
+    assert await node.read(f"{target}/size4097") == await node.read(f"{node.tree}/size4097")
+
+
+@in_child
+async def test_second_mounter_of_a_cache_is_refused_and_the_first_goes_on(node: Node) -> None:
+    """Many mounts share a cache by sharing the process; another one says why it does not start."""
+    target = await node.attach()
+    second = open_mounts(node.tmp)
+    with pytest.raises(Unavailable, match="cache/chunks is used by another process"):
+        await second.start()
+    await second.close()
+    assert await tree_of(target) == await tree_of(str(node.tree))
+    await node.restart()
+    assert await tree_of(await node.attach("again")) == await tree_of(str(node.tree))
 
 
 @in_child

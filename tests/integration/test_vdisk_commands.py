@@ -65,7 +65,7 @@ def test_vdisk_in_use_is_counted_and_kept(node: Daemon) -> None:
         ("vdisk.create", {"id": "kept", "size": 1 << 20}, 409),
         ("vdisk.create", {"id": "odd", "size": 1 << 20, "template": "nosuch"}, 404),
         ("vdisk.create", {"id": "odd", "size": 1 << 20, "template": "odd"}, 400),
-        ("vdisk.create", {"id": "odd", "size": 1 << 20, "storage": "plain", "template": "kept"}, 400),
+        ("vdisk.create", {"id": "odd", "size": 1 << 19, "storage": "plain", "template": "kept"}, 400),
         ("vdisk.create", {"id": "odd", "size": 1 << 20, "block_size": 512, "template": "kept"}, 400),
         ("vdisk.resize", {"id": "kept", "size": 512 << 10}, 409),
         ("vdisk.copy", {"id": "kept", "target": "kept"}, 409),
@@ -113,7 +113,34 @@ def test_clone_shows_its_template_and_gc_frees_what_nobody_has(node: Daemon) -> 
     node.direct("vdisk.delete", id="clone")
     node.direct("vdisk.delete", id="image")
     (found,) = node.direct("vdisk.gc")
-    assert found == {"block_size": 4096, "freed": 3 * 4096, "kept": 0}
+    assert found == {"block_size": 4096, "encrypted": False, "freed": 3 * 4096, "kept": 0, "problem": ""}
+
+
+def test_plain_clone_shows_its_template_until_it_is_written_or_zeroed(node: Daemon) -> None:
+    image = node.direct("vdisk.create", id="base", size=8 << 20)
+    run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 2M", image["uri"])
+    clone = node.direct("vdisk.create", id="over", size=16 << 20, template="base", storage="plain")
+    assert (clone["storage"], clone["template"]) == ("plain", "base")
+    commands = (
+        *("read -P 7 1M 2M", "write -P 9 1030k 5k", "discard 2M 64k", "write -z 2500k 3k", "flush"),
+        *("read -P 7 1M 6k", "read -P 9 1030k 5k", "read -P 7 1035k 10k", "read -P 0 2M 64k"),
+        *("read -P 0 2500k 3k", "read -P 7 2503k 20k", "write -P 8 12M 4k"),
+    )
+    words = [word for one in commands for word in ("-c", one)]
+    assert "failed" not in run("qemu-io", "-f", "raw", "-d", "unmap", *words, clone["uri"]).stdout
+    extents = json.loads(run("nbdinfo", "--json", "--map", clone["uri"]).stdout)
+    holes = [(one["offset"], one["length"]) for one in extents if one["description"] == "hole,zero"]
+    assert (0, 1 << 20) in holes
+    assert (2 << 20, 64 << 10) in holes
+    assert refused(node, "vdisk.delete", id="base").startswith("409 ")
+    assert node.direct("vdisk.check", id="over") == []
+    copied = node.direct("vdisk.copy", id="over", target="flat")
+    assert copied["template"] == ""
+    for vdisk in ("over", "base"):
+        node.direct("vdisk.delete", id=vdisk)
+    words = ("-c", "read -P 7 2503k 20k", "-c", "read -P 0 2M 64k", "-c", "read -P 8 12M 4k")
+    assert "failed" not in run("qemu-io", "-r", "-f", "raw", *words, copied["uri"]).stdout
+    node.direct("vdisk.delete", id="flat")
 
 
 def test_vdisks_are_there_after_a_restart(tmp_path: Path) -> None:

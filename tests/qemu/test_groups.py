@@ -231,6 +231,38 @@ def test_containers_of_this_node_stand_on_the_tree_view(vm: NodeVm, flist: str) 
     vm.direct("corex.terminate", container=id)
 
 
+def test_containers_in_a_group_share_its_limits(vm: NodeVm, box: str, flist: str) -> None:
+    call(vm, "cgroup.memory.spec", name=box, mem=64 << 20)
+    call(vm, "cgroup.cpuset.spec", name=box, cpus="1")
+    both = [["memory", box], ["cpuset", box]]
+    ids = [created(vm, {"root": flist, "cgroups": both, "limits": {"pids": 50}}) for _ in range(2)]
+    pids = [vm.direct("corex.get", query=id)["container"]["pid"] for id in ids]
+    assert set(pids) <= set(group(vm, "tasks"))
+    assert shown(vm, ids[0], "pids.max", "memory.max", "cpuset.cpus.effective") == ["50", "max", "1"]
+    listed = vm.direct("corex.get", query=ids[0])["container"]["arguments"]["cgroups"]
+    assert listed == both
+    push(vm, "beside", "core.system", name="sleep", args=["600"])  # a process of the node beside them
+    (job,) = wait_for_pid(vm, "beside")
+    group(vm, "task-add", pid=job["pid"])
+    assert {job["pid"], *pids} <= set(group(vm, "tasks"))
+    vm.direct("job.kill", id="beside", signal=9)
+    assert failure(vm, "cgroup.task-remove", {"subsystem": "memory", "name": box, "pid": pids[0]})[0] == 404
+    assert failure(vm, "cgroup.remove", {"subsystem": "memory", "name": box})[0] == 409
+    hog = {"command": "bash", "arguments": {"script": "head -c 200m /dev/zero | tail -n 1 | wc -c"}}
+    ended = vm.result(vm.direct("corex.dispatch", container=ids[0], command=hog))
+    assert ended["streams"][0].strip() in ("", "0")
+    for id in ids:
+        vm.direct("corex.terminate", container=id)
+    assert set(group(vm, "tasks")).isdisjoint(pids)
+
+
+def test_groups_that_no_container_can_be_in_are_refused(vm: NodeVm, box: str, flist: str) -> None:
+    for cgroups, code in (([["memory", "nothing"]], 404), ([["memory", box], ["cpuset", "other"]], 400)):
+        refused, text = failure(vm, "corex.create", {"root": flist, "cgroups": cgroups})
+        assert (refused, "cgroups" in text) == (code, True)
+    assert vm.job("core.gc", {"dry_run": True})["data"] == "[]"
+
+
 LIMIT_FILES = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")
 
 

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),
     "forward": ("8080", ("", "x", "0", "65536", "eth0", "eth0:0", "80|http", "80|")),
     "group": ("g8node-test", ("", "a/b", "..", "-x", "a" * 65)),
+    "group or subsystem": ("memory", ("", "a/b", "..", "-x", "a" * 65)),
     "handle": ("0-0", ("",)),
     "host": ("localhost", ("", "-x", "a b", "a/b")),
     "host name": ("g8node-test", ("-x", "a b", "a" * 65)),

@@ -53,7 +53,7 @@ class ChunkServer:
     """A Hub's chunk calls over real HTTP, in threads of this process, with faults.
 
     `fault`: "" | "error" (503) | "hang" | "short" (half an answer, then the connection closes) | "corrupt" |
-    "slow" (10 ms each). `down()` closes the port, `up()` opens the same one again.
+    "slow" (10 ms each) | "absent" (has no chunk). `down()` closes the port, `up()` opens the same one again.
     """
 
     def __init__(self, *, batches: bool = True) -> None:
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._failed():
             return
         if self.path.startswith("/chunks/"):
-            found = self.hub.chunks.get(bytes.fromhex(self.path.removeprefix("/chunks/")))
+            found = self._chunk(bytes.fromhex(self.path.removeprefix("/chunks/")))
         else:
             found = self.hub.files.get(self.path)
             if found is not None and self.headers.get("If-None-Match") == _etag(found):
@@ -148,12 +148,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.hub.batches and call == "/chunks/get":
             self._answer(b"", 404)
         elif call == "/chunks/get":
-            found = [self.hub.chunks.get(id) for id in ids]
-            self._answer(b"".join(_element(one) for one in found))
+            self._answer(b"".join(_element(self._chunk(id)) for id in ids))
         elif call == "/chunks/missing":
             self._answer(b"".join(id for id in ids if id not in self.hub.chunks))
         else:
             self._store(body, size)
+
+    def _chunk(self, id: bytes) -> bytes | None:
+        return None if self.hub.fault == "absent" else self.hub.chunks.get(id)
 
     def _store(self, body: bytes, size: int) -> None:
         if self.headers.get("Authorization") != "Bearer secret":

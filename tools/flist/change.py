@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from g8node.errors import AlreadyExists, InvalidArgument
-from g8tools.flist.common import FlistArgument, JsonOption, StoreOption, TokenOption, opened, read
+from g8tools.flist.common import FlistArgument, JsonOption, StoreOption, TokenOption, opened, packing, read
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ edit_app = typer.Typer(help="Change an flist in place.", no_args_is_help=True, r
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="The flist to write.")]
 Sources = Annotated[list[str], typer.Argument(metavar="FLIST...", help="Two flists or more.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FLIST", help="The flist file to change.")]
+FromArgument = Annotated[str, typer.Argument(metavar="FROM", help="A path in the flist.")]
+ToArgument = Annotated[
+    str, typer.Argument(metavar="TO", help="Its new path in the flist; the folder must be there.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +34,8 @@ def register(app: typer.Typer) -> None:
     app.command()(convert)
     edit_app.command()(put)
     edit_app.command("rm")(remove)
+    edit_app.command("mv")(move)
+    edit_app.command("cp")(copy)
     edit_app.command()(chmod)
     edit_app.command("set")(set_)
     app.add_typer(edit_app, name="edit")
@@ -121,22 +128,22 @@ def put(
     source: Annotated[Path, typer.Argument(help="A file or folder of this machine.")],
     path: Annotated[str, typer.Argument(help="Its path in the flist; its folder must be there.")],
     store: Annotated[str, typer.Option(metavar="DIR|URL", help="Where the chunks go.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: ForceOption = False,
     token_file: TokenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Put a file or folder into an flist."""
     found = read(str(flist))
-    folder, name = _place(found.root, path)
-    if name in folder and not force:
-        raise AlreadyExists(f"{path} exists", hint="--force replaces it")
+    folder, name = _free_place(found.root, path, force)
 
     async def run() -> "Node":
-        from g8node.flist.pack import pack_tree
+        from g8node.flist.pack import PackOptions, pack_tree
 
         async with opened(store, None, token_file) as chunks:
             assert chunks is not None
-            return (await pack_tree(str(source), chunks, single=not source.is_dir())).root
+            with packing(f"put {path}") as told:
+                options = PackOptions(progress=told)
+                return (await pack_tree(str(source), chunks, options, single=not source.is_dir())).root
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")
@@ -161,6 +168,50 @@ def remove(
         raise InvalidArgument(f"{path} is a folder that is not empty", hint="-r takes all of it")
     del folder[name]
     _rewrite(found, flist, "", json, f"rm {path}")
+
+
+def move(
+    flist: FileArgument,
+    old: FromArgument,
+    new: ToArgument,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Give a file or folder of an flist another path."""
+    found = read(str(flist))
+    folder, name = _place(found.root, old)
+    node = _not_into_itself(found.root, old, new)
+    into, other = _free_place(found.root, new, force)
+    del folder[name]
+    into[other] = node
+    _rewrite(found, flist, "", json, f"mv {old} {new}")
+
+
+def copy(
+    flist: FileArgument,
+    old: FromArgument,
+    new: ToArgument,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Copy a file or folder within an flist; its chunks are there already."""
+    from g8node.flist.tree import copied
+
+    found = read(str(flist))
+    node = _not_into_itself(found.root, old, new)
+    into, other = _free_place(found.root, new, force)
+    into[other] = copied(node)
+    _rewrite(found, flist, "", json, f"cp {old} {new}")
+
+
+def _not_into_itself(root: "Node", old: str, new: str) -> "Node":
+    """What is at the old path."""
+    from g8node.flist.read import find
+
+    one, other = (tuple(filter(None, path.split("/"))) for path in (old, new))
+    if other[: len(one)] == one:
+        raise InvalidArgument(f"{new} is {old} or in it")
+    return find(root, old)
 
 
 def chmod(
@@ -204,6 +255,14 @@ def set_(
         if not value:
             del info[key]
     _rewrite(Flist(found.root, info, found.router, found.version), flist, "", json, "metadata changed")
+
+
+def _free_place(root: "Node", path: str, force: bool) -> "tuple[dict[bytes, Node], bytes]":
+    """As `_place`, of a name that is not there, or may be replaced."""
+    folder, name = _place(root, path)
+    if name in folder and not force:
+        raise AlreadyExists(f"{path} exists", hint="--force replaces it")
+    return folder, name
 
 
 def _place(root: "Node", path: str) -> "tuple[dict[bytes, Node], bytes]":

@@ -7,6 +7,7 @@ import typer
 
 from g8node.errors import InvalidArgument
 from g8tools.flist import change, look, stores, trust
+from g8tools.flist.common import packing
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -58,18 +59,18 @@ def pack(
     """Pack a tree into an flist file and its chunks."""
     from g8node.flist.pack import PackOptions
     from g8node.wire.ignore import Ignore
-    from g8tools.hub.cli import read_token, store_address
+    from g8tools.hub.cli_common import read_token, store_address
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")
-    wrong = next((pair for pair in info or [] if not pair.partition("=")[1]), None)
+    wrong = next((pair for pair in info or [] if not all(pair.partition("=")[:2])), None)
     if wrong is not None:
         raise InvalidArgument(f"--info {wrong}: expected KEY=VALUE")
     if split not in ("fixed", "cdc"):
         raise InvalidArgument(f"--split {split}: expected fixed or cdc")
     patterns = [line for path in ignore_file or [] for line in path.read_bytes().splitlines()]
     options = PackOptions(
-        secret=secret_file.read_bytes().strip() if secret_file else b"",
+        secret=_secret(secret_file) if secret_file else b"",
         level=level,
         info=dict(pair.split("=", 1) for pair in info or []),
         by_content=split == "cdc",
@@ -94,6 +95,13 @@ def pack(
     )
 
 
+def _secret(file: Path) -> bytes:
+    """What an empty file would leave unkeyed is refused."""
+    if not (secret := file.read_bytes().strip()):
+        raise InvalidArgument(f"--secret-file {file}: expected a secret of 1 to 64 bytes, found none")
+    return secret
+
+
 def _router(file: Path | None, routes: list[str], keep_credentials: bool) -> "Router | None":
     """What the flist is to say of its stores; without credentials, unless they are wanted."""
     from g8node.wire.router import merged, of_stores, parse_router, parse_store, stripped
@@ -110,22 +118,12 @@ def _router(file: Path | None, routes: list[str], keep_credentials: bool) -> "Ro
 async def _pack(source: Path, out: Path, where: str, token: str, options: "PackOptions") -> "PackResult":
     from dataclasses import replace
 
-    from g8node.flist.pack import Progress
     from g8node.flist.pack import pack as packed
     from g8node.store.stores import Stores
 
     target = Stores().open(where, token=token)
     try:
-        with console.progress(f"pack {source}", count_bytes=True) as bar:
-            before = 0
-
-            def told(now: Progress) -> None:
-                nonlocal before
-                if now.total_bytes is not None:
-                    bar.total(now.total_bytes)
-                bar.advance(now.read_bytes - before)
-                before = now.read_bytes
-
+        with packing(f"pack {source}") as told:
             return await packed(str(source), str(out), target, replace(options, progress=told))
     finally:
         await target.close()

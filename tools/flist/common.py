@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
+    from g8node.flist.pack import Progress
     from g8node.flist.tree import Flist
     from g8node.store.base import Store
     from g8node.wire.router import Router
@@ -51,7 +52,7 @@ async def opened(
 ) -> "AsyncIterator[Store | None]":
     """The store that was given, else those of the flist's router, as a node would ask them; None without."""
     from g8node.store.stores import Stores
-    from g8tools.hub.cli import read_token, store_address
+    from g8tools.hub.cli_common import read_token, store_address
 
     if store:
         chosen = Stores().open(store_address(store), token=read_token(token_file))
@@ -64,6 +65,22 @@ async def opened(
         yield chosen
     finally:
         await chosen.close()
+
+
+@contextlib.contextmanager
+def packing(what: str) -> "Iterator[Callable[[Progress], None]]":
+    """A progress bar; the packer tells it how far it has come."""
+    with console.progress(what, count_bytes=True) as bar:
+        before = 0
+
+        def told(now: "Progress") -> None:
+            nonlocal before
+            if now.total_bytes is not None:
+                bar.total(now.total_bytes)
+            bar.advance(now.read_bytes - before)
+            before = now.read_bytes
+
+        yield told
 
 
 def router_lines(router: "Router | None") -> list[dict[str, str]]:

@@ -46,9 +46,10 @@ def ids_of(flist: Flist) -> list[ChunkId]:
     return list(found)
 
 
-def lines(flist: Flist) -> Iterator[Line]:
-    """Every name, parents first, names in byte order."""
-    return (line_of(path, node) for path, node in walk(flist.root))
+def lines(node: Node, top: bytes = b"") -> Iterator[Line]:
+    """What is at the path `top`, and every name below it, parents first, names in byte order."""
+    prefix = top + b"/" if top else b""
+    return (line_of(prefix + path if path else top, below) for path, below in walk(node))
 
 
 def line_of(path: bytes, node: Node) -> Line:

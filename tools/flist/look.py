@@ -26,7 +26,6 @@ from g8tools.g8 import console
 
 if TYPE_CHECKING:
     from g8node.flist.tree import Flist, Node
-    from g8tools.flist.contents import Line
 
 PathArgument = Annotated[str, typer.Argument(help="A path in the flist.")]
 _KINDS = {"f": stats.S_IFREG, "d": stats.S_IFDIR, "l": stats.S_IFLNK, "b": stats.S_IFBLK}
@@ -42,20 +41,12 @@ def register(app: typer.Typer) -> None:
 
 def list_(flist: FlistArgument, path: PathArgument = "/", json: JsonOption = False) -> None:
     """List every name in an flist, or below a path, as `ls -l` would."""
-    from g8tools.flist.contents import long_format
-
-    found = list(_below(read(flist), path))
-    console.show(found, json=json, text="\n".join(map(long_format, found)))
-
-
-def _below(flist: "Flist", path: str) -> "list[Line]":
     from g8node.flist.read import find as node_at
-    from g8tools.flist.contents import lines
+    from g8tools.flist.contents import lines, long_format
 
-    node_at(flist.root, path)
-    prefix = "/" + path.strip("/")
-    deeper = prefix.rstrip("/") + "/"
-    return [line for line in lines(flist) if line.path == prefix or line.path.startswith(deeper)]
+    top = b"/".join(filter(None, os.fsencode(path).split(b"/")))
+    found = list(lines(node_at(read(flist).root, top), top))
+    console.show(found, json=json, text="\n".join(map(long_format, found)))
 
 
 def tree(flist: FlistArgument, path: PathArgument = "/", json: JsonOption = False) -> None:

@@ -9,6 +9,7 @@ from g8tools.g8.flow import Flow, M, Request, call
 from g8tools.g8.managers.common import Core, Info, Job, Process
 from g8tools.g8.managers.container import ContainerManager
 from g8tools.g8.managers.filesystem import Filesystem
+from g8tools.g8.managers.g8ufs import G8ufs
 from g8tools.g8.managers.ip import Ip
 from g8tools.g8.managers.kvm import Kvm
 from g8tools.g8.managers.network import Bridge, Nft, ZeroTier
@@ -56,6 +57,7 @@ class HostClient(BaseClient[M]):
         self.rtinfo: RTInfo[M] = RTInfo(self)
         self.cgroup: CGroup[M] = CGroup(self)
         self.zfs: ZFS[M] = ZFS(self)
+        self.g8ufs: G8ufs[M] = G8ufs(self)
         self.socat: Socat[M] = Socat(self)
         self.web: Web[M] = Web(self)
         self.service: Service[M] = Service(self)

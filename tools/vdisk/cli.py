@@ -176,14 +176,21 @@ def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> 
 def gc(
     data: Data,
     bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
+    key_file: KeyFile = "",
     json: Json = False,
 ) -> None:
-    """Give back the space of deduplicated content that no vdisk has any more."""
+    """Give back the space of deduplicated content that no vdisk has any more.
+
+    A damaged vdisk keeps what its index names. Encrypted content needs its key.
+    """
     rate = size_of(bytes_s, "bandwidth")
-    rows = _with(data, lambda vdisks: vdisks.gc(rate))
+    rows = _with(data, lambda vdisks: vdisks.gc(rate), key_file)
     text = console.table(
-        [("BLOCKS", "FREED", "KEPT")]
-        + [tuple(map(_amount, (row["block_size"], row["freed"], row["kept"]))) for row in rows],
+        [("BLOCKS", "FREED", "KEPT", "PROBLEM")]
+        + [
+            (*map(_amount, (row["block_size"], row["freed"], row["kept"])), str(row["problem"]))
+            for row in rows
+        ],
         right=frozenset((0, 1, 2)),
     )
     console.show(rows, json=json, text=text)
@@ -213,6 +220,10 @@ def serve(
     tls_client_ca: Annotated[
         str, typer.Option(metavar="FILE", help="PEM CA that clients' certificates must be of.")
     ] = "",
+    tls_psk: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Pre-shared keys, identity:hex lines, in place of a certificate."),
+    ] = "",
     tls_only: Annotated[bool, typer.Option("--tls-only", help="Refuse clients without TLS.")] = False,
     key_file: KeyFile = "",
 ) -> None:
@@ -225,15 +236,13 @@ def serve(
         raise InvalidArgument("expected --data or --config")
     if not socket and not listen:
         raise InvalidArgument("expected --socket, --listen, or both")
-    if bool(tls_certificate) != bool(tls_key):
-        raise InvalidArgument("--tls-certificate and --tls-key: expected both or none")
     logs.configure()
     address = parse_address(listen, default_port=10809, lowest_port=0) if listen else None
     options = service.Options(
         data=str(data.absolute()) if data is not None and not config else "",
         socket=socket,
         address=address,
-        tls=(tls_certificate, tls_key, tls_client_ca) if tls_certificate else None,
+        tls=(tls_certificate, tls_key, tls_client_ca, tls_psk),
         tls_only=tls_only,
         key_file=key_file,
         config=config,

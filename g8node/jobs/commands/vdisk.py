@@ -192,11 +192,16 @@ class GcArgs(Struct, frozen=True):
 
 
 class Collected(Struct, frozen=True):
-    """Bytes of one block size's content that were given back, and that stayed."""
+    """Bytes of one pool's content that were given back, and that stayed.
+
+    `problem`: why nothing, or not all, was given back.
+    """
 
     block_size: int
+    encrypted: bool
     freed: int
     kept: int
+    problem: str
 
 
 @command("vdisk.gc", role="admin")

@@ -22,7 +22,8 @@ async def open_blocks(vdisk: Vdisk, locks: Locks, *, patience: Patience, tell: T
     mirror = Mirror(vdisk.id, key, patience=patience, tell=tell, read_only=static.read_only)
     await mirror.open(vdisk.storage, vdisk.slave)
     template: Template | None = None
-    if vdisk.template is not None and static.type in ("boot", "db"):
+    has_template = vdisk.template is not None or (static.template and not deduplicated)
+    if has_template and static.type in ("boot", "db"):
         template = Template(vdisk.template, vdisk=vdisk.id, patience=patience, tell=tell)
     keep = not static.read_only
     if deduplicated:

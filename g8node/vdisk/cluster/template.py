@@ -19,14 +19,18 @@ _AT_ONCE: Final = 16
 
 
 class Template:
-    """`close` at the end. Answers are by item: bytes, None where there is nothing, or Unavailable."""
+    """`close` at the end. Answers are by item: bytes, None where there is nothing, or Unavailable.
 
-    def __init__(self, cluster: StorageCluster, *, vdisk: str, patience: Patience, tell: Tell) -> None:
-        self._count = len(cluster.servers)
-        self._gone = {number for number, server in enumerate(cluster.servers) if server.state == "rip"}
+    Without a cluster, though there should be one, they are all Unavailable.
+    """
+
+    def __init__(self, cluster: StorageCluster | None, *, vdisk: str, patience: Patience, tell: Tell) -> None:
+        servers = cluster.servers if cluster is not None else ()
+        self._count = max(1, len(servers))
+        self._gone = {number for number, server in enumerate(servers) if server.state == "rip"}
         self._members = {
             number: Member(server, number, role="template", vdisk=vdisk, patience=patience, tell=tell)
-            for number, server in enumerate(cluster.servers)
+            for number, server in enumerate(servers)
             if server.state in ("online", "respread")
         }
 
@@ -47,7 +51,10 @@ class Template:
             try:
                 member = self._members.get(number)
                 if member is None:
-                    raise Unavailable(f"server {number} of the template's cluster is not in use")
+                    raise Unavailable(
+                        f"server {number} of the template's cluster is not in use",
+                        hint="is templateStorageClusterID set?",
+                    )
                 (reply,) = await member.call([command(part)])
                 if isinstance(reply, ReplyError) or not isinstance(reply, list):
                     raise Unavailable(f"{member!r}: {str(reply)[:200]}")

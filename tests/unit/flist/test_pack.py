@@ -120,6 +120,34 @@ class SlowStore(DictStore):
         return await super().missing(ids)
 
 
+class AskedAtOnceStore(DictStore):
+    """Answers no question before a second one is asked, or another batch has ended without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answer = asyncio.Event()
+
+    async def missing(self, ids: Sequence[ChunkId]) -> set[ChunkId]:
+        found = await super().missing(ids)
+        self.asked += 1
+        if self.asked > 1:
+            self.answer.set()
+        await self.answer.wait()
+        return found
+
+
+async def test_chunk_of_several_batches_is_counted_and_stored_once(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "same chunks").write_bytes(b"same" * (CHUNK_SIZE // 4) * 24)
+    store = AskedAtOnceStore()
+    options = PackOptions(progress=lambda _: store.answer.set())
+    done = (await pack(str(folder), str(tmp_path / "x"), store, options)).progress
+    (stored,) = store.chunks.values()
+    assert (done.chunks, done.new_chunks, done.new_bytes, store.puts) == (24, 1, len(stored), 1)
+
+
 async def test_failing_store_ends_the_pack_without_an_flist(source: Path, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="the store is down"):
         await pack(str(source), str(tmp_path / "x"), BrokenStore())

@@ -22,10 +22,10 @@ def test_chunks_are_distinct_and_without_holes() -> None:
 
 
 def test_lines_read_like_ls() -> None:
-    shown = [long_format(line) for line in lines(tree())]
+    shown = [long_format(line) for line in lines(tree().root)]
     assert shown[1] == "-rw-r-----     1     2          3 1970-01-02 00:00 /file"
 
 
 def test_names_cannot_reach_the_terminal_raw() -> None:
-    shown = [long_format(line) for line in lines(tree())]
+    shown = [long_format(line) for line in lines(tree().root)]
     assert shown[2].endswith("/li\\xffnk -> fi\\x1b[31mle")

@@ -32,36 +32,36 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class World:
     """A disk with vdisks that share a pool; `clone` shows a template where it has nothing."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, key: bytes) -> None:
         self.dice = dice
+        self.key = key
         self.disk = MemoryDisk()
         self.disk.make_folder("/pool")
         self.disk.sync_folder("/")
         self.oracles = {name: Oracle(SECTORS) for name in NAMES}
-        folder = Folder(self.disk, "/pool")
+        folder = Folder(self.disk, "/pool", self.key)
         records = [
             Record(id=name, type="boot", size=SIZE, block_size=BLOCK, storage="dedup", number=number)
             for number, name in enumerate(("template", "one", "two"), 1)
         ]
         for record in records:
-            folder.create(record)
+            folder.create(folder.sealed(record) if key else record)
         data = self._data(SIZE)
         template = opened(folder, "template")
         template.write(0, data)
         template.sync()
         template.close()
-        folder.create(
-            Record(
-                id="clone",
-                type="boot",
-                size=SIZE,
-                block_size=BLOCK,
-                storage="dedup",
-                number=4,
-                template="template",
-                template_size=SIZE,
-            )
+        clone = Record(
+            id="clone",
+            type="boot",
+            size=SIZE,
+            block_size=BLOCK,
+            storage="dedup",
+            number=4,
+            template="template",
+            template_size=SIZE,
         )
+        folder.create(folder.sealed(clone) if key else clone)
         self.oracles["clone"].found(data)
 
     def _data(self, length: int) -> bytes:
@@ -70,7 +70,7 @@ class World:
 
     def load(self, steps: int) -> None:
         """Until the power goes."""
-        folder = Folder(self.disk, "/pool")
+        folder = Folder(self.disk, "/pool", self.key)
         volumes = {name: opened(folder, name) for name in NAMES}
         for _ in range(steps):
             what = self.dice.randrange(9)
@@ -101,7 +101,7 @@ class World:
             volumes[name].write(offset, data)
 
     def content(self) -> dict[str, bytes]:
-        folder = Folder(self.disk, "/pool")
+        folder = Folder(self.disk, "/pool", self.key)
         folder.sweep()
         found = {}
         for name in NAMES:
@@ -120,9 +120,9 @@ def opened(folder: Folder, name: str) -> Volume:
     return volume
 
 
-def wrong_sectors(seed: int, crashes: int, *, syncs: bool = True) -> int:
+def wrong_sectors(seed: int, crashes: int, *, syncs: bool = True, key: bytes = b"") -> int:
     """Of a world that loses its power so often, each time in the middle of some load."""
-    world = World(random.Random(seed))
+    world = World(random.Random(seed), key)
     wrong = 0
     for _ in range(crashes):
         world.disk.syncs = syncs
@@ -141,13 +141,15 @@ def wrong_sectors(seed: int, crashes: int, *, syncs: bool = True) -> int:
     return wrong
 
 
-def test_flushed_data_survives_any_power_loss() -> None:
-    assert sum(wrong_sectors(seed, 10) for seed in range(10)) == 0
+@pytest.mark.parametrize("key", [b"", bytes(range(32))], ids=["plain", "encrypted"])
+def test_flushed_data_survives_any_power_loss(key: bytes) -> None:
+    assert sum(wrong_sectors(seed, 6, key=key) for seed in range(9)) == 0
 
 
 @pytest.mark.soak
-def test_flushed_data_survives_ten_thousand_power_losses() -> None:
-    assert sum(wrong_sectors(seed, 10) for seed in range(1000, 1340)) == 0
+@pytest.mark.parametrize("key", [b"", bytes(range(32))], ids=["plain", "encrypted"])
+def test_flushed_data_survives_ten_thousand_power_losses(key: bytes) -> None:
+    assert sum(wrong_sectors(seed, 10, key=key) for seed in range(1000, 1340)) == 0
 
 
 def test_a_flush_that_does_nothing_would_be_noticed() -> None:

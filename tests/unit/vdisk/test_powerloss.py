@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from g8node.errors import AlreadyExists, NodeError, NotFound
@@ -31,6 +32,8 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
         offset = dice.randrange(SECTORS) * SECTOR
         length = min(dice.choice((1, 2, 8, 9)) * SECTOR, SIZE - offset)
         data = dice.randbytes(length)
+        if record.template and dice.random() < 0.3:
+            await vdisk.read(offset, memoryview(bytearray(length)))
         what = dice.randrange(6)
         if what == 0:
             await vdisk.flush()
@@ -66,7 +69,7 @@ def content(disk: MemoryDisk) -> bytes:
 
 
 async def states(
-    seed: int, crashes: int, *, syncs: bool = True, encrypted: bool = False
+    seed: int, crashes: int, *, syncs: bool = True, encrypted: bool = False, clone: bool = False
 ) -> Iterator[tuple[Oracle, MemoryDisk]]:
     dice = random.Random(seed)
     disk = MemoryDisk()
@@ -74,19 +77,35 @@ async def states(
     disk.sync_folder("/")
     folder = Folder(disk, "/pool", KEY)
     record = Record(id="vd", type="db", size=SIZE)
+    oracle = Oracle(SECTORS)
+    if clone:
+        record = shown(folder, record, oracle, dice)
     folder.create(folder.sealed(record) if encrypted else record)
     disk.syncs = syncs
-    disk.operations = dice.randrange(40)
-    oracle = Oracle(SECTORS)
+    disk.operations = dice.randrange(80 if clone else 40)
     with contextlib.suppress(PowerLost, NodeError):
         await load(disk, dice, oracle, 40)
     return ((oracle, disk.crash(dice)) for _ in range(crashes))
 
 
-async def wrong_sectors(seeds: range, crashes: int, *, syncs: bool = True, encrypted: bool = False) -> int:
+def shown(folder: Folder, record: Record, oracle: Oracle, dice: random.Random) -> Record:
+    """The record with a template of three quarters of its size."""
+    data = dice.randbytes(SIZE // 4) + bytes(SIZE // 4) + dice.randbytes(SIZE // 4)
+    template = Record(id="template", type="db", size=len(data))
+    folder.create(template)
+    file = folder.open(template)
+    file.write(0, data)
+    file.sync()
+    oracle.found(data.ljust(SIZE, b"\0"))
+    return msgspec.structs.replace(record, template=template.id, template_size=template.size)
+
+
+async def wrong_sectors(
+    seeds: range, crashes: int, *, syncs: bool = True, encrypted: bool = False, clone: bool = False
+) -> int:
     wrong = 0
     for seed in seeds:
-        for oracle, disk in await states(seed, crashes, syncs=syncs, encrypted=encrypted):
+        for oracle, disk in await states(seed, crashes, syncs=syncs, encrypted=encrypted, clone=clone):
             wrong += oracle.wrong(content(disk))
     return wrong
 
@@ -100,6 +119,17 @@ def _threads() -> Iterator[None]:
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_flushed_data_survives_any_power_loss(encrypted: bool) -> None:
     assert await wrong_sectors(range(30), 20, encrypted=encrypted) == 0
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_clone_has_what_was_flushed_or_its_template_after_any_power_loss(encrypted: bool) -> None:
+    assert await wrong_sectors(range(30), 20, encrypted=encrypted, clone=True) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_clone_survives_ten_thousand_power_losses(encrypted: bool) -> None:
+    assert await wrong_sectors(range(1000, 1500), 20, encrypted=encrypted, clone=True) == 0
 
 
 @pytest.mark.soak

@@ -230,6 +230,7 @@ class Core0:
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         modules.containerevents.connect(self.jobs, containers)
+        modules.storeevents.connect(self.jobs, flists.stores)
         modules.containerservices.ContainerServices(self.jobs, containers, modules.corex.submit_inside)
         await containers.open()
         flists.on_lost = containers.lost

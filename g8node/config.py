@@ -170,6 +170,9 @@ class VdiskSettings(Struct, frozen=True):
     tls_certificate: Annotated[str, Meta(description="PEM chain of the NBD server.")] = ""
     tls_key: Annotated[str, Meta(description="PEM key of tls_certificate.")] = ""
     tls_client_ca: Annotated[str, Meta(description="PEM CA that certificates of clients must be of.")] = ""
+    tls_psk: Annotated[
+        str, Meta(description="File of identity:hex-key lines: TLS with pre-shared keys, no certificate.")
+    ] = ""
 
 
 Extensions = Annotated[dict[str, Any], Meta(description="Commands that run a program; see docs/services.md.")]

@@ -113,6 +113,7 @@ class Core0:
         self.local: Any = None  # jobs.local.LocalSocket, imported late
         self.statistics: Any = None  # boot.statistics.Statistics, imported late
         self._cache_disk: Any = None  # node.cachedisk.CacheDisk, imported late
+        self._claim: Any = None  # node.claim.Claim, imported late
 
     async def run(self) -> Mode:
         """From the first phase to the end of the shutdown; returns what to do with the machine."""
@@ -171,12 +172,16 @@ class Core0:
 
     async def _import_late(self) -> None:
         modules = self._late = await blocking.run("disk", _late_module)
+        claim = self._claim = modules.claim.Claim("" if self._init else self.node.paths.claim)
         self.node.add_hardware(
             modules.links.Links(self.node.reaper),
             modules.disks.Disks(self.node.reaper),
             modules.btrfs.Btrfs(self.node.reaper),
             modules.firewall.Firewall(
-                self.node.reaper, closed=self._init, ports=_open_ports(self._settings) if self._init else ()
+                self.node.reaper,
+                claim,
+                closed=self._init,
+                ports=_open_ports(self._settings) if self._init else (),
             ),
         )
         if self._init:  # beside the rest of the boot; it is tried again until it is closed
@@ -185,7 +190,9 @@ class Core0:
             self.node.links,
             self.node.firewall,
             modules.servers.Servers(self.jobs),
+            claim,
             folder=self.node.paths.dnsmasq,
+            records=self.node.paths.bridges,
             default=self._settings.network.default,
         )
         self.node.nics = modules.nics.Nics(
@@ -218,11 +225,13 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
+            restored=f"{paths.cache}/restored",
             groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         modules.containerevents.connect(self.jobs, containers)
+        modules.storeevents.connect(self.jobs, flists.stores)
         modules.containerservices.ContainerServices(self.jobs, containers, modules.corex.submit_inside)
         await containers.open()
         flists.on_lost = containers.lost
@@ -326,6 +335,7 @@ class Core0:
             await shutdown.step("flists", node.flists.close(), 10)
         if hasattr(node, "firewall"):
             await shutdown.step("firewall", node.firewall.close(), 10)
+            await shutdown.step("claim", self._claim.release(), 5)
         if self.statistics is not None:
             await shutdown.step("statistics", self.statistics.stop(), 5)
         await shutdown.step("redis", self.redis.stop(), 10)

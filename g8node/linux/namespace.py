@@ -73,6 +73,12 @@ def new_network() -> int:
 
 
 @off_loop
+def open_network(pid: int) -> int:
+    """The network namespace of a process, by a descriptor. OSError when it is gone."""
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@off_loop
 def call_alone(fn: Callable[[], T]) -> T:
     """fn's value, called by a thread that is made for it and ends with it, whatever it did to itself."""
     return _in_thread(fn)

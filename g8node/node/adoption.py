@@ -4,15 +4,18 @@ Theory of operation. When an agent is killed its containers go on: their mounts 
 their output stays in pipes that they themselves hold open for reading. What served the files of their flists
 died with it, so that reading what is not in the page cache fails until the next agent has put a new overlay,
 on the same upper folder, under the whole container, as `corex.flist-layer` does. A journal in the container's
-folder, written when it runs, says all that is not in the runtime's own state. What cannot be taken over is
-ended and removed: a container without a journal or with links and forwards, with flists mounted inside or put
-over it while it ran, and one in which a process stands in the way of the new overlay. How a container ends
-that is not our child nobody tells us: its exit code is 255.
+folder, written when it runs and when its network changes, says all that is not in the runtime's own state:
+links stay as they are, forwards and names are made anew. What cannot be taken over is ended and removed: a
+container without a journal or of a backup, with flists mounted inside or put over it while it ran, one whose
+links are gone or in another network namespace, and one in which a process stands in the way of the new
+overlay. How a container ends that is not our child nobody tells us: its exit code is 255.
 """
 
 import asyncio
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -23,12 +26,13 @@ from g8node.ids import ContainerId
 from g8node.linux import survivor
 from g8node.linux.guard import off_loop
 from g8node.node import building, livelayer, rootfs
+from g8node.node.backups import is_backup
 from g8node.node.bundle import Place
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Streams
-from g8node.node.image import Program
+from g8node.node.nics import Nics
 from g8node.node.specs import Spec
-from g8node.node.users import User
+from g8node.node.wires import Network, Record
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
 
@@ -44,34 +48,86 @@ class Journal(Struct, frozen=True):
     pid: int
     since: int
     spec: Spec
-    cgroup: str
-    program: Program
-    user: User
+    place: Place
     runs: int
-    connected: bool
-    """It has links of its own."""
+    network: Record | None
+    """Its own."""
 
 
-async def pin(reaper: Reaper, path: str) -> None:
-    """Keep our mount namespace alive from now on."""
-    if not await blocking.run("disk", survivor.keeper, path):
-        child = await reaper.spawn(survivor.SLEEPER)
-        await blocking.run("disk", survivor.remember, path, child.pid)
+class Journals:
+    """Of running containers; `keeper` is a file of `linux.survivor`, without which none are kept."""
+
+    def __init__(
+        self, reaper: Reaper, nics: Nics | None, keeper: str, find: Callable[[int], Container | None]
+    ) -> None:
+        self._reaper = reaper
+        self._nics = nics
+        self._keeper = keeper
+        self._find = find
+        self._pinning = asyncio.Lock()
+        if nics is not None and keeper:
+            nics.on_change = self._network_changed
+
+    @property
+    def kept(self) -> bool:
+        return bool(self._keeper)
+
+    async def pin(self) -> None:
+        """Keep our mount namespace alive from now on."""
+        async with self._pinning:
+            if not await blocking.run("disk", survivor.keeper, self._keeper):
+                child = await self._reaper.spawn(survivor.SLEEPER)
+                await blocking.run("disk", survivor.remember, self._keeper, child.pid)
+
+    async def note(self, container: Container) -> None:
+        """Write down that it runs, and how."""
+        async with container.journaling:
+            if self._keeper and not container.cleaning:
+                network = container.network
+                record = None if self._nics is None or network is None else await self._nics.record(network)
+                await blocking.run("path", write, container, record)
+
+    async def _network_changed(self, network: Network) -> None:
+        container = self._find(network.id)
+        if container is not None and container.running.is_set():
+            try:
+                await self.note(container)
+            except OSError as error:
+                log.warning("a journal is not written", container=container.id, reason=str(error))
+
+    async def survivors(self, folder: str) -> dict[int, Journal]:
+        """The containers that run and can be taken over, as far as the journals tell.
+
+        The node's networks are as they were then, and other networks are gone.
+        """
+        if not self._keeper:
+            return {}
+        found = await blocking.run("path", read, folder)
+        if self._nics is not None:
+            await self._nics.recover(
+                {id: each.network for id, each in found.items() if each.network is not None}
+            )
+        return found
+
+    async def reconnect(self, container: Container, journal: Journal) -> None:
+        """Give it the network that it had. NodeError when that is not there any more."""
+        if self._nics is not None and journal.network is not None:
+            network = await self._nics.adopt(container.id, journal.network, journal.pid)
+            container.undo.push_async_callback(self._nics.close, network)
+            container.network = network
+            container.place = replace(container.place, netns=network.path)
 
 
 @off_loop
-def write(container: Container) -> None:
-    """Write down that the container runs."""
-    network = container.network
+def write(container: Container, network: Record | None) -> None:
+    """Write down that the container runs, and how."""
     journal = Journal(
         container.pid,
         survivor.start_time(container.pid),
         container.spec,
-        container.cgroup,
-        container.place.program,
-        container.place.user,
+        container.place,
         container.restarts.count,
-        connected=network is not None and bool(network.wires),
+        network,
     )
     path = f"{container.tree.top}/{_NAME}"
     with open(f"{path}.new", "wb") as file:
@@ -80,7 +136,7 @@ def write(container: Container) -> None:
 
 
 @off_loop
-def survivors(folder: str) -> dict[int, Journal]:
+def read(folder: str) -> dict[int, Journal]:
     """The containers that run and can be taken over, as far as the journals tell."""
     found = {}
     for name in os.listdir(folder):
@@ -92,7 +148,7 @@ def survivors(folder: str) -> dict[int, Journal]:
         except (OSError, msgspec.MsgspecError):
             continue
         alive = journal.since and survivor.start_time(journal.pid) == journal.since
-        simple = not journal.connected and not any(
+        simple = not is_backup(journal.spec.root) and not any(
             building.is_flist(source) for source in journal.spec.mount or ()
         )
         if alive and simple and not os.path.exists(f"{folder}/{name}/live1"):
@@ -102,9 +158,8 @@ def survivors(folder: str) -> dict[int, Journal]:
 
 def container_of(id: int, folder: str, journal: Journal) -> Container:
     """As it was; it has its child when it is `adopt`ed."""
-    tree = building.tree(f"{folder}/{id}", journal.spec)
-    place = Place(id, tree.layers[0].target, journal.cgroup, program=journal.program, user=journal.user)
-    container = Container(ContainerId(id), journal.spec, tree, journal.cgroup, place)
+    tree, place = building.tree(f"{folder}/{id}", journal.spec), journal.place
+    container = Container(ContainerId(id), journal.spec, tree, place.cgroup, place)
     container.restarts.count = journal.runs
     container.pid = journal.pid
     return container

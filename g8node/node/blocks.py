@@ -13,7 +13,7 @@ from g8node.errors import InvalidArgument, NodeError, Unavailable
 from g8node.nbd.export import Exports
 from g8node.nbd.joined import JoinedExports
 from g8node.nbd.server import Server
-from g8node.nbd.tls import server_context
+from g8node.nbd.tls import context_of
 from g8node.runtime import blocking, logs
 from g8node.vdisk.seal import read_master_key
 from g8node.vdisk.vdisks import Vdisks
@@ -81,12 +81,8 @@ class Blocks:
 
     async def _listen(self, vdisks: Exports) -> None:
         settings = self._settings
-        if bool(settings.tls_certificate) != bool(settings.tls_key):
-            raise InvalidArgument("vdisk.tls_certificate and vdisk.tls_key: expected both or none")
-        context = None
-        if settings.tls_certificate:
-            files = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-            context = await blocking.run("disk", server_context, *files)
+        files = settings.tls_certificate, settings.tls_key, settings.tls_client_ca, settings.tls_psk
+        context = await blocking.run("disk", context_of, *files)
         server = Server(vdisks, tls=context)
         self._servers.append(server)
         await blocking.run("disk", os.makedirs, os.path.dirname(self.socket), exist_ok=True)
@@ -96,7 +92,7 @@ class Blocks:
             if not host or not port.isdecimal() or int(port) > 65535:
                 raise InvalidArgument(f"vdisk.listen: expected host:port, not {settings.listen!r}")
             if context is None and not settings.plain:
-                raise InvalidArgument("vdisk.listen: expected tls_certificate, or plain = true")
+                raise InvalidArgument("vdisk.listen: expected tls_certificate, tls_psk, or plain = true")
             remote = Server(vdisks, tls=context, tls_only=not settings.plain)
             self._servers.append(remote)
             self.address = f"{host}:{await remote.listen_tcp(host.strip('[]'), int(port))}"

@@ -10,7 +10,9 @@ import msgspec
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.linux import cgroup, devices, rootpath
 from g8node.linux.devices import Device
+from g8node.linux.guard import off_loop
 from g8node.node import bundle, image, limits, rootfs, specs, users
+from g8node.node.backups import Backups, is_backup, of_root
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun
@@ -33,7 +35,8 @@ def is_flist(source: str) -> bool:
 
 
 def check(spec: Spec, host: Host) -> None:
-    """Unavailable: this host cannot hold what is asked for."""
+    """Unavailable: this host cannot hold what is asked for. InvalidArgument: no repository."""
+    of_root(spec.root)
     if spec.limits is not None and not host.cgroups:
         raise Unavailable(
             "limits: this host has no control groups of version 2",
@@ -53,7 +56,9 @@ async def enter(container: Container, undo: AsyncExitStack, groups: Groups | Non
     container.place = replace(container.place, cgroup=container.cgroup)
 
 
-async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host: Host, crun: Crun) -> None:
+async def build(
+    container: Container, undo: AsyncExitStack, mounts: Mounts, backups: Backups, host: Host, crun: Crun
+) -> None:
     """Everything up to the start; what was done is on `undo`, also when this fails half-way."""
     spec, tree = container.spec, container.tree
     hosts = {source: target for source, target in (spec.mount or {}).items() if not is_flist(source)}
@@ -64,6 +69,10 @@ async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host
     await blocking.run("path", rootfs.make, tree)
     lowers = [lower for layers in tree.layers for lower in layers.lowers]
     for flist, lower in zip([spec.root, *(spec.layers or ()), *flists], lowers, strict=True):
+        if lower == lowers[0] and is_backup(flist):
+            await backups.attach(container, lower, undo)
+            container.place = replace(container.place, program=image.program(spec, {}))
+            continue
         attached = await mounts.attach(flist, lower, storage=spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
         if lower == lowers[0]:
@@ -96,10 +105,12 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
         resources=_resources(spec),
         user=_read(container),
     )
-    _write(container, host, crun)
+    write(container, host, crun)
 
 
-def _write(container: Container, host: Host, crun: Crun) -> None:
+@off_loop
+def write(container: Container, host: Host, crun: Crun) -> None:
+    """The bundle, for the next run of the container."""
     spec = container.spec
     compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, host))
     config = bundle.config(spec, host, container.place, compiled_filter=compiled)
@@ -123,7 +134,7 @@ async def limit(container: Container, wanted: limits.Limits, host: Host, crun: C
         container.place = replace(
             container.place, resources=await blocking.run("disk", _resources, container.spec)
         )
-        await blocking.run("path", _write, container, host, crun)
+        await blocking.run("path", write, container, host, crun)
 
 
 def _limit(group: str, wanted: limits.Limits) -> None:

@@ -29,6 +29,7 @@ from g8node.errors import (
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
 from g8node.node import adoption, building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node.backups import Backups
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
@@ -36,7 +37,7 @@ from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
-from g8node.node.lives import Life, Lives, event, stop
+from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
@@ -68,11 +69,12 @@ class Containers:
         starts: int = 8,
         keeper: str = "",
         groups: Groups | None = None,
+        restored: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
         Without `nics` containers have no other links than their loopback, without `groups` none is put into a
-        group of an operator. With `keeper`, a file of
+        group of an operator. Roots that come from backups are kept in `restored`. With `keeper`, a file of
         `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
@@ -86,8 +88,8 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
-        self._keeper = keeper
-        self._pinning = asyncio.Lock()
+        self.backups = Backups(self, reaper, restored or f"{folder}/restored")
+        self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
         self._live: dict[int, Container] = {}
@@ -110,13 +112,13 @@ class Containers:
         await blocking.run("disk", end_runtimes, self._state)
         if self._host.cgroups:
             self._ooms.open()
-        if self._keeper:
-            found = await blocking.run("path", adoption.survivors, self._folder)
+        if found := await self._journals.survivors(self._folder):
             await asyncio.gather(*(self._adopt(id, journal) for id, journal in found.items()))
         earlier = await collecting.ownerless(self._places(), lambda: self._live)
         await collecting.remove(earlier, self._places(), self._crun)
         if not self._live:
             await blocking.run("path", rootfs.clear, self._folder)
+        await self.backups.clear()
 
     async def _adopt(self, id: int, journal: adoption.Journal) -> None:
         """Take a container over, or end it."""
@@ -124,9 +126,11 @@ class Containers:
         container = self._live[id] = adoption.container_of(id, self._folder, journal)
         try:
             async with self._starts:
+                await self._journals.reconnect(container, journal)
                 await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
+                    await blocking.run("path", building.write, container, facts, crun)
                     streams = await blocking.run("path", adoption.inputs, container.pid)
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
@@ -135,6 +139,8 @@ class Containers:
             self._forget(container)
             return
         assert container.child is not None
+        if self._nics is not None and container.network is not None:
+            self._nics.began(container.network, container.pid)
         life = Life(container.child)
         self.adopted.append((container, life))
         self._last_id = max(self._last_id, id)
@@ -193,7 +199,7 @@ class Containers:
         container = self.get(id)
         container.ending.set()
         while not container.running.is_set() and not container.gone.is_set():
-            await _first(container.running.wait(), container.gone.wait())
+            await first(container.running.wait(), container.gone.wait())
         if container.child is not None and container.child.running:
             await stop(container, container.child, grace_s)
         await container.gone.wait()
@@ -222,8 +228,12 @@ class Containers:
         """What belongs to no container, `{kind, name, container}` each; removed unless `dry_run`."""
         found = await collecting.ownerless(self._places(), lambda: self._live)
         if dry_run:
-            return [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
-        return await collecting.remove(found, self._places(), self.opened()[1])
+            rows = [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
+        else:
+            rows = await collecting.remove(found, self._places(), self.opened()[1])
+        if self._nics is None:
+            return rows
+        return rows + await collecting.networks(self._nics, self._live.__contains__, dry_run=dry_run)
 
     async def keep_clean(self) -> None:
         """Collect at intervals, for ever."""
@@ -235,7 +245,8 @@ class Containers:
         groups: tuple[str, ...] = ()
         if self.opened()[0].cgroups:
             groups = (self._parent, *(self._groups.paths() if self._groups is not None else ()))
-        return Places(self._folder, self._state, groups, links=self._nics is not None)
+        links = self._nics is not None and self._nics.makes_networks
+        return Places(self._folder, self._state, groups, links=links)
 
     def lost(self, targets: Iterable[str]) -> None:
         """The flists at these folders broke under the containers that stand on them: end those."""
@@ -284,7 +295,7 @@ class Containers:
             raise Conflict(f"container {id} is between two runs")
         if not container.running.is_set():
             try:
-                waiting = _first(container.running.wait(), container.gone.wait())
+                waiting = first(container.running.wait(), container.gone.wait())
                 await asyncio.wait_for(waiting, _START_WAIT_S)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"container {id} did not start within {_START_WAIT_S:g} s") from error
@@ -360,7 +371,7 @@ class Containers:
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, *self.opened())
+                await building.build(container, undo, self._mounts, self.backups, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
@@ -379,8 +390,8 @@ class Containers:
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None
         try:
-            if self._keeper:
-                await self._pin()
+            if self._journals.kept:
+                await self._journals.pin()
                 lasting = await blocking.run("path", adoption.lasting, streams)
                 streams.close()
                 streams = lasting
@@ -399,10 +410,6 @@ class Containers:
         self._background(self._watch(container, life, held))
         return life
 
-    async def _pin(self) -> None:
-        async with self._pinning:
-            await adoption.pin(self._reaper, self._keeper)
-
     async def _run(self, container: Container, streams: Streams) -> Child:
         """One run of process 1."""
         facts, crun = self.opened()
@@ -415,8 +422,7 @@ class Containers:
             self._nics.began(container.network, child.pid)
         if facts.cgroups:
             await self._ooms.add(container.id, container.cgroup)
-        if self._keeper:
-            await blocking.run("path", adoption.write, container)
+        await self._journals.note(container)
         container.running.set()
         self._tell(container, "started", pid=child.pid)
         if not container.spec.privileged:
@@ -462,6 +468,8 @@ class Containers:
             return
         container.cleaning = True
         facts, crun = self.opened()
+        async with container.journaling:
+            pass  # none is written any more
         try:
             await close_inner(container.inner)
             await crun.delete(container.name)
@@ -484,12 +492,3 @@ class Containers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

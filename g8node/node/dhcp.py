@@ -10,7 +10,7 @@ import functools
 import ipaddress
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,10 +41,19 @@ class Lease:
 
 
 async def keep(
-    reaper: Reaper, space: int, link: str, hostname: str, apply: Callable[[Lease], Awaitable[None]]
+    reaper: Reaper,
+    space: int,
+    link: str,
+    hostname: str,
+    apply: Callable[[Lease], Awaitable[None]],
+    *,
+    had: Sequence[str] = (),
 ) -> None:
-    """Get a lease for a link of the network namespace `space`, apply it, renew it; until cancelled."""
-    wanted, pause_s = "", _AGAIN_S[0]
+    """Get a lease for a link of the network namespace `space`, apply it, renew it; until cancelled.
+
+    `had` is the address that it has already, if it has one.
+    """
+    wanted, pause_s = had[0].partition("/")[0] if had else "", _AGAIN_S[0]
     while True:
         lease = await _ask(reaper, space, link, hostname, wanted)
         if lease is None:

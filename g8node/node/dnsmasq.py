@@ -6,8 +6,6 @@
 """
 
 import contextlib
-import functools
-import glob
 import ipaddress
 import os
 import shutil
@@ -21,6 +19,7 @@ from g8node.linux.guard import off_loop
 PROGRAM: Final = "dnsmasq"
 _DNS_SERVER: Final = 6  # number of the DHCP option
 _DEATH_S: Final = 5.0
+_CMDLINE_MAX: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,15 @@ class Server:
         ]
 
     @off_loop
-    def prepare(self) -> str:
+    def prepare(self, *, again: bool = False) -> str:
         """Make the folders, without what an earlier run left; the user that it is to run as.
 
-        That is nobody, unless the folders lie where only root comes.
+        That is nobody, unless the folders lie where only root comes. `again`: leases, and those that are
+        fixed, are kept.
         """
-        shutil.rmtree(self._top, ignore_errors=True)
+        shutil.rmtree(f"{self._top}/hosts" if again else self._top, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._pid)
         for name in ("hosts", "dhcp"):
             os.makedirs(f"{self._top}/{name}", mode=0o755, exist_ok=True)
         reached = os.path.realpath(self._top)
@@ -115,20 +117,41 @@ class Server:
 
 
 @off_loop
+def running(folder: str) -> dict[int, str]:
+    """Servers whose files are in the folder, whoever started them: pid -> bridge."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if bridge := _bridge_of(int(name), folder):
+                    found[int(name)] = bridge
+    return found
+
+
+def _bridge_of(pid: int, folder: str) -> str:
+    """The bridge that the process serves; empty when it is none of these servers."""
+    for word in textfiles.read_text(f"/proc/{pid}/cmdline", _CMDLINE_MAX).split("\0"):
+        if word.startswith(f"--pid-file={folder}/") and word.endswith("/pid"):
+            return os.path.basename(os.path.dirname(word))
+    return ""
+
+
+@off_loop
+def end(pid: int, bridge: str, folder: str) -> bool:
+    """Kill such a server, and wait for its end; False when the number is another process's by now."""
+    return pidfd.kill(pid, lambda: _bridge_of(pid, folder) == bridge, _DEATH_S)
+
+
+@off_loop
 def end_leftovers(folder: str) -> list[str]:
-    """Kill the servers that a node which was killed has left in the folder; the names of their bridges."""
+    """Kill the servers that a node which was killed has left; the names of their bridges."""
+    found = running(folder)
     ended = []
-    for path in glob.glob(f"{glob.escape(folder)}/*/pid"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(textfiles.read_text(path, 32))
-            if pidfd.kill(pid, functools.partial(_is_server, pid, path), _DEATH_S):
-                ended.append(os.path.basename(os.path.dirname(path)))
+    for pid, bridge in found.items():
+        with contextlib.suppress(OSError):
+            if end(pid, bridge, folder):
+                ended.append(bridge)
     return ended
-
-
-def _is_server(pid: int, pid_file: str) -> bool:
-    """Or the number is another process's by now."""
-    return f"--pid-file={pid_file}" in textfiles.read_text(f"/proc/{pid}/cmdline", 65536).split("\0")
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -10,20 +10,21 @@ Changes of one container come in turn.
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from g8node.config import Network as Settings
 from g8node.errors import Conflict, FailedPrecondition, InvalidArgument, NodeError
 from g8node.linux import namespace, netlink, rootpath
 from g8node.linux.guard import off_loop
-from g8node.node import dhcp, nicspec, rootfs
+from g8node.node import dhcp, leftovers, nicspec, rootfs
 from g8node.node.firewall import Firewall
 from g8node.node.links import node_error
 from g8node.node.networks import Networks
 from g8node.node.nicspec import Nic
 from g8node.node.plugs import Plugs
-from g8node.node.wires import Network, Wire
+from g8node.node.wires import Network, Record, Wire, restored
 from g8node.runtime import blocking, logs
 from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
@@ -34,6 +35,7 @@ log = logs.get("nics")
 T = TypeVar("T")
 
 _LEASE_METRIC: Final = 1000
+_OWNER: Final = re.compile(r"(?:container |wireguard contm?)(\d+)(?:-\d+)?")
 
 
 class Nics:
@@ -44,7 +46,16 @@ class Nics:
     ) -> None:
         self._reaper = reaper
         self._firewall = firewall
+        self._networks = networks
         self._plugs = Plugs(networks, firewall, settings or Settings())
+        self._open: dict[int, Network] = {}
+        self.on_change: Callable[[Network], Awaitable[None]] | None = None
+        """Told when something of a network is not what it was."""
+
+    @property
+    def makes_networks(self) -> bool:
+        """Whether the links of this network namespace are ours to look at."""
+        return self._networks.claim.held
 
     # --- the life of a container
 
@@ -66,7 +77,65 @@ class Nics:
         except BaseException:
             await self.close(network)
             raise
+        self._open[id] = network
         return network
+
+    async def recover(self, records: Mapping[int, Record]) -> None:
+        """After a kill, before `adopt`: own the namespace again if we did; bridges are taken over.
+
+        What belongs to none of these containers is removed.
+        """
+        if not await self._networks.claim.was_held():
+            return
+        here = await blocking.run("disk", namespace.namespace_id, os.getpid(), "net")
+        keep = [restored(id, record).host_links() for id, record in records.items() if record.home == here]
+        try:
+            await self._networks.recover(set().union(*keep))
+        except Conflict as error:
+            log.warning("the networks of an earlier run are not taken over", reason=str(error))
+
+    async def adopt(self, id: int, record: Record, pid: int) -> Network:
+        """The network of a container that an earlier run started, and whose process 1 is `pid`.
+
+        Its leases are asked for when it `began`. NodeError when something of it is not there any more.
+        """
+        network = restored(id, record)
+        wires, network.wires = network.wires, []
+        try:
+            network.space = await blocking.run("disk", namespace.open_network, pid)
+            here = await blocking.run("disk", namespace.namespace_id, os.getpid(), "net")
+            if record.home != here and any(wire.state == "configured" for wire in wires):
+                raise Conflict("its links are in another network namespace than this node")
+            await self._replug(network, wires)
+            for source, target in record.ports.items():
+                await self._forward(network, source, target)
+        except OSError as error:
+            await self.close(network)
+            raise node_error(f"container {id}", error) from error
+        except BaseException:
+            await self.close(network)
+            raise
+        self._open[id] = network
+        return network
+
+    async def _replug(self, network: Network, wires: Sequence[Wire]) -> None:
+        """All of them, also when one fails: what `close` is to give back is known then."""
+        errors: list[Exception] = []
+        for wire in wires:
+            network.wires.append(wire)
+            if wire.state == "configured":
+                try:
+                    await self._plugs.plug(network, wire)
+                except (NodeError, OSError) as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+    async def record(self, network: Network) -> Record:
+        """What `adopt` needs."""
+        here = await blocking.run("disk", namespace.namespace_id, os.getpid(), "net")
+        wires = [wire.record for wire in network.wires]
+        return Record(here, list(network.names), wires, self.ports(network))
 
     def began(self, network: Network, pid: int) -> None:
         """Process 1 runs: leases are asked for from now on."""
@@ -78,6 +147,8 @@ class Nics:
         """Give everything back."""
         async with network.changing:
             network.closed = True
+            if self._open.get(network.id) is network:
+                del self._open[network.id]
             try:
                 await self._firewall.remove(network.owner)
             finally:
@@ -86,6 +157,45 @@ class Nics:
                 if network.space >= 0:
                     os.close(network.space)
                     network.space = -1
+
+    async def collect(self, live: Callable[[int], bool], *, dry_run: bool) -> list[dict[str, Any]]:
+        """What of the node's networks has no owner, `{kind, name, container}` each; removed unless `dry_run`.
+
+        `live` tells whether there is a container of that id. Links of those that there are not are not told.
+        """
+        if not self.makes_networks:
+            return []
+
+        def lives(owner: str) -> bool:
+            found = _OWNER.fullmatch(owner)
+            return found is None or live(int(found[1]))
+
+        stray = await self._stray_links()
+        if stray:
+            stray &= await self._stray_links()  # it may have been about to go
+        for _, name in sorted(stray) if not dry_run else ():
+            await blocking.run("disk", netlink.link_remove, name)
+        segments = await self._plugs.segments.collect(dry_run=dry_run)
+        rest = await self._networks.collect(lives, dry_run=dry_run)
+        return (
+            [{"kind": "link", "name": name, "container": id} for id, name in sorted(stray)]
+            + [{"kind": "link", "name": name, "container": 0} for name in segments]
+            + [{"kind": kind, "name": name, "container": 0} for kind, name in rest]
+        )
+
+    async def _stray_links(self) -> set[tuple[int, str]]:
+        """(container, name) of links of containers that have no such link."""
+        found = set()
+        for link in await blocking.run("disk", netlink.links):
+            match = leftovers.LINK.fullmatch(link.name)
+            network = self._open.get(int(match[1])) if match is not None else None
+            if (
+                network is not None
+                and not network.changing.locked()
+                and link.name not in network.host_links()
+            ):
+                found.add((network.id, link.name))
+        return found
 
     # --- changes of a running one
 
@@ -122,7 +232,8 @@ class Nics:
 
     async def unforward(self, network: Network, source: str) -> None:
         """Nothing happens when that port is not forwarded to this container."""
-        await self._firewall.unforward(network.owner, forward.parse(source).port)
+        port = forward.parse(source).port
+        await self._change(network, self._firewall.unforward(network.owner, port))
 
     def ports(self, network: Network) -> dict[str, int]:
         """Canonical source -> port inside, of the forwards that there are."""
@@ -136,7 +247,11 @@ class Nics:
                 if network.closed:
                     change.close()
                     raise Conflict(f"container {network.id} ended")
-                return await change
+                try:
+                    return await change
+                finally:
+                    if self.on_change is not None:
+                        await self.on_change(network)
 
         return await finish(whole())
 
@@ -173,7 +288,7 @@ class Nics:
         async def apply(lease: dhcp.Lease) -> None:
             await self._change(network, self._apply(network, wire, lease))
 
-        asking = dhcp.keep(self._reaper, network.space, wire.link, network.hostname, apply)
+        asking = dhcp.keep(self._reaper, network.space, wire.link, network.hostname, apply, had=wire.cidrs)
         wire.lease = asyncio.create_task(asking, name=f"lease of {network.host_link(wire)}")
         wire.lease.add_done_callback(_report)
 

@@ -57,6 +57,16 @@ class Paths:
         return self._at("run/dnsmasq")
 
     @property
+    def bridges(self) -> str:
+        """What is remembered of bridges; see `node.bridgerecords`."""
+        return self._at("run/bridges")
+
+    @property
+    def claim(self) -> str:
+        """There while the node makes networks; see `node.claim`."""
+        return self._at("run/networks.claim")
+
+    @property
     def keeper(self) -> str:
         """Who keeps the mount namespace of an agent; see `linux.survivor`."""
         return self._at("run/mounts.keeper")

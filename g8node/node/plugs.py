@@ -4,7 +4,7 @@
 """
 
 import ipaddress
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ class Plugs:
     def __init__(self, networks: Networks, firewall: Firewall, settings: Settings) -> None:
         self._networks = networks
         self._firewall = firewall
-        self._segments = Segments(firewall, settings)
+        self.segments = Segments(firewall, settings)
         self._addresses: set[str] = set()
         self._types: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
             "default": self._default,
@@ -43,8 +43,8 @@ class Plugs:
         }
 
     async def plug(self, network: Network, wire: Wire) -> None:
-        """NodeError or OSError when it cannot be made."""
-        await self._networks.claim()
+        """NodeError or OSError when it cannot be made; when it was `found`: if it is not there any more."""
+        await self._networks.claim.take()
         await self._types[wire.nic.type](network, wire)
 
     async def name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:
@@ -69,7 +69,10 @@ class Plugs:
     def _reserve(self, bridge: ipaddress.IPv4Interface, id: int, wire: Wire) -> str:
         """A container's address on the default bridge: by its id, or any in a network too small for that."""
         network = bridge.network
-        for number in chain([id + 1], range(1, network.num_addresses - 1)):
+        numbers: Iterable[int] = chain([id + 1], range(1, network.num_addresses - 1))
+        if wire.cidrs:  # it was given one by an earlier run
+            numbers = [int(ipaddress.IPv4Interface(wire.cidrs[0]).ip) - int(network.network_address)]
+        for number in numbers:
             address = str(network.network_address + number)
             fits = number < network.num_addresses - 1 and address != str(bridge.ip)
             if fits and address not in self._addresses:
@@ -84,13 +87,13 @@ class Plugs:
         await self._pair(network, wire, bridge, wire.nic.hwaddr or "", _MTU)
         await self._configured(network, wire)
         config = wire.nic.config or nicspec.Config()
-        if config.dns is None and wire.cidrs and made is not None and made.server is not None:
+        if config.dns is None and nicspec.cidrs(wire.nic) and made is not None and made.server is not None:
             wire.dns = [str(made.server.address.ip)]
         for cidr in wire.cidrs[:1]:
             await self.name(network, wire, bridge, cidr.partition("/")[0])
 
     async def _segment(self, network: Network, wire: Wire) -> None:
-        bridge, mtu, release = await self._segments.join(wire.nic)
+        bridge, mtu, release = await self.segments.join(wire.nic, found=wire.found)
         wire.undo.push_async_callback(release)
         await self._pair(network, wire, bridge, wire.nic.hwaddr or "", mtu)
         await self._configured(network, wire)
@@ -98,25 +101,38 @@ class Plugs:
     async def _macvlan(self, network: Network, wire: Wire) -> None:
         parent, hwaddr = str(wire.nic.id), wire.nic.hwaddr or ""
         add = virtual_links.macvlan_add
-        await blocking.run("disk", add, parent, wire.link, network.space, hwaddr)
+        if not wire.found:
+            await blocking.run("disk", add, parent, wire.link, network.space, hwaddr)
         wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
         await self._configured(network, wire)
 
     async def _passthrough(self, network: Network, wire: Wire) -> None:
         name, hwaddr, inside = str(wire.nic.id), wire.nic.hwaddr or "", wire.nic.name or str(wire.nic.id)
         wire.link_name = inside
-        taken = await blocking.run("disk", virtual_links.take, name, inside, network.space, hwaddr)
+        taken = wire.taken
+        if taken is None:
+            taken = await blocking.run("disk", virtual_links.take, name, inside, network.space, hwaddr)
+            wire.taken = taken
         wire.undo.push_async_callback(blocking.run, "disk", virtual_links.give_back, taken, network.space)
         await self._configured(network, wire)
 
     async def _wireguard(self, network: Network, wire: Wire) -> None:
         device = wire.nic.wireguard
         assert device is not None
-        port, given = device.listen_port or 0, device.peers or ()
+        port = device.listen_port or 0
         if port:
             owner = f"wireguard {network.host_link(wire)}"
             wire.undo.push_async_callback(self._firewall.remove, owner)
             await self._firewall.add(owner, [nft.accept_udp(port, "", owner)])
+        if not wire.found:
+            await self._tunnel(network, wire, device)
+        wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
+        await self._configured(network, wire)
+        if wire.cidrs:
+            allowed = [each for peer in device.peers or () for each in _peer(peer).allowed_ips]
+            await self._inside(network, virtual_links.routes_add, wire.link, allowed)
+
+    async def _tunnel(self, network: Network, wire: Wire, device: nicspec.Wireguard) -> None:
         await blocking.run(
             "disk",
             virtual_links.wireguard_add,
@@ -124,14 +140,9 @@ class Plugs:
             wire.link,
             network.space,
             private_key=device.private_key,
-            listen_port=port,
-            peers=[_peer(peer) for peer in given],
+            listen_port=device.listen_port or 0,
+            peers=[_peer(peer) for peer in device.peers or ()],
         )
-        wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
-        await self._configured(network, wire)
-        if wire.cidrs:
-            allowed = [each for peer in given for each in _peer(peer).allowed_ips]
-            await self._inside(network, virtual_links.routes_add, wire.link, allowed)
 
     async def _zerotier(self, network: Network, wire: Wire) -> None:
         await blocking.run("disk", programs.find, "zerotier-one")
@@ -139,11 +150,17 @@ class Plugs:
 
     async def _pair(self, network: Network, wire: Wire, bridge: str, hwaddr: str, mtu: int) -> None:
         host = network.host_link(wire)
+        wire.bridge = bridge
         wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, host)
-        await blocking.run("disk", netlink.veth_add, host, bridge, wire.link, network.space, hwaddr, mtu)
+        if wire.found:
+            await blocking.run("disk", virtual_links.index_of, host)
+        else:
+            await blocking.run("disk", netlink.veth_add, host, bridge, wire.link, network.space, hwaddr, mtu)
         if (rate := wire.nic.rate) is not None:
-            helper = f"conti{network.id}-{wire.index}"
+            helper = network.helper_link(wire)
             wire.undo.push_async_callback(blocking.run, "disk", netlink.link_remove, helper)
+            if wire.found:
+                return
             # What the container receives is what the node's end sends.
             bounds = {
                 "out_bytes_s": (rate.receive_bits_s or 0) // 8,
@@ -153,6 +170,8 @@ class Plugs:
 
     async def _configured(self, network: Network, wire: Wire) -> None:
         """As the caller says; a link without addresses stays down, unless it waits for a lease."""
+        if wire.found:
+            return
         config = wire.nic.config or nicspec.Config()
         wire.cidrs = nicspec.cidrs(wire.nic)
         wire.dns = [server for server in config.dns or () if server]
@@ -160,7 +179,8 @@ class Plugs:
             await self._configure(network, wire, nicspec.gateways(wire.nic), _GATEWAY_METRIC)
 
     async def _configure(self, network: Network, wire: Wire, gateways: Sequence[str], metric: int) -> None:
-        await self._inside(network, netlink.link_configure, wire.link, wire.cidrs, gateways, metric)
+        if not wire.found:
+            await self._inside(network, netlink.link_configure, wire.link, wire.cidrs, gateways, metric)
 
     async def _inside(self, network: Network, fn: Callable[..., None], *args: object) -> None:
         await blocking.run("disk", namespace.call_in, [network.space], fn, *args)

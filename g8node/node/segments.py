@@ -6,6 +6,7 @@ A bridge that several containers join is made by the first and goes with the las
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,6 +20,7 @@ from g8node.runtime import blocking
 from g8node.wire import nft
 
 _VXLAN: Final = "vxlan"
+_BRIDGE: Final = re.compile(r"g8[vx][0-9.]+")
 
 Release = Callable[[], Awaitable[None]]
 
@@ -32,16 +34,18 @@ class Segments:
         self._users: dict[str, int] = {}
         self._changing = asyncio.Lock()
 
-    async def join(self, nic: Nic) -> tuple[str, int, Release]:
+    async def join(self, nic: Nic, *, found: bool = False) -> tuple[str, int, Release]:
         """The bridge of a nic's VLAN or VXLAN, its MTU, and what gives it back. Not to be cancelled.
+
+        `found`: an earlier run has made the bridge.
 
         FailedPrecondition when the settings do not say where it is. OSError.
         """
         async with self._changing:
             if nic.type == "vlan":
-                bridge, mtu = await self._vlan(nic)
+                bridge, mtu = await self._vlan(nic, found=found)
             else:
-                bridge, mtu = await self._vxlan(nic)
+                bridge, mtu = await self._vxlan(nic, found=found)
             self._users[bridge] = self._users.get(bridge, 0) + 1
 
         async def release() -> None:
@@ -55,7 +59,16 @@ class Segments:
 
         return bridge, mtu, release
 
-    async def _vlan(self, nic: Nic) -> tuple[str, int]:
+    async def collect(self, *, dry_run: bool) -> list[str]:
+        """Bridges of VLANs and VXLANs that nobody uses; removed unless `dry_run`."""
+        async with self._changing:
+            names = [link.name for link in await blocking.run("disk", netlink.links)]
+            unused = [name for name in names if _BRIDGE.fullmatch(name) and name not in self._users]
+            for name in unused if not dry_run else ():
+                await blocking.run("disk", _remove, name)
+        return unused
+
+    async def _vlan(self, nic: Nic, *, found: bool) -> tuple[str, int]:
         master = nic.master or self._settings.vlan_uplink
         if not master:
             raise FailedPrecondition(
@@ -65,11 +78,11 @@ class Segments:
         tag = nicspec.tag(nic)
         bridge = f"g8v{index}.{tag}"
         mtu = await blocking.run("disk", virtual_links.mtu_of, master)
-        if bridge not in self._users:
+        if bridge not in self._users and not found:
             await _make(bridge, virtual_links.vlan_add, f"{bridge}u", tag, master, bridge)
         return bridge, mtu
 
-    async def _vxlan(self, nic: Nic) -> tuple[str, int]:
+    async def _vxlan(self, nic: Nic, *, found: bool) -> tuple[str, int]:
         settings, vni = self._settings, nicspec.tag(nic)
         underlay = settings.vxlan_underlay
         if not underlay or not (settings.vxlan_group or settings.vxlan_peers):
@@ -84,6 +97,8 @@ class Segments:
             return bridge, mtu
         if not any(name.startswith("g8x") for name in self._users):
             await self._firewall.add(_VXLAN, [nft.accept_udp(virtual_links.VXLAN_PORT, underlay, _VXLAN)])
+        if found:
+            return bridge, mtu
         add = virtual_links.vxlan_add
         group, peers = settings.vxlan_group, settings.vxlan_peers
         await _make(bridge, add, f"{bridge}u", vni, underlay, bridge, mtu=mtu, group=group, peers=peers)

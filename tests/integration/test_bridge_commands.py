@@ -64,6 +64,19 @@ def test_bridge_takes_a_port_lists_it_and_lets_it_go(node: Inside) -> None:
     assert node.direct("bridge.nic-list", name="foreign") == []
 
 
+def test_address_of_a_bridge_does_not_change_with_its_ports(node: Inside) -> None:
+    def hwaddr() -> str:
+        return next(row["hwaddr"] for row in node.direct("ip.link.list") if row["name"] == "same0")
+
+    node.direct("bridge.create", name="same0")
+    before = hwaddr()
+    node.there("ip", "link", "add", "low0", "address", "00:00:00:00:00:01", "type", "veth")
+    node.direct("bridge.nic-add", name="same0", nic="low0")
+    assert hwaddr() == before
+    node.direct("bridge.delete", name="same0")
+    node.there("ip", "link", "del", "low0")
+
+
 def test_missing_links_and_what_is_no_bridge_are_refused(node: Inside) -> None:
     assert node.refused("bridge.nic-add", name="nope", nic="v0")[0] == 404
     assert node.refused("bridge.nic-add", name="foreign", nic="nope")[0] == 404
@@ -166,6 +179,22 @@ def test_second_node_in_a_network_is_refused_and_stopping_takes_the_bridges_down
             code, text = other.refused("bridge.create", name="t0", network=static("10.2.0.1/24"))
             assert code == 409
             assert "another g8node" in text
+            running.direct("nft.open_port", port=22)
+            for name, arguments in (
+                ("nft.open_port", {"port": 23}),
+                ("bridge.delete", {"name": "s0"}),
+                ("bridge.nic-add", {"name": "s0", "nic": "lo"}),
+                ("bridge.nic-remove", {"nic": "lo"}),
+            ):
+                code, text = other.refused(name, **arguments)
+                assert (code, "another g8node" in text) == (409, True), (name, text)
+            assert "tcp dport 22 accept" in running.direct("nft.list")
+            other.direct("nft.drop_port", port=22)
+            assert running.there("ip", "link", "add", "cont9-0", "type", "bridge") == ""
+            assert other.direct("core.gc") == []
+            assert [row["name"] for row in running.direct("core.gc")] == ["cont9-0"]
+            assert other.stop() == 0
+            assert "tcp dport 22 accept" in running.there("nft", "list", "ruleset")
         space = os.open(f"/proc/{running.pid}/ns/net", os.O_RDONLY)
         try:
             assert running.stop() == 0

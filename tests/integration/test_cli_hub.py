@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 import tarfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.support.hub import RunningHub, hub
+from g8node.errors import InvalidArgument, NodeError, NotFound, PermissionDenied
+from g8tools.hub.cli import app
+from tests.support.hub import USER_TOKEN, RunningHub, hub
 
 TOP = Path(__file__).resolve().parent.parent.parent
 
@@ -112,6 +117,44 @@ def test_push_of_a_damaged_flist_is_refused(running: RunningHub, tmp_path: Path)
     out.write_bytes(b"\x1f\x8b not really gzip")
     push = ("hub", "push", out, "--hub", running.url, "--repo", "x", "--token-file", running.token_file)
     assert g8(*push, code=100).stderr.startswith(f"g8: flist {out}: archive: ")
+
+
+def test_changes_of_the_own_repository(running: RunningHub, tree: Path, tmp_path: Path) -> None:
+    out, token = tmp_path / "x.flist", tmp_path / "token"
+    g8("flist", "pack", tree, out, "--store", running.url, "--token-file", running.token_file)
+    g8("hub", "push", out, "--hub", running.url, "--repo", "base", "--token-file", running.token_file)
+    token.write_text(f"{USER_TOKEN}:alice\n")
+    base, own = f"{running.url}/base/x.flist", f"{running.url}/alice"
+
+    def change(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--token-file", str(token)])
+        if isinstance(done.exception, NodeError):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def published(name: str) -> bytes:
+        with urllib.request.urlopen(f"{own}/{name}", timeout=30) as answer:
+            body: bytes = answer.read()
+        return body
+
+    change("promote", base, "first.flist")
+    change("rename", f"{own}/first.flist", "one.flist")
+    change("link", base, "latest.flist")
+    assert json.loads(change("tag", base, "v1", "--name", "part.flist", "--json"))["url"] == base
+    for name in ("one.flist", "latest.flist", "tags/v1/part.flist"):
+        assert published(name) == out.read_bytes()
+    change("untag", base, "v1", "--name", "part.flist")
+    with pytest.raises(NotFound, match=r"no flist part.flist in tag alice/v1"):
+        change("untag", base, "v1", "--name", "part.flist")
+    change("remove", f"{own}/one.flist")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        published("one.flist")
+    with pytest.raises(PermissionDenied, match="not in the repository of the token's user, alice"):
+        change("remove", base)
+    with pytest.raises(InvalidArgument, match="flist name 'x': expected"):
+        change("promote", base, "x")
+    assert published("latest.flist") == out.read_bytes()
 
 
 def test_pull_of_what_is_not_there(running: RunningHub, tmp_path: Path) -> None:

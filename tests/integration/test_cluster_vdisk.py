@@ -6,16 +6,28 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from g8node.errors import Unavailable
 from g8node.vdisk.cluster.layout import content_hash, server_of
+from g8node.vdisk.cluster.member import Patience
+from g8node.vdisk.cluster.settings import Server, StorageCluster
 from g8node.vdisk.record import Kind
 from g8node.wire import nbd
 from tests.support.clusters import KEPT, Running, cluster, configured, redis_servers, running
-from tests.support.servers import RedisProcess
+from tests.support.servers import (
+    PASSWORD,
+    USER,
+    RedisProcess,
+    certificate,
+    listen_with_tls,
+    tls_options,
+    users,
+)
 
 BLOCK = 4096
+IMPATIENT = Patience(attempt_s=5.0, total_s=0.2, probe_s=30.0)
 
 
 @pytest.fixture
@@ -151,6 +163,34 @@ async def test_extents_tell_what_was_written(four: list[RedisProcess], kind: Kin
         extents = await vd.vdisk.extents(100, 8 * BLOCK, 100)
         assert extents == [(4 * BLOCK - 100, hole), (2 * BLOCK, 0), (2 * BLOCK + 100, hole)]
         assert await vd.vdisk.extents(100, 8 * BLOCK, 1) == [(4 * BLOCK - 100, hole)]
+
+
+async def test_servers_with_tls_users_and_passwords_are_used(tmp_path: Path) -> None:
+    certificate(tmp_path)
+    with redis_servers(tmp_path, 2, *users(tmp_path), *tls_options(tmp_path)) as servers:
+        for server in servers:
+            server.credentials = {"username": USER, "password": PASSWORD}
+        ports = [await asyncio.to_thread(listen_with_tls, server) for server in servers]
+        right = Server("", user=USER, password=PASSWORD, tls=True, authority=f"{tmp_path}/cert")
+        async with running(configured(served_at(right, ports))) as vd:
+            await vd.write(0, block(1) + block(2))
+            assert await vd.read(0, 2 * BLOCK) == block(1) + block(2)
+            assert PASSWORD not in repr(right)
+        for wrong, says in (
+            (msgspec.structs.replace(right, password="other-secret"), "WRONGPASS"),
+            (msgspec.structs.replace(right, password="", user=""), "NOAUTH"),
+            (msgspec.structs.replace(right, authority=""), "certificate"),
+        ):
+            async with running(configured(served_at(wrong, ports)), patience=IMPATIENT) as vd:
+                with pytest.raises(Unavailable, match=says) as raised:
+                    await vd.read(0, BLOCK)
+                assert "secret" not in str(raised.value)
+
+
+def served_at(server: Server, ports: list[int]) -> StorageCluster:
+    return StorageCluster(
+        tuple(msgspec.structs.replace(server, address=f"127.0.0.1:{port}") for port in ports)
+    )
 
 
 # Templates

@@ -13,6 +13,7 @@ SCENARIO = """
 import asyncio, socket, uvloop
 from g8node.errors import NodeError
 from g8node.linux import namespace, netlink
+from g8node.node.claim import Claim
 from g8node.node.firewall import Firewall
 from g8node.runtime import blocking
 from g8node.runtime.process import Reaper
@@ -43,7 +44,7 @@ async def main():
     reaper = Reaper(orphans=True)
     reaper.install()
     inner = await blocking.run("disk", set_up)
-    firewall = Firewall(reaper, closed=True)
+    firewall = Firewall(reaper, Claim(), closed=True)
     await firewall.add("bridge core0", nft.masquerade("172.18.0.0/16", "core0", "bridge core0"))
     await firewall.forward("container 1", forward.parse("8080"), "172.18.0.2", 80)
     assert firewall.forwards("container 1") == {"8080": 80}

@@ -21,10 +21,10 @@ from g8node.wire.codecs import encode, stored_as
 from g8node.wire.flist import ABSENT_ID, Codec
 from tests.support.chunks import digests
 from tests.support.daemon import daemon
-from tests.support.mounted import Node, in_child, open_mounts
+from tests.support.mounted import TREE_IN_SOAK, Node, in_child, open_mounts
 from tests.support.rootfs import make_rootfs
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view"), TREE_IN_SOAK]
 
 
 async def tree_of(path: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ from g8node.errors import Exhausted, NotFound
 from g8node.runtime import blocking
 from tests.support.agent import until
 from tests.support.chunks import digests, publish, some_bytes
-from tests.support.mounted import Node, drop_caches, in_child, open_mounts
+from tests.support.mounted import TREE_IN_SOAK, Node, drop_caches, in_child, open_mounts
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view"), TREE_IN_SOAK]
 
 
 async def tree_of(path: str) -> dict[str, str]:
@@ -69,12 +69,13 @@ async def test_statistics_count_what_readers_asked_for(node: Node) -> None:
     (row,) = await node.mounts.shown()
     assert (row["target"], row["flist"], row["storage"]) == (target, node.flist, node.server.url)
     counted = row["reads"]
-    assert counted["misses"] > 8
+    assert counted["misses"] > 0  # neighbours of what was missing have come meanwhile
+    assert counted["hits"] + counted["misses"] > 40
     assert counted["read_bytes"] > 3 << 20
     assert counted["errors"] == 0
+    await until(lambda: node.mounts.stats()["fetches"]["in_flight"] == 0, timeout_s=30)
     stats = node.mounts.stats()
     assert stats["fetches"]["chunks"] > 8
-    assert stats["fetches"]["in_flight"] == 0
     assert stats["cache"]["chunks"] == stats["fetches"]["chunks"]
     assert 0 < stats["cache"]["size_bytes"] <= stats["cache"]["budget_bytes"]
     await node.mounts.detach(target)

@@ -15,10 +15,10 @@ from g8node.store.locate import open_store
 from tests.support.agent import until
 from tests.support.chunks import digests, publish, some_bytes
 from tests.support.faults import ChunkServer
-from tests.support.mounted import Node, drop_caches, in_child, open_mounts, read_at
+from tests.support.mounted import TREE_IN_SOAK, Node, drop_caches, in_child, open_mounts, read_at
 from tests.support.servers import RedisProcess
 
-pytestmark = [pytest.mark.root, pytest.mark.fuse]
+pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view"), TREE_IN_SOAK]
 
 LARGE = "size3145728"
 LARGE_BYTES = some_bytes(3 << 20, 3 << 20)

@@ -1,23 +1,30 @@
 """Redis stores against real servers that die, stand still, are full of other things, or want a password."""
 
 import asyncio
-import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-import redis
 
 from g8node.errors import NotFound, PermissionDenied, Unavailable
 from g8node.ids import ChunkId
 from g8node.store.base import STORED_SIZE_MAX, Store
 from g8node.store.locate import open_store
 from g8node.wire.chunk import chunk_id
-from g8tools.up.vm import free_port
 from tests.support.chunks import some_chunks
-from tests.support.servers import PASSWORD, USER, RedisProcess, redis_cluster, redis_server, users
+from tests.support.servers import (
+    PASSWORD,
+    USER,
+    RedisProcess,
+    certificate,
+    listen_with_tls,
+    redis_cluster,
+    redis_server,
+    tls_options,
+    users,
+)
 from tests.support.zdb import ZdbModel
 
 CHUNKS = some_chunks(20)
@@ -148,9 +155,7 @@ async def test_unix_socket_is_an_address(tmp_path: Path) -> None:
 
 async def test_tls_trusts_the_given_authority_only(tmp_path: Path) -> None:
     certificate(tmp_path)
-    options = ["--tls-port", "0", "--tls-cert-file", f"{tmp_path}/cert", "--tls-key-file", f"{tmp_path}/key"]
-    options += ["--tls-ca-cert-file", f"{tmp_path}/cert", "--tls-auth-clients", "no"]
-    with redis_server(tmp_path, *options) as server:
+    with redis_server(tmp_path, *tls_options(tmp_path)) as server:
         port = await asyncio.to_thread(listen_with_tls, server)
         store = open_store(f"redis+tls://127.0.0.1:{port}?ca={tmp_path}/cert")
         await store.put_many(CHUNKS)
@@ -161,23 +166,6 @@ async def test_tls_trusts_the_given_authority_only(tmp_path: Path) -> None:
         assert isinstance(got, Unavailable)
         assert "certificate" in got.message.lower()
         await suspicious.close()
-
-
-def listen_with_tls(server: RedisProcess) -> int:
-    """The port, which nobody took between the choice and the use."""
-    with server.client() as client:
-        while True:
-            port: int = free_port()
-            with contextlib.suppress(redis.ResponseError):
-                client.config_set("tls-port", port)
-                return port
-
-
-def certificate(folder: Path) -> None:
-    argv = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"]
-    argv += ["-keyout", f"{folder}/key", "-out", f"{folder}/cert", "-subj", "/CN=127.0.0.1"]
-    argv += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(argv, check=True, capture_output=True)
 
 
 async def test_zdb_namespace_and_password_are_used() -> None:

@@ -18,6 +18,8 @@ from g8node.wire.flist import Blocks
 TOP = Path(__file__).resolve().parent.parent.parent
 TOKEN = "test-token-of-anyone-0001"
 USER_TOKEN = "test-token-of-alice-0002"
+OTHER_TOKEN = "test-token-of-bob-000003"
+OLD_TOKEN = "old-token-of-bob-00004"
 _START_S = 30.0
 
 
@@ -37,7 +39,8 @@ class RunningHub(NamedTuple):
 def hub(folder: Path, *, read_only: bool = False, chunks: str = "") -> Iterator[RunningHub]:
     """`g8 hub serve` until the block ends; its state lies in folder/hub, its chunks there or in `chunks`."""
     tokens = folder / "tokens"
-    tokens.write_text(f"# of the tests\n{TOKEN}\n{USER_TOKEN}:alice\n")
+    users = f"{USER_TOKEN}:alice\n{OTHER_TOKEN}:bob:2999-12-31\n{OLD_TOKEN}:bob:2020-01-01\n"
+    tokens.write_text(f"# of the tests\n{TOKEN}\n{users}")
     argv = [
         sys.executable, "-m", "g8tools.hub", "--data", str(folder / "hub"), "--listen", "127.0.0.1:0",
     ]  # fmt: skip

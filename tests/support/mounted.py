@@ -39,6 +39,10 @@ from tests.support.faults import ChunkServer
 TOP = Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 60
 VIEW = "G8NODE_TEST_VIEW"
+TREE_IN_SOAK = pytest.mark.parametrize(
+    "view", ["erofs", pytest.param("tree", marks=pytest.mark.soak)], indirect=True
+)
+"""With the fixture `view`: a module whose tests run on the tree view too, but only in `make soak`."""
 _CLONE_NEWNS = 0x20000
 
 

@@ -27,6 +27,8 @@ class RedisProcess:
         self.port = port or free_port()
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self.credentials: dict[str, str] = {}
+        """What `client` logs in with."""
         folder.mkdir(parents=True, exist_ok=True)
         self.up()
 
@@ -35,7 +37,8 @@ class RedisProcess:
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self) -> "redis.Redis":
-        return redis.Redis(port=self.port, socket_timeout=DEADLINE_S, retry=Retry(NoBackoff(), 0))
+        retry = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.port, socket_timeout=DEADLINE_S, retry=retry, **self.credentials)
 
     def up(self) -> None:
         """Start it (again, on the same port) and wait until it answers."""
@@ -81,6 +84,29 @@ def users(folder: Path) -> tuple[str, str]:
     path = folder / "users.acl"
     path.write_text(f"user default off\nuser {USER} on >{PASSWORD} ~* &* +@all\n")
     return "--aclfile", str(path)
+
+
+def tls_options(folder: Path) -> tuple[str, ...]:
+    """Of a server with the `certificate` of the folder; see `listen_with_tls`."""
+    files = "--tls-cert-file", f"{folder}/cert", "--tls-key-file", f"{folder}/key"
+    return "--tls-port", "0", *files, "--tls-ca-cert-file", f"{folder}/cert", "--tls-auth-clients", "no"
+
+
+def listen_with_tls(server: RedisProcess) -> int:
+    """The port, which nobody took between the choice and the use."""
+    with server.client() as client:
+        while True:
+            port: int = free_port()
+            with contextlib.suppress(redis.ResponseError):
+                client.config_set("tls-port", port)
+                return port
+
+
+def certificate(folder: Path) -> None:
+    argv = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"]
+    argv += ["-keyout", f"{folder}/key", "-out", f"{folder}/cert", "-subj", "/CN=127.0.0.1"]
+    argv += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(argv, check=True, capture_output=True)
 
 
 @contextlib.contextmanager

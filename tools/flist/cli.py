@@ -59,7 +59,7 @@ def pack(
     """Pack a tree into an flist file and its chunks."""
     from g8node.flist.pack import PackOptions
     from g8node.wire.ignore import Ignore
-    from g8tools.hub.cli import read_token, store_address
+    from g8tools.hub.cli_common import read_token, store_address
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")

@@ -52,7 +52,7 @@ async def opened(
 ) -> "AsyncIterator[Store | None]":
     """The store that was given, else those of the flist's router, as a node would ask them; None without."""
     from g8node.store.stores import Stores
-    from g8tools.hub.cli import read_token, store_address
+    from g8tools.hub.cli_common import read_token, store_address
 
     if store:
         chosen = Stores().open(store_address(store), token=read_token(token_file))

@@ -133,7 +133,7 @@ def mount(
     cache: Annotated[Path | None, typer.Option(help="Chunk cache that outlives the mount.")] = None,
 ) -> None:
     """Mount an flist read-only, without a node, until Ctrl-C or SIGTERM. Needs root."""
-    from g8tools.hub.cli import store_address
+    from g8tools.hub.cli_common import store_address
 
     place = flist if "://" in flist else str(Path(flist).absolute())
     with tempfile.TemporaryDirectory(prefix="g8-mount-") as folder:

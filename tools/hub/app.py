@@ -19,8 +19,10 @@ from g8node.errors import InvalidArgument, NodeError
 from g8node.runtime import logs
 from g8node.store.local import LocalStore
 from g8node.store.stores import Stores
-from g8tools.hub import chunks, flists, pages
+from g8tools.hub import changes, chunks, flists, pages
 from g8tools.hub.beside import Beside
+from g8tools.hub.catalog import Catalog
+from g8tools.hub.links import Links
 from g8tools.hub.repository import Flists
 from g8tools.hub.service import HttpRequest, Hub
 from g8tools.hub.tokens import Tokens
@@ -62,7 +64,7 @@ def _bug(request: HttpRequest, error: Exception) -> Response[Any]:
 def create_app(hub: Hub) -> Litestar:
     """The ASGI application over these parts, which stay the caller's to close."""
     return Litestar(
-        [health, *chunks.HANDLERS, *flists.HANDLERS, *pages.HANDLERS],
+        [health, *chunks.HANDLERS, *flists.HANDLERS, *changes.HANDLERS, *pages.HANDLERS],
         dependencies={"hub": Provide(lambda: hub, sync_to_thread=False)},
         exception_handlers={NodeError: _refused, HTTPException: _http, Exception: _bug},
         cors_config=CORSConfig(allow_origins=["*"], allow_methods=["GET"]),
@@ -85,10 +87,12 @@ async def open_hub(
         tokens = Tokens.parse(await asyncio.to_thread(_token_text, token_file), str(token_file))
     published = await asyncio.to_thread(Flists, str(data))
     beside = await asyncio.to_thread(Beside, str(data))
+    catalog = Catalog(published, Links(str(data)), beside)
     await asyncio.to_thread(os.makedirs, data / "chunks", exist_ok=True)
     store = Stores().open(chunks) if chunks else LocalStore(str(data / "chunks"), fsync=True)
     try:
-        yield Hub(published, beside, store, tokens, flist_bytes_max, asyncio.Semaphore(_UPLOADS_AT_ONCE))
+        uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        yield Hub(published, beside, catalog, store, tokens, flist_bytes_max, uploads)
     finally:
         await store.close()
         published.close()

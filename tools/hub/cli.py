@@ -1,39 +1,22 @@
-"""`g8 hub serve`, `push` and `pull` (blocking)."""
+"""`g8 hub serve`, `push`, `pull` and `profile` (blocking); the rest is in `cli_changes`."""
 
 import base64
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 
 from g8node.errors import InvalidArgument
 from g8tools.g8 import console
 from g8tools.g8.frame import Node, command
+from g8tools.hub import cli_changes
+from g8tools.hub.cli_common import Json, TokenFile, read_token, store_address
 
 app = typer.Typer(
     help="Publish flists on a Hub, fetch them, serve one.", no_args_is_help=True, rich_markup_mode=None
 )
 
 _PROFILE_S: Final = 60.0
-
-TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File whose first line is the token.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def read_token(file: Path | None) -> str:
-    """The token of a file's first line that is no comment, without its user; "" without a file."""
-    if file is None:
-        return ""
-    for line in file.read_text("utf-8").splitlines():
-        if (word := line.strip()) and not word.startswith("#"):
-            return word.partition(":")[0]
-    raise InvalidArgument(f"{file}: no token in it")
-
-
-def store_address(text: str) -> str:
-    """The address of a chunk store; a path is that of a folder."""
-    return text if "://" in text else f"dir://{quote(str(Path(text).absolute()))}"
 
 
 @app.command()
@@ -153,3 +136,4 @@ def profile(
 
 
 command(app, "profile")(profile)
+cli_changes.register(app)

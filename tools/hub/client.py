@@ -143,6 +143,15 @@ class HubClient:
         except NotFound:
             return None
 
+    async def user(self) -> str:
+        """Whose repository `me` is; "" for a token without a user."""
+        answer = await self._request("GET", "/api/flist/me", None)
+        return msgspec.json.decode(answer, type=dict[str, str])["username"]
+
+    async def change(self, call: str, path: str) -> None:
+        """Of the own repository: a path below `/api/flist/me` of docs/hub.md, of names that were checked."""
+        await self._request(call, f"/api/flist/me{path}", None)
+
     async def _save(
         self, response: aiohttp.ClientResponse, file: IO[bytes], told: Callable[[int, int], None]
     ) -> str:

@@ -13,6 +13,7 @@ from g8node.errors import Conflict, InvalidArgument, NotFound
 from g8node.runtime import blocking
 from g8tools.flist.contents import chunk_ids
 from g8tools.hub import beside, names
+from g8tools.hub.catalog import Listed
 from g8tools.hub.chunks import MISSING_COUNT_MAX, HubPart
 from g8tools.hub.repository import Entry, Repository, Staged
 from g8tools.hub.service import Body, HttpRequest, Hub
@@ -23,6 +24,7 @@ _PIECE: Final = 256 << 10
 _BINARY: Final = "application/octet-stream"
 _STAGE_AT_ONCE: Final = 1 << 20
 _NAMED_MISSING: Final = 5
+_DIGESTS: Final = ("md5", "digest")
 
 
 class Success(msgspec.Struct, frozen=True):
@@ -41,8 +43,8 @@ class Kept(msgspec.Struct, frozen=True):
     status: str = "success"
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """An entry of a listing, with the original's words and ours."""
+class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry of a listing, with the original's words and ours. Digests are of what a link stands for."""
 
     name: str
     size: str
@@ -50,10 +52,12 @@ class Summary(msgspec.Struct, frozen=True):
     size_bytes: int
     digest: str
     md5: str
-    type: str = "regular"
+    type: str
+    target: str = ""
+    linktime: int = 0
 
 
-class Inspection(msgspec.Struct, frozen=True):
+class Inspection(msgspec.Struct, frozen=True, omit_defaults=True):
     """One flist: what a client wants to know before it downloads."""
 
     name: str
@@ -61,7 +65,8 @@ class Inspection(msgspec.Struct, frozen=True):
     updated: int
     digest: str
     md5: str
-    type: str = "regular"
+    type: str
+    target: str = ""
 
 
 class RepositorySummary(msgspec.Struct, frozen=True):
@@ -78,37 +83,67 @@ async def list_all(hub: HubPart) -> list[str]:
 def _all_names(hub: Hub) -> list[str]:
     return [
         f"{repository.name}/{name}"
-        for repository in hub.flists.repositories()
-        for name in hub.flists.names(repository.name)
+        for repository in hub.catalog.repositories()
+        for name in hub.catalog.names(repository.name)
     ]
 
 
 @get("/api/repositories")
 async def list_repositories(hub: HubPart) -> list[RepositorySummary]:
-    found: list[Repository] = await blocking.run("disk", hub.flists.repositories)
+    found: list[Repository] = await blocking.run("disk", hub.catalog.repositories)
     return [RepositorySummary(repository.name, int(repository.updated)) for repository in found]
 
 
 @get("/api/flist/{repo:str}")
 async def list_repository(hub: HubPart, repo: str) -> list[Summary]:
-    entries = await blocking.run("disk", hub.flists.entries, names.repository(repo))
-    return [
-        Summary(
-            entry.name,
-            f"{entry.size_bytes / 1024:.2f} KB",
-            int(entry.updated),
-            entry.size_bytes,
-            entry.digest,
-            entry.md5,
-        )
-        for entry in entries
-    ]
+    found = await blocking.run("disk", hub.catalog.listed, names.repository(repo))
+    return list(map(_summary, found))
+
+
+@get("/api/flist/{repo:str}/tags/{tag:str}")
+async def list_tag(hub: HubPart, repo: str, tag: str) -> list[Summary]:
+    found = await blocking.run("disk", hub.catalog.tagged, names.repository(repo), names.tag(tag))
+    return list(map(_summary, found))
+
+
+def _summary(one: Listed) -> Summary:
+    entry = one.entry or Entry(one.name, 0, one.linktime, "", "")
+    return Summary(
+        one.name,
+        f"{entry.size_bytes / 1024:.2f} KB",
+        int(entry.updated),
+        entry.size_bytes,
+        entry.digest,
+        entry.md5,
+        one.type,
+        one.target,
+        int(one.linktime),
+    )
 
 
 @get(["/api/flist/{repo:str}/{name:str}", "/api/flist/{repo:str}/{name:str}/light"])
 async def inspect(hub: HubPart, repo: str, name: str) -> Inspection:
-    entry = await blocking.run("disk", hub.flists.get, repo, name)
-    return Inspection(entry.name, entry.size_bytes, int(entry.updated), entry.digest, entry.md5)
+    return await _inspected(hub, repo, name)
+
+
+@get("/api/flist/me/{name:str}")
+async def inspect_own(hub: HubPart, request: HttpRequest, name: str) -> Inspection:
+    return await _inspected(hub, hub.user(request), name)
+
+
+async def _inspected(hub: Hub, repo: str, name: str) -> Inspection:
+    one = await blocking.run("disk", hub.catalog.one, names.repository(repo), names.flist(name))
+    entry = one.entry
+    assert entry is not None
+    return Inspection(
+        one.name, entry.size_bytes, int(entry.updated), entry.digest, entry.md5, one.type, one.target
+    )
+
+
+@get("/api/flist/{repo:str}/{name:str}/taglink")
+async def tag_link(hub: HubPart, repo: str, name: str) -> dict[str, str]:
+    found = await blocking.run("disk", hub.catalog.tag_target, names.repository(repo), names.tag(name))
+    return {"target": found}
 
 
 @get("/api/flist/me")
@@ -118,14 +153,37 @@ async def whoami(hub: HubPart, request: HttpRequest) -> dict[str, str]:
 
 @route("/{repo:str}/{file:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def download(hub: HubPart, request: HttpRequest, repo: str, file: str) -> Response[Any]:
-    for suffix in ("md5", "digest"):
+    return await _download(hub, request, repo, file)
+
+
+@route("/{repo:str}/tags/{tag:str}/{file:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def download_tagged(
+    hub: HubPart, request: HttpRequest, repo: str, tag: str, file: str
+) -> Response[Any]:
+    name = names.flist(_named(file))
+    place = await blocking.run("disk", hub.catalog.in_tag, names.repository(repo), names.tag(tag), name)
+    return await _download(hub, request, place.repository, place.name + file.removeprefix(name))
+
+
+def _named(file: str) -> str:
+    """The flist that a file is of: itself, its digests, what lies beside it."""
+    for suffix in (*_DIGESTS, *beside.KINDS):
         if file.endswith(f"{names.SUFFIX}.{suffix}"):
-            entry = await blocking.run("disk", hub.flists.get, repo, file.removesuffix(f".{suffix}"))
+            return file.removesuffix(f".{suffix}")
+    return file
+
+
+async def _download(hub: Hub, request: HttpRequest, repo: str, file: str) -> Response[Any]:
+    names.repository(repo)
+    names.flist(_named(file))
+    for suffix in _DIGESTS:
+        if file.endswith(f"{names.SUFFIX}.{suffix}"):
+            entry = await blocking.run("disk", hub.catalog.get, repo, file.removesuffix(f".{suffix}"))
             return Response(getattr(entry, suffix), media_type=MediaType.TEXT)
     name, kind = beside.split(file)
     if kind:
         return await _download_beside(hub, request, repo, name, kind)
-    opened, entry = await blocking.run("disk", hub.flists.open, repo, file)
+    opened, entry = await blocking.run("disk", hub.catalog.open, repo, file)
     headers = {
         "ETag": f'"{entry.digest}"',
         "Cache-Control": "no-cache",
@@ -144,8 +202,7 @@ async def download(hub: HubPart, request: HttpRequest, repo: str, file: str) -> 
 async def _download_beside(
     hub: Hub, request: HttpRequest, repo: str, name: str, kind: str
 ) -> Response[bytes]:
-    entry = await blocking.run("disk", hub.flists.get, repo, name)
-    data = await blocking.run("disk", hub.beside.get, repo, name, kind, entry.digest)
+    data = await blocking.run("disk", hub.catalog.beside, repo, name, kind)
     headers = {
         "ETag": f'"{hashlib.blake2b(data, digest_size=32).hexdigest()}"',
         "Cache-Control": "no-cache",
@@ -183,11 +240,7 @@ async def publish(hub: HubPart, request: HttpRequest, repo: str, name: str) -> S
 async def upload_flist(hub: HubPart, request: HttpRequest) -> Success:
     """The original's upload: multipart `file`, into the repository of the token's user."""
     async with Body(request) as body:
-        publisher = hub.publisher(request)
-        if not publisher.user:
-            raise InvalidArgument(
-                "the token names no user, so `me` is no repository", hint="PUT /api/flist/REPOSITORY/NAME"
-            )
+        user = hub.user(request)
         _refuse_announced(hub, request)
         async with hub.uploads:
             form = await body.form()
@@ -196,7 +249,7 @@ async def upload_flist(hub: HubPart, request: HttpRequest) -> Success:
             raise InvalidArgument("form field `file`: expected a file")
         given = request.headers.get("x-original-name") or upload.filename
         name = names.flist(given.rpartition("/")[2])
-        return Success(await _publish(hub, _upload_pieces(upload), publisher.user, name))
+        return Success(await _publish(hub, _upload_pieces(upload), user, name))
 
 
 async def _publish_beside(hub: Hub, body: Body, repo: str, name: str, kind: str) -> Kept:
@@ -232,6 +285,7 @@ def _check_size(hub: Hub, size_bytes: int) -> None:
 
 
 async def _publish(hub: Hub, pieces: AsyncIterator[bytes], repo: str, name: str) -> Entry:
+    await blocking.run("disk", hub.catalog.refuse_link, repo, name)
     async with hub.uploads:
         staged = await blocking.run("disk", hub.flists.stage)
         try:
@@ -286,9 +340,13 @@ HANDLERS: Final[Sequence[Any]] = (
     list_all,
     list_repositories,
     list_repository,
+    list_tag,
     inspect,
+    inspect_own,
+    tag_link,
     whoami,
     download,
+    download_tagged,
     publish,
     upload_flist,
 )

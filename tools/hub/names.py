@@ -10,6 +10,8 @@ SUFFIX: Final = ".flist"
 RESERVED: Final = frozenset({"api", "chunks", "me", "search", "static", "tags", "login", "token"})
 """Words that are, or may become, first parts of the Hub's own paths."""
 
+_NO_TAGS: Final = frozenset({"docker", "merge", "promote", "upload", "upload-flist"})
+"""Words of the original's paths that stand where a tag does."""
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _FLIST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@~-]{0,120}\.flist", re.ASCII)
 _CHUNK: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-f]{128}", re.ASCII)
@@ -31,6 +33,16 @@ def flist(name: str) -> str:
         raise InvalidArgument(
             f"flist name {_shown(name)}: expected 1 to 121 of a-z A-Z 0-9 . _ + @ ~ - beginning with a letter"
             f" or digit, then {SUFFIX}"
+        )
+    return name
+
+
+def tag(name: str) -> str:
+    """The name itself, or InvalidArgument."""
+    if not _REPOSITORY.fullmatch(name) or name in _NO_TAGS or name.endswith(SUFFIX):
+        raise InvalidArgument(
+            f"tag {_shown(name)}: expected 1 to 63 of a-z A-Z 0-9 . _ - beginning with a letter or digit,"
+            f" and none of {', '.join(sorted(_NO_TAGS))}"
         )
     return name
 

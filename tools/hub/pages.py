@@ -58,15 +58,20 @@ async def repository(hub: HubPart, request: HttpRequest, repo: str) -> Response[
 
 def _index(hub: Hub, base: str) -> bytes:
     groups = []
-    for found in hub.flists.repositories():
-        newest = sorted(hub.flists.entries(found.name), key=lambda entry: entry.updated, reverse=True)
+    for found in hub.catalog.repositories():
+        newest = sorted(_entries(hub, found.name), key=lambda entry: entry.updated, reverse=True)
         groups.append((found.name, found.count, newest[:_NEWEST]))
     return _render(hub, "g8node Hub", base, groups)
 
 
 def _repository(hub: Hub, base: str, repo: str) -> bytes:
-    entries: list[Entry] = hub.flists.entries(repo)
+    entries = _entries(hub, repo)
     return _render(hub, repo, base, [(repo, len(entries), entries)])
+
+
+def _entries(hub: Hub, repo: str) -> list[Entry]:
+    """Flists and links to them."""
+    return [one.entry for one in hub.catalog.listed(repo) if one.entry]
 
 
 def _render(hub: Hub, title: str, base: str, groups: Sequence[tuple[str, int, Sequence[Entry]]]) -> bytes:

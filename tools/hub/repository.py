@@ -17,6 +17,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
@@ -162,14 +163,43 @@ class Flists:
         """Make a flushed upload visible, in place of an older one. Survives power loss once it returns."""
         target = self._path(repository, name)
         folder = os.path.dirname(target)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
-            _sync_folder(self._public)
+        self._ready(folder)
         status = os.stat(staged.path)
         self._remember(status, staged.digests)
         os.replace(staged.path, target)
         _sync_folder(folder)
         return Entry(name, status.st_size, status.st_mtime, *staged.digests)
+
+    def copy(self, repository: str, name: str, to: str, new: str) -> Entry:
+        """Make it visible in the repository `to` as well, in place of an older one there. NotFound."""
+        target = self._path(to, new)
+        partial = os.path.join(self._staging, f"copy-{uuid.uuid4().hex}")
+        try:
+            # One file under two names: what is published is never written to.
+            os.link(self._path(repository, name), partial, follow_symlinks=False)
+            self._ready(os.path.dirname(target))
+            os.replace(partial, target)
+        except FileNotFoundError:
+            raise NotFound(f"no flist {repository}/{name} here") from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # it stays when both are one file already
+                os.unlink(partial)
+        _sync_folder(os.path.dirname(target))
+        return self.get(to, new)
+
+    def delete(self, repository: str, name: str) -> None:
+        """Its chunks stay. NotFound."""
+        path = self._path(repository, name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            raise NotFound(f"no flist {repository}/{name} here") from None
+        _sync_folder(os.path.dirname(path))
+
+    def _ready(self, folder: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+            _sync_folder(self._public)
 
     def _path(self, repository: str, name: str) -> str:
         return os.path.join(self._public, names.repository(repository), names.flist(name))

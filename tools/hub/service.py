@@ -7,6 +7,7 @@ reset the connection, and the client would lose the answer.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 
@@ -19,6 +20,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from g8node.errors import DeadlineExceeded, InvalidArgument, PermissionDenied
 from g8node.store.base import Store
 from g8tools.hub.beside import Beside
+from g8tools.hub.catalog import Catalog
 from g8tools.hub.repository import Flists
 from g8tools.hub.tokens import Publisher, Tokens
 
@@ -35,6 +37,7 @@ class Hub(msgspec.Struct, frozen=True):
 
     flists: Flists
     beside: Beside
+    catalog: Catalog
     chunks: Store
     tokens: Tokens
     flist_bytes_max: int
@@ -50,7 +53,18 @@ class Hub(msgspec.Struct, frozen=True):
             raise NotAuthorizedException(
                 "a known token is needed: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"}
             )
+        if publisher.expires_s <= time.time():
+            raise NotAuthorizedException("the token has expired", headers={"WWW-Authenticate": "Bearer"})
         return publisher
+
+    def user(self, request: HttpRequest) -> str:
+        """Whose repository `me` is. As `publisher`, and InvalidArgument for a token that names no user."""
+        user = self.publisher(request).user
+        if not user:
+            raise InvalidArgument(
+                "the token names no user, so `me` is no repository", hint="use a token with a user"
+            )
+        return user
 
 
 class Body:

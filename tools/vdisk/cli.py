@@ -220,6 +220,10 @@ def serve(
     tls_client_ca: Annotated[
         str, typer.Option(metavar="FILE", help="PEM CA that clients' certificates must be of.")
     ] = "",
+    tls_psk: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Pre-shared keys, identity:hex lines, in place of a certificate."),
+    ] = "",
     tls_only: Annotated[bool, typer.Option("--tls-only", help="Refuse clients without TLS.")] = False,
     key_file: KeyFile = "",
 ) -> None:
@@ -232,15 +236,13 @@ def serve(
         raise InvalidArgument("expected --data or --config")
     if not socket and not listen:
         raise InvalidArgument("expected --socket, --listen, or both")
-    if bool(tls_certificate) != bool(tls_key):
-        raise InvalidArgument("--tls-certificate and --tls-key: expected both or none")
     logs.configure()
     address = parse_address(listen, default_port=10809, lowest_port=0) if listen else None
     options = service.Options(
         data=str(data.absolute()) if data is not None and not config else "",
         socket=socket,
         address=address,
-        tls=(tls_certificate, tls_key, tls_client_ca) if tls_certificate else None,
+        tls=(tls_certificate, tls_key, tls_client_ca, tls_psk),
         tls_only=tls_only,
         key_file=key_file,
         config=config,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from g8node.nbd.export import Exports
 from g8node.nbd.server import Server
-from g8node.nbd.tls import server_context
+from g8node.nbd.tls import context_of
 from g8node.runtime import blocking, logs
 from g8node.vdisk.cluster.events import Event, figures, line
 from g8node.vdisk.cluster.member import Patience
@@ -21,12 +21,15 @@ log = logs.get("vdisk")
 
 @dataclass(frozen=True)
 class Options:
-    """What to serve and where. `tls`: certificate, key, CA of clients or "". `data` or `config` is empty."""
+    """What to serve and where. `tls`: certificate, key, CA of clients, pre-shared keys, each a file or "".
+
+    `data` or `config` is empty.
+    """
 
     data: str
     socket: str
     address: tuple[str, int] | None
-    tls: tuple[str, str, str] | None
+    tls: tuple[str, str, str, str]
     tls_only: bool
     key_file: str = ""
     config: str = ""
@@ -41,9 +44,7 @@ async def serve(options: Options) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    context: ssl.SSLContext | None = None
-    if options.tls is not None:
-        context = await blocking.run("disk", server_context, *options.tls)
+    context = await blocking.run("disk", context_of, *options.tls)
     if options.config:
         patience = Patience.of(options.patience_s)
         remote = Remote(options.config, options.server, tell=_print, patience=patience)

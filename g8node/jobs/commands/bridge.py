@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from g8node.errors import InvalidArgument, NotFound
 from g8node.jobs.kinds import Ip4, LinkName, Mac, OptionalInterface, OptionalIp4, OptionalMac
 from g8node.jobs.registry import Context, command
-from g8node.node.networks import Plan
+from g8node.node.bridgerecords import Plan
 
 Interface = TypeVar("Interface", ipaddress.IPv4Interface, ipaddress.IPv6Interface)
 
@@ -126,7 +126,8 @@ class PortArgs(Struct, frozen=True):
 
 @command("bridge.nic-add")
 async def nic_add(ctx: Context, args: PortArgs) -> None:
-    """Make link `nic` a port of bridge `name`."""
+    """Make link `nic` a port of bridge `name`; 409 where another g8node makes networks."""
+    await ctx.node.networks.claim.take()
     await _is_bridge(ctx, args.name)
     await ctx.node.links.attach(args.name, args.nic)
 
@@ -138,6 +139,7 @@ class NicArgs(Struct, frozen=True):
 @command("bridge.nic-remove")
 async def nic_remove(ctx: Context, args: NicArgs) -> None:
     """Detach a link from its bridge; one that has none is left as it is."""
+    await ctx.node.networks.claim.take()
     rows = {row["name"]: row for row in await ctx.node.links.list()}
     if args.nic not in rows:
         raise NotFound(f"nic: {args.nic}: no such link")

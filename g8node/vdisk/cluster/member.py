@@ -15,13 +15,15 @@ stood still would otherwise, once it goes on, do what it had received before, pe
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from g8node.errors import Unavailable
-from g8node.runtime import logs
+from g8node.runtime import blocking, logs
 from g8node.runtime.resp import Arg, Connection, ReplyError
+from g8node.store.servers import tls_context
 from g8node.vdisk.cluster import events
 from g8node.vdisk.cluster.events import Event, Role, ServerData, Tell
 from g8node.vdisk.cluster.settings import Server
@@ -97,6 +99,7 @@ class Member:
         self._client: tuple[str, int] | None = None
         self._fenced: set[tuple[str, int]] = set()
         self._closed = False
+        self._context: ssl.SSLContext | None = None
 
     def __repr__(self) -> str:
         return f"{self.role} server {self.name}"
@@ -231,6 +234,7 @@ class Member:
                     lambda: Connection(repr(self), silence_s=limit_s, reply_bytes_max=REPLY_BYTES_MAX),
                     host,
                     port,
+                    ssl=await self._tls(),
                 )
                 try:
                     await self._greet(connection)
@@ -240,13 +244,21 @@ class Member:
         except TimeoutError:
             raise Unavailable(f"no connection within {limit_s:g} s") from None
         except OSError as error:
-            raise Unavailable(os.strerror(error.errno) if error.errno else str(error)) from error
+            number = None if isinstance(error, ssl.SSLError) else error.errno
+            raise Unavailable(os.strerror(number) if number else str(error)) from error
         self._connection = connection
         return connection
 
+    async def _tls(self) -> ssl.SSLContext | None:
+        if self._server.tls and self._context is None:
+            self._context = await blocking.run("disk", tls_context, self._server.authority)
+        return self._context
+
     async def _greet(self, connection: Connection) -> None:
-        """End the broken connections, look at the record."""
+        """Log in, end the broken connections, look at the record."""
         try:
+            if login := self._server.login():
+                await connection.send(login)
             if self._server.db:
                 await connection.send(("SELECT", self._server.db))
             client = await _client_of(connection)

@@ -31,6 +31,7 @@ ServerState = Literal["online", "offline", "repair", "respread", "rip"]
 Id = Annotated[str, Meta(pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z")]
 IdOrNone = Annotated[str, Meta(pattern=rf"\A[!-~]{{0,{ID_MAX}}}\Z")]
 Address = Annotated[str, Meta(max_length=300)]
+Secret = Annotated[str, Meta(max_length=1024)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Gib = Annotated[int, Meta(ge=1, le=SIZE_MAX // _GIB)]
 BlockSize = Annotated[int, Meta(ge=512, le=BLOCK_MAX)]
@@ -38,14 +39,39 @@ Shards = Annotated[int, Meta(ge=1, le=255)]
 
 
 class Server(Struct, frozen=True):
-    """One redis-protocol server; without an address only when it is gone for good."""
+    """One redis-protocol server; without an address only when it is gone for good.
+
+    `user`, `password`, `tls` and `authority` (a file of certificates; else the system's) are ours, not the
+    original's.
+    """
 
     address: Address = ""
     db: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     state: ServerState = "online"
+    user: Secret = ""
+    password: Secret = ""
+    tls: bool = False
+    authority: Annotated[str, Meta(max_length=4096)] = field(default="", name="tlsAuthority")
+
+    def __repr__(self) -> str:
+        return f"{self.address}@{self.db}"
+
+    def check(self, where: str) -> None:
+        if self.address or self.state != "rip":
+            host_port(self.address, f"{where}.address")
+        if self.user and not self.password:
+            raise InvalidArgument(f"{where}.password: expected one for the user")
+        if self.authority and not self.tls:
+            raise InvalidArgument(f"{where}.tlsAuthority: expected tls: true")
 
     def place(self) -> tuple[str, int]:
         return host_port(self.address, "address")
+
+    def login(self) -> tuple[str, ...]:
+        """The command, if there is a password."""
+        if not self.password:
+            return ()
+        return ("AUTH", self.user, self.password) if self.user else ("AUTH", self.password)
 
 
 class StorageCluster(Struct, frozen=True):
@@ -53,8 +79,7 @@ class StorageCluster(Struct, frozen=True):
 
     def check(self) -> None:
         for number, server in enumerate(self.servers):
-            if server.address or server.state != "rip":
-                host_port(server.address, f"servers[{number}].address")
+            server.check(f"servers[{number}]")
         if all(server.state == "rip" for server in self.servers):
             raise InvalidArgument("servers: all of them are rip")
 

@@ -21,7 +21,7 @@ from g8node.errors import (
 from g8tools.g8 import cli, cli_container, cli_jobs, cli_nics, connection, console, following, frame
 from g8tools.g8.connection import Options, Target
 from g8tools.g8.results import ResultError, Return
-from g8tools.hub.cli import read_token
+from g8tools.hub.cli_common import read_token
 from g8tools.hub.client import HubClient, split_url
 
 TOP = Path(__file__).resolve().parent.parent.parent.parent

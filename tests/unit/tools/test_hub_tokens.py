@@ -31,13 +31,30 @@ def test_unknown_headers_name_nobody(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["short\n", "has space in the middle\n", "anyone-anyone-anyone:../x\n", "# none\n"]
+    "text",
+    [
+        "short\n",
+        "has space in the middle\n",
+        "anyone-anyone-anyone:../x\n",
+        "anyone-anyone-anyone:\n",
+        "anyone-anyone-anyone:alice:tomorrow\n",
+        "anyone-anyone-anyone:alice:\n",
+        "anyone-anyone-anyone:alice:2027-01-31:x\n",
+        "# none\n",
+    ],
 )
 def test_wrong_files_are_refused_without_quoting_tokens(text: str) -> None:
     with pytest.raises(InvalidArgument, match="tokens") as caught:
         Tokens.parse(text, "tokens")
     assert "short" not in caught.value.message
     assert "anyone" not in caught.value.message
+
+
+@pytest.mark.parametrize("user", ["", "alice"])
+def test_token_ends_with_its_date(user: str) -> None:
+    publisher = Tokens.parse(f"ending-ending-ending:{user}:2027-01-31\n").find("Bearer ending-ending-ending")
+    assert publisher is not None
+    assert (publisher.user, publisher.expires_s) == (user, 1_801_353_600)
 
 
 def test_no_tokens_is_false() -> None:

@@ -102,6 +102,18 @@ def changed(change: Callable[[Any], object]) -> bytes:
             "storageClusters.c1.servers[1].address: expected host:port",
         ),
         (
+            lambda t: t["storageClusters"]["c1"]["servers"][1].update(user="u"),
+            "storageClusters.c1.servers[1].password: expected",
+        ),
+        (
+            lambda t: t["storageClusters"]["c1"]["servers"][0].update(tlsAuthority="/ca"),
+            "storageClusters.c1.servers[0].tlsAuthority: expected tls",
+        ),
+        (
+            lambda t: t["storageClusters"]["c1"]["servers"][0].update(tls="perhaps"),
+            "storageClusters.c1.servers[0].tls: ",
+        ),
+        (
             lambda t: t["storageClusters"]["c1"]["servers"][1].update(address="host"),
             "storageClusters.c1.servers[1].address: expected host:port",
         ),

@@ -248,7 +248,7 @@ def test_spoilt_database_is_read_or_refused(tmp_path: Path, form: str) -> None:
 
 
 def test_archive_has_the_members_that_the_original_names(tmp_path: Path) -> None:
-    path, router = tmp_path / "x", of_stores([parse_store("zdb://hub:9900")])
+    path, router = tmp_path / "x", of_stores([parse_store("00-ff=zdb://hub:9900")])
     write_flist(Flist(tree(Codec.V2).root, {}, router), str(path), "v2")
     with tarfile.open(path, "r:gz") as archive:
         assert sorted(archive.getnames()) == ["./flistdb.sqlite3", "./router.yaml"]

@@ -224,8 +224,12 @@ class Containers:
         """What belongs to no container, `{kind, name, container}` each; removed unless `dry_run`."""
         found = await collecting.ownerless(self._places(), lambda: self._live)
         if dry_run:
-            return [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
-        return await collecting.remove(found, self._places(), self.opened()[1])
+            rows = [{"kind": each.kind, "name": each.name, "container": each.container} for each in found]
+        else:
+            rows = await collecting.remove(found, self._places(), self.opened()[1])
+        if self._nics is None:
+            return rows
+        return rows + await collecting.networks(self._nics, self._live.__contains__, dry_run=dry_run)
 
     async def keep_clean(self) -> None:
         """Collect at intervals, for ever."""

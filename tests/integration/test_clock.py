@@ -45,7 +45,9 @@ async def test_sync_of_an_agent_only_measures() -> None:
 
 async def test_sync_is_an_error_unless_tolerant() -> None:
     assert (await sync(servers=["127.0.0.1:9"], timeout=20)).code == 503
-    assert json.loads((await sync(servers=["127.0.0.1:9"], timeout=20, tolerant=True)).data)["synced"] is False
+    assert (
+        json.loads((await sync(servers=["127.0.0.1:9"], timeout=20, tolerant=True)).data)["synced"] is False
+    )
 
 
 async def test_sync_refuses_wrong_arguments_naming_the_field() -> None:

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from g8node.errors import Unavailable
-from g8node.vdisk.cluster.layout import HASH_BYTES, NO_SECTOR, SECTOR_BYTES, SECTOR_HASHES
+from g8node.vdisk.cluster.layout import HASH_BYTES, NO_HASH, NO_SECTOR, SECTOR_BYTES, SECTOR_HASHES
 from g8node.vdisk.cluster.mirror import Mirror
 
 CACHE_BYTES: Final = 20 << 20
+LATE_S: Final = 300.0
+"""After so long content is looked for before its hash is written: a third of what collections wait."""
 _WRITE_AT_ONCE: Final = 256
 
 
@@ -27,6 +29,8 @@ class Sectors:
         self._most = max(2, cache_bytes // SECTOR_BYTES)
         self._cached: OrderedDict[int, bytearray] = OrderedDict()
         self._dirty: dict[int, int] = {}  # sector -> count of changes
+        self._since: dict[int, float] = {}  # since when it is dirty
+        self._fresh: dict[int, set[bytes]] = {}  # the hashes that it got meanwhile
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._writing = asyncio.Lock()
 
@@ -88,6 +92,9 @@ class Sectors:
         number, at = divmod(block, SECTOR_HASHES)
         self._cached[number][at * HASH_BYTES : (at + 1) * HASH_BYTES] = hash
         self._dirty[number] = self._dirty.get(number, 0) + 1
+        self._since.setdefault(number, asyncio.get_running_loop().time())
+        if hash != NO_HASH:
+            self._fresh.setdefault(number, set()).add(hash)
 
     async def _load(self, numbers: Iterable[int]) -> dict[int, Unavailable]:
         """Have the sectors in the cache; failures. Nobody loads a sector that another is loading."""
@@ -135,23 +142,49 @@ class Sectors:
     async def _write(self, numbers: Sequence[int]) -> Unavailable | None:
         changes = {number: self._dirty[number] for number in numbers}
         images = {number: bytes(self._cached[number]) for number in numbers}
+        if (lost := await self._collected(numbers)) is not None:
+            return lost
         empty = [number for number, image in images.items() if image == NO_SECTOR]
         failures = await self._mirror.put({one: images[one] for one in numbers if images[one] != NO_SECTOR})
         failures |= await self._mirror.drop(empty)
         for number, count in changes.items():
             if number not in failures and self._dirty[number] == count:
                 del self._dirty[number]
+                self._since.pop(number, None)
+                self._fresh.pop(number, None)
         return next(iter(failures.values()), None)
+
+    async def _collected(self, numbers: Sequence[int]) -> Unavailable | None:
+        """Why hashes that could not be written for long must not be: a collection took their content."""
+        now = asyncio.get_running_loop().time()
+        old = [number for number in numbers if now - self._since.get(number, now) > LATE_S]
+        wanted: set[bytes] = set()
+        for number in old:
+            sector = self._cached[number]
+            present = {bytes(sector[at : at + HASH_BYTES]) for at in range(0, SECTOR_BYTES, HASH_BYTES)}
+            wanted |= self._fresh.get(number, set()) & present
+        found = await self._mirror.get_contents(list(wanted)) if wanted else {}
+        for hash, data in found.items():
+            if isinstance(data, Unavailable):
+                return data
+            if data is None:
+                return Unavailable(f"content {hash.hex()} was collected before its hash could be written")
+        return None
 
     def inherit(self, before: "Sectors") -> None:
         """Those that are not written yet."""
-        for number, image in before.dirty().items():
+        for number, (image, since, fresh) in before.dirty().items():
             self._cached[number] = bytearray(image)
             self._dirty[number] = 1
+            self._since[number] = since
+            self._fresh[number] = fresh
 
-    def dirty(self) -> dict[int, bytes]:
-        """The sectors that are not written yet."""
-        return {number: bytes(self._cached[number]) for number in self._dirty}
+    def dirty(self) -> dict[int, tuple[bytes, float, set[bytes]]]:
+        """The sectors that are not written yet, since when, and the hashes that are new in them."""
+        return {
+            number: (bytes(self._cached[number]), self._since[number], self._fresh.get(number, set()))
+            for number in self._dirty
+        }
 
 
 def _hash_in(sector: bytearray, block: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Final
 
 from g8node.boot import containerservices, extensions, screen, sequencer, services
 from g8node.g8ufs import mounts
-from g8node.jobs import containerevents, local, servers
+from g8node.jobs import containerevents, local, servers, storeevents
 from g8node.jobs.commands import corex
 from g8node.linux import textfiles
 from g8node.node import (
@@ -51,6 +51,7 @@ __all__ = [
     "sequencer",
     "servers",
     "services",
+    "storeevents",
     "textfiles",
 ]
 
@@ -61,6 +62,7 @@ _COMMANDS: Final = (
     "clock",
     "config",
     "corex",
+    "corex_backup",
     "corex_exec",
     "corex_nics",
     "disk",

@@ -225,11 +225,13 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
+            restored=f"{paths.cache}/restored",
             groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state
         await flists.start()
         modules.containerevents.connect(self.jobs, containers)
+        modules.storeevents.connect(self.jobs, flists.stores)
         modules.containerservices.ContainerServices(self.jobs, containers, modules.corex.submit_inside)
         await containers.open()
         flists.on_lost = containers.lost

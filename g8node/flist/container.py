@@ -9,11 +9,13 @@ Any archive may hold a `router.yaml` beside that.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from g8node.errors import InvalidArgument
 from g8node.flist import rfs, rocks, sqlite
 from g8node.flist.archive import ROUTER_MEMBER, SQLITE_MEMBER, archive, unpack
+from g8node.flist.rocks import Database
 from g8node.flist.sqlite import is_sqlite
 from g8node.flist.tree import DEFAULT_LIMITS, Flist, Limits
 from g8node.linux.guard import off_loop
@@ -26,8 +28,18 @@ FORMATS: Final[tuple[Format, ...]] = ("g8", "v2", "v3")
 @off_loop
 def read_flist(path: str, limits: Limits = DEFAULT_LIMITS) -> Flist:
     """Unpack in memory, validate, read the tree. InvalidArgument names what is wrong."""
+    found = open_flist(path, limits)
+    if isinstance(found, Flist):
+        return found
+    with _named(path):
+        return found.read(limits)
+
+
+@off_loop
+def open_flist(path: str, limits: Limits = DEFAULT_LIMITS) -> Flist | Database:
+    """Unpack in memory and validate; the tree of a RocksDB stays unread. InvalidArgument as above."""
     size = os.stat(path).st_size
-    try:
+    with _named(path):
         if size > limits.file_bytes:
             raise InvalidArgument(f"{size} bytes, limit {limits.file_bytes}")
         with open(path, "rb") as source:
@@ -35,20 +47,24 @@ def read_flist(path: str, limits: Limits = DEFAULT_LIMITS) -> Flist:
                 source.seek(0)
                 return rfs.read_fl(source.read(limits.file_bytes), limits)
             source.seek(0)
-            return _read_archive(unpack(source, limits), limits)
+            return _open_archive(unpack(source, limits), limits)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
     except InvalidArgument as error:
         raise InvalidArgument(f"flist {path}: {error.message}", hint=error.hint) from error
 
 
-def _read_archive(files: dict[bytes, bytes], limits: Limits) -> Flist:
-    router = files.pop(ROUTER_MEMBER, None)
-    if SQLITE_MEMBER in files:
-        flist = sqlite.read_database(files[SQLITE_MEMBER], limits)
-    else:
-        flist = rocks.read_database(files, limits)
-    if router is None:
-        return flist
-    return Flist(flist.root, flist.info, parse_router(router), flist.version)
+def _open_archive(files: dict[bytes, bytes], limits: Limits) -> Flist | Database:
+    text = files.pop(ROUTER_MEMBER, None)
+    router = None if text is None else parse_router(text)
+    if SQLITE_MEMBER not in files:
+        return rocks.open_database(files, limits, router)
+    flist = sqlite.read_database(files[SQLITE_MEMBER], limits)
+    return Flist(flist.root, flist.info, router or flist.router, flist.version)
 
 
 @off_loop

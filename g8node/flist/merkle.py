@@ -12,7 +12,7 @@ from typing import Final
 
 from g8node.errors import InvalidArgument
 from g8node.flist.tree import Flist, Node, walk
-from g8node.wire.router import format_router
+from g8node.wire.router import Router, format_router
 
 MERKLE_KEY: Final = "merkle"
 _DIGEST: Final = 32
@@ -22,10 +22,14 @@ _SIZE: Final = struct.Struct("<I")
 
 def merkle_root(flist: Flist) -> bytes:
     """BLAKE2b-256 over the tree, the metadata (but `merkle` itself) and the router."""
-    info = sorted((key, value) for key, value in flist.info.items() if key != MERKLE_KEY)
-    router = format_router(flist.router) if flist.router else ""
-    parts = [word.encode("utf-8", "surrogatepass") for pair in info for word in pair]
-    return _hash(b"g8 flist root 1", [tree_root(flist.root), router.encode(), *parts])
+    return _root(tree_root(flist.root), flist.info, flist.router)
+
+
+def _root(tree: bytes, info: Mapping[str, str], router: Router | None) -> bytes:
+    pairs = sorted((key, value) for key, value in info.items() if key != MERKLE_KEY)
+    parts = [word.encode("utf-8", "surrogatepass") for pair in pairs for word in pair]
+    text = format_router(router) if router else ""
+    return _hash(b"g8 flist root 1", [tree, text.encode(), *parts])
 
 
 def sealed(flist: Flist) -> Flist:
@@ -36,8 +40,13 @@ def sealed(flist: Flist) -> Flist:
 
 def check(flist: Flist) -> bytes:
     """The root; InvalidArgument when the flist says another."""
-    root = merkle_root(flist)
-    said = flist.info.get(MERKLE_KEY)
+    return check_tree(tree_root(flist.root), flist.info, flist.router)
+
+
+def check_tree(tree: bytes, info: Mapping[str, str], router: Router | None) -> bytes:
+    """The same for an flist whose `tree_root` is known."""
+    root = _root(tree, info, router)
+    said = info.get(MERKLE_KEY)
     if said is not None and said != root.hex():
         raise InvalidArgument(
             f"the flist was changed: its entries have the root {root.hex()}, it says {said[:64]}"
@@ -50,7 +59,7 @@ def tree_root(root: Node) -> bytes:
     links = _link_groups(root)
     digests: dict[int, bytes] = {}
     # Children come after their parents in the walk: from its end on, every child is known.
-    for _, node in reversed(list(walk(root))):
+    for node in reversed([node for _, node in walk(root)]):
         if id(node) not in digests:
             digests[id(node)] = _node(node, links.get(id(node), 0), digests)
     return digests[id(root)]

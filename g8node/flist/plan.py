@@ -202,7 +202,7 @@ def _parse_column(code: str, data: bytes) -> array[int]:
 
 
 def save(plan: ImagePlan, directory: str, *, metadata_digest: bytes, flist_digest: bytes) -> None:
-    """Write slots.bin into the directory and flush it to disk. The metadata file is the caller's."""
+    """Write slots.bin into the directory. The metadata file is the caller's."""
     slots = plan.slots
     info = msgspec.json.encode(dict(plan.info))
     header = _HEADER.pack(
@@ -225,8 +225,6 @@ def save(plan: ImagePlan, directory: str, *, metadata_digest: bytes, flist_diges
             checksum.update(part)
             out.write(part)
         out.write(checksum.digest())
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def load(directory: str, *, flist_digest: bytes) -> ImagePlan:

@@ -5,6 +5,7 @@ the rest; writing makes one table and a MANIFEST that names it (`wire/sstable_wr
 stamps its files with random ids, the time and the host's name, and one tree packed twice must give one flist.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -13,6 +14,7 @@ from g8node.errors import InvalidArgument
 from g8node.flist.records import Dialect, read_tree, tree_records
 from g8node.flist.tree import Flist, Limits
 from g8node.wire.flist import directory_key
+from g8node.wire.router import Router
 from g8node.wire.sstable import Budget, Version, read_log, read_table
 from g8node.wire.sstable_write import database
 
@@ -21,16 +23,29 @@ INFO_KEY: Final = b"metadata"
 _ENDINGS: Final = (b".sst", b".ldb", b".log")
 
 
-def read_database(files: dict[bytes, bytes], limits: Limits) -> Flist:
-    """The tree in a database's files. InvalidArgument names what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The records of an flist, the newest of every key, and its metadata; its tree is not read yet."""
+
+    records: dict[bytes, bytes]
+    prefix: bytes
+    """What stands before every key: nothing, or the `name:` that old flists could be written with."""
+    info: dict[str, str]
+    router: Router | None = None
+
+    def read(self, limits: Limits) -> Flist:
+        """With its tree. InvalidArgument names what is wrong."""
+        root = read_tree(lambda key: self.records.get(self.prefix + key.encode()), limits, Dialect.V1)
+        return Flist(root, self.info, self.router, "g8" if INFO_KEY in self.records else "v1")
+
+
+def open_database(files: dict[bytes, bytes], limits: Limits, router: Router | None = None) -> Database:
+    """What a database's files hold. InvalidArgument names what is wrong."""
     records = _records(files, limits)
-    prefix = _namespace(records)
-    root = read_tree(lambda key: records.get(prefix + key.encode()), limits, Dialect.V1)
-    return Flist(root, _info(records, limits), version="g8" if INFO_KEY in records else "v1")
+    return Database(records, _namespace(records), _info(records, limits), router)
 
 
 def _namespace(records: dict[bytes, bytes]) -> bytes:
-    """What stands before every key: nothing, or the `name:` that old flists could be written with."""
     root = directory_key(b"").encode()
     if root in records:
         return b""

@@ -404,11 +404,11 @@ class Mounts:
         async with AsyncExitStack() as undo:
             entry, file = await self._entry(image)
             undo.push_async_callback(self._session.remove, entry)
+            undo.push_async_callback(self._ahead(image, file).close)
             mount = kernelmount.mount_tree if self._tree else kernelmount.mount_erofs
             await blocking.run("path", mount, self._session.path(entry), image.place)
             undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
             undo.push_async_callback(file.nearby.close)
-            undo.push_async_callback(self._ahead(image, file).close)
             image.undo = undo.pop_all()
 
     def _ahead(self, image: _Image, file: ImageFile) -> Ahead:

@@ -224,9 +224,9 @@ class ProcessRun:
 
     async def _to_end(self, pipes: Pipes) -> int | None:
         """The exit code; None after max_time."""
-        limit_s = self._job.request.max_time or None
+        limit_s = self._job.request.max_time
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s) if limit_s else contextlib.nullcontext():
                 child = self._child = await self._runner.start(self._process, pipes)
                 self._job.attach(self)
                 code = await child.wait()

@@ -1,10 +1,10 @@
-"""posix_spawn(3) in threads that never need the interpreter.
+"""Starts processes in threads that never need the interpreter.
 
 `subprocess.Popen` and `os.posix_spawn` keep the GIL until the child's exec is done, a millisecond in which
 nothing else of this process runs; and a Python thread that gives it back gets it again, each time, only when
 the loop lets go of it. So starting is done in C (`_spawn.c`), a request in and an answer out. A child shares
-our memory until its exec, but none of our code runs in it: the C library blocks all signals and resets their
-handlers there.
+our memory until its exec, as with vfork(2), but no signal handler of ours runs in it: signals are blocked
+until their handlers are reset.
 """
 
 import errno

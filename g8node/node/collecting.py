@@ -8,6 +8,7 @@ from g8node.errors import NodeError
 from g8node.node import leftovers
 from g8node.node.crun import Crun
 from g8node.node.leftovers import ORDER, Leftover, Places
+from g8node.node.nics import Nics
 from g8node.runtime import blocking, logs
 
 log = logs.get("containers")
@@ -49,4 +50,16 @@ async def remove(found: Iterable[Leftover], places: Places, crun: Crun) -> list[
             row["error"] = str(error)
         log.warning("removed what no container owns", **row)
         rows.append(row)
+    return rows
+
+
+async def networks(nics: Nics, live: Callable[[int], bool], *, dry_run: bool) -> list[dict[str, Any]]:
+    """As `remove`, of bridges, links, rules and servers."""
+    try:
+        rows = await nics.collect(live, dry_run=dry_run)
+    except (NodeError, OSError) as error:
+        log.warning("the networks are not looked at", reason=str(error))
+        return []
+    for row in rows if not dry_run else ():
+        log.warning("removed what nobody owns", **row)
     return rows

@@ -7,9 +7,9 @@ touched, and listings ask nft for its own words, so that no rule of anybody's ca
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
 from g8node.wire import nft
 from g8node.wire.forward import Source
+
+T = TypeVar("T")
 
 _TIMEOUT_S: Final = 30.0
 _RESERVED_S: Final = 120.0
@@ -49,6 +51,7 @@ class Firewall:
         self._ports = tuple(ports)
         self._changing = asyncio.Lock()
         self._is_made = False
+        self._base: set[tuple[str, int]] = set()
         self._owned: dict[str, list[tuple[str, int]]] = {}
         self._open: dict[int, tuple[str, int]] = {}
         self._forwards: dict[str, list[Forward]] = {}
@@ -174,16 +177,49 @@ class Firewall:
         rows = await blocking.run("disk", netinfo.listening, protocol)
         return {port for ip, port in rows if ip not in self.own_addresses}
 
+    # --- what nobody owns
+
+    async def collect(self, lives: Callable[[str], bool], *, dry_run: bool) -> list[str]:
+        """Rules of ours that we know nothing of, and those of dead owners; removed unless `dry_run`.
+
+        A rule without a comment of ours is left alone, whoever put it into our table.
+        """
+        return await self._change(self._collect(lives, dry_run=dry_run))
+
+    async def _collect(self, lives: Callable[[str], bool], *, dry_run: bool) -> list[str]:
+        if not self._is_made:
+            return []
+        dead = [owner for owner in (*self._owned, *self._forwards) if not lives(owner)]
+        table = ("-j", "-a", "list", "table", nft.FAMILY, nft.TABLE)
+        listing = msgspec.json.decode(await programs.run(self._reaper, "nft", *table))
+        known = self._base.union(
+            self._open.values(),
+            *self._owned.values(),
+            *(each.handles for given in self._forwards.values() for each in given),
+        )
+        strange = [
+            (chain, handle, comment)
+            for chain, handle, comment in nft.handles(listing)
+            if comment.startswith("g8 ") and (chain, handle) not in known
+        ]
+        if not dry_run:
+            for owner in dead:
+                await self._remove(owner)
+            await self._delete([(chain, handle) for chain, handle, _ in strange])
+        return [f"g8 {owner}" for owner in dead] + [
+            f"{chain} {handle}: {comment}" for chain, handle, comment in strange
+        ]
+
     # --- nft
 
-    async def _change(self, change: Coroutine[Any, Any, None]) -> None:
+    async def _change(self, change: Coroutine[Any, Any, T]) -> T:
         """In turn, and to its end: what nft did must be filed, also when the caller is cancelled."""
 
-        async def whole() -> None:
+        async def whole() -> T:
             async with self._changing:
-                await change
+                return await change
 
-        await finish(whole())
+        return await finish(whole())
 
     async def _clear_away(self, _: Set[str]) -> None:
         """Let nothing of a run that was killed stay in force until the table is made anew."""
@@ -194,7 +230,8 @@ class Firewall:
     async def _ensure(self) -> None:
         if not self._is_made:
             await self._claim.take()
-            await self._nft(nft.base(closed=self._closed, ports=self._ports))
+            answer = await self._nft(nft.base(closed=self._closed, ports=self._ports))
+            self._base = {(chain, handle) for chain, handle, _ in nft.handles(answer)}
             self._is_made = True
 
     async def _add(self, rules: Sequence[nft.Rule]) -> list[tuple[str, int]]:

@@ -24,7 +24,7 @@ ORDER: Final[tuple[Kind, ...]] = ("runtime", "process", "mount", "folder", "cgro
 """In which they are removed."""
 
 _STATE: Final = re.compile(r"c(\d{1,5})")
-_LINK: Final = re.compile(r"cont[im]?(\d{1,5})-\d+p?")
+LINK: Final = re.compile(r"cont[im]?(\d{1,5})-\d+p?")
 _UPPER: Final = re.compile(r"upperdir=([^,]+)/(\d{1,5})/data/upper(?:,|$)")
 _DEATH_S: Final = 10.0
 
@@ -69,7 +69,7 @@ def scan(places: Places) -> set[Leftover]:
             for name, id in _named(_STATE, f"{cgroup.MOUNT}/{parent}")
         }
     if places.links:
-        names = ((link.name, _LINK.fullmatch(link.name)) for link in netlink.links())
+        names = ((link.name, LINK.fullmatch(link.name)) for link in netlink.links())
         found |= {Leftover("link", name, int(match[1])) for name, match in names if match is not None}
     return found
 

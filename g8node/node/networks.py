@@ -19,10 +19,10 @@ from typing import Any, Final, Protocol, TypeVar
 from g8node.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NodeError, NotFound
 from g8node.linux import namespace, netlink, sysctl
 from g8node.linux.guard import off_loop
-from g8node.node import bridgerecords, programs
+from g8node.node import bridgerecords, dnsmasq, programs
 from g8node.node.bridgerecords import Plan
 from g8node.node.claim import Claim
-from g8node.node.dnsmasq import PROGRAM, Server, end_leftovers
+from g8node.node.dnsmasq import PROGRAM, Server
 from g8node.node.firewall import Firewall
 from g8node.node.links import Links, node_error
 from g8node.runtime import blocking, logs
@@ -149,6 +149,34 @@ class Networks:
         if found is not None and found.server is not None:
             await blocking.run("disk", found.server.unname, key)
 
+    # --- what nobody owns
+
+    async def collect(self, lives: Callable[[str], bool], *, dry_run: bool) -> list[tuple[str, str]]:
+        """(kind, name) of servers, links and rules without an owner; removed unless `dry_run`.
+
+        `lives` tells of each owner of rules that is no bridge.
+        """
+        return await self._change(self._collect(lives, dry_run=dry_run)) if self.claim.held else []
+
+    async def _collect(self, lives: Callable[[str], bool], *, dry_run: bool) -> list[tuple[str, str]]:
+        def owner_lives(owner: str) -> bool:
+            kind, _, name = owner.partition(" ")
+            return name in self._bridges if kind == "bridge" else lives(owner)
+
+        found: list[tuple[str, str]] = []
+        for pid, bridge in (await blocking.run("disk", dnsmasq.running, self._folder)).items():
+            if bridge not in self._bridges:
+                found.append(("server", f"dnsmasq-{bridge} ({pid})"))
+                if not dry_run:
+                    await blocking.run("disk", dnsmasq.end, pid, bridge, self._folder)
+        links = await blocking.run("disk", netlink.links)
+        if DEFAULT not in self._bridges and any(_is_default(link) for link in links):
+            found.append(("link", DEFAULT))
+            if not dry_run:
+                await blocking.run("disk", netlink.link_remove, DEFAULT)
+        rules = await self._firewall.collect(owner_lives, dry_run=dry_run)
+        return found + [("rule", rule) for rule in rules]
+
     # --- the work itself
 
     async def _change(self, change: Coroutine[Any, Any, T]) -> T:
@@ -193,7 +221,7 @@ class Networks:
             self._bridges[name] = bridge
 
     async def _clear_away(self, keep: Set[str]) -> None:
-        for name in await blocking.run("disk", end_leftovers, self._folder):
+        for name in await blocking.run("disk", dnsmasq.end_leftovers, self._folder):
             log.warning("ended a server of an earlier run", bridge=name)
         for name in await blocking.run("disk", _remove_links, keep):
             log.warning("removed a link of an earlier run", link=name)

@@ -10,6 +10,7 @@ Changes of one container come in turn.
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -17,7 +18,7 @@ from g8node.config import Network as Settings
 from g8node.errors import Conflict, FailedPrecondition, InvalidArgument, NodeError
 from g8node.linux import namespace, netlink, rootpath
 from g8node.linux.guard import off_loop
-from g8node.node import dhcp, nicspec, rootfs
+from g8node.node import dhcp, leftovers, nicspec, rootfs
 from g8node.node.firewall import Firewall
 from g8node.node.links import node_error
 from g8node.node.networks import Networks
@@ -34,6 +35,7 @@ log = logs.get("nics")
 T = TypeVar("T")
 
 _LEASE_METRIC: Final = 1000
+_OWNER: Final = re.compile(r"(?:container |wireguard contm?)(\d+)(?:-\d+)?")
 
 
 class Nics:
@@ -46,6 +48,7 @@ class Nics:
         self._firewall = firewall
         self._networks = networks
         self._plugs = Plugs(networks, firewall, settings or Settings())
+        self._open: dict[int, Network] = {}
         self.on_change: Callable[[Network], Awaitable[None]] | None = None
         """Told when something of a network is not what it was."""
 
@@ -74,6 +77,7 @@ class Nics:
         except BaseException:
             await self.close(network)
             raise
+        self._open[id] = network
         return network
 
     async def recover(self, records: Mapping[int, Record]) -> None:
@@ -111,6 +115,7 @@ class Nics:
         except BaseException:
             await self.close(network)
             raise
+        self._open[id] = network
         return network
 
     async def _replug(self, network: Network, wires: Sequence[Wire]) -> None:
@@ -142,6 +147,8 @@ class Nics:
         """Give everything back."""
         async with network.changing:
             network.closed = True
+            if self._open.get(network.id) is network:
+                del self._open[network.id]
             try:
                 await self._firewall.remove(network.owner)
             finally:
@@ -150,6 +157,45 @@ class Nics:
                 if network.space >= 0:
                     os.close(network.space)
                     network.space = -1
+
+    async def collect(self, live: Callable[[int], bool], *, dry_run: bool) -> list[dict[str, Any]]:
+        """What of the node's networks has no owner, `{kind, name, container}` each; removed unless `dry_run`.
+
+        `live` tells whether there is a container of that id. Links of those that there are not are not told.
+        """
+        if not self.makes_networks:
+            return []
+
+        def lives(owner: str) -> bool:
+            found = _OWNER.fullmatch(owner)
+            return found is None or live(int(found[1]))
+
+        stray = await self._stray_links()
+        if stray:
+            stray &= await self._stray_links()  # it may have been about to go
+        for _, name in sorted(stray) if not dry_run else ():
+            await blocking.run("disk", netlink.link_remove, name)
+        segments = await self._plugs.segments.collect(dry_run=dry_run)
+        rest = await self._networks.collect(lives, dry_run=dry_run)
+        return (
+            [{"kind": "link", "name": name, "container": id} for id, name in sorted(stray)]
+            + [{"kind": "link", "name": name, "container": 0} for name in segments]
+            + [{"kind": kind, "name": name, "container": 0} for kind, name in rest]
+        )
+
+    async def _stray_links(self) -> set[tuple[int, str]]:
+        """(container, name) of links of containers that have no such link."""
+        found = set()
+        for link in await blocking.run("disk", netlink.links):
+            match = leftovers.LINK.fullmatch(link.name)
+            network = self._open.get(int(match[1])) if match is not None else None
+            if (
+                network is not None
+                and not network.changing.locked()
+                and link.name not in network.host_links()
+            ):
+                found.add((network.id, link.name))
+        return found
 
     # --- changes of a running one
 

@@ -29,7 +29,7 @@ class Plugs:
     def __init__(self, networks: Networks, firewall: Firewall, settings: Settings) -> None:
         self._networks = networks
         self._firewall = firewall
-        self._segments = Segments(firewall, settings)
+        self.segments = Segments(firewall, settings)
         self._addresses: set[str] = set()
         self._types: dict[str, Callable[[Network, Wire], Coroutine[Any, Any, None]]] = {
             "default": self._default,
@@ -93,7 +93,7 @@ class Plugs:
             await self.name(network, wire, bridge, cidr.partition("/")[0])
 
     async def _segment(self, network: Network, wire: Wire) -> None:
-        bridge, mtu, release = await self._segments.join(wire.nic, found=wire.found)
+        bridge, mtu, release = await self.segments.join(wire.nic, found=wire.found)
         wire.undo.push_async_callback(release)
         await self._pair(network, wire, bridge, wire.nic.hwaddr or "", mtu)
         await self._configured(network, wire)

@@ -6,6 +6,7 @@ A bridge that several containers join is made by the first and goes with the las
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,6 +20,7 @@ from g8node.runtime import blocking
 from g8node.wire import nft
 
 _VXLAN: Final = "vxlan"
+_BRIDGE: Final = re.compile(r"g8[vx][0-9.]+")
 
 Release = Callable[[], Awaitable[None]]
 
@@ -56,6 +58,15 @@ class Segments:
                         await self._firewall.remove(_VXLAN)
 
         return bridge, mtu, release
+
+    async def collect(self, *, dry_run: bool) -> list[str]:
+        """Bridges of VLANs and VXLANs that nobody uses; removed unless `dry_run`."""
+        async with self._changing:
+            names = [link.name for link in await blocking.run("disk", netlink.links)]
+            unused = [name for name in names if _BRIDGE.fullmatch(name) and name not in self._users]
+            for name in unused if not dry_run else ():
+                await blocking.run("disk", _remove, name)
+        return unused
 
     async def _vlan(self, nic: Nic, *, found: bool) -> tuple[str, int]:
         master = nic.master or self._settings.vlan_uplink

@@ -124,7 +124,7 @@ class Network:
         """All links of the node that it may use."""
         found = set()
         for wire in self.live:
-            found |= {self.host_link(wire), self.helper_link(wire)}
+            found |= {self.host_link(wire), *([self.helper_link(wire)] if wire.nic.rate is not None else [])}
             if wire.nic.type in nicspec.TAGGED:
                 found |= {wire.bridge, f"{wire.bridge}u"}
         return found

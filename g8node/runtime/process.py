@@ -42,7 +42,7 @@ class Child:
 
     async def wait(self) -> int:
         """The exit code; safe to cancel and to call from several tasks."""
-        return await asyncio.shield(self.exited)
+        return self.exited.result() if self.exited.done() else await asyncio.shield(self.exited)
 
     @property
     def running(self) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from g8node.linux.spawn import NULL
 from g8node.runtime import blocking
 from g8node.runtime.process import Child
+from g8node.runtime.readiness import readiness
 
 CHUNK_BYTES = 32 << 10
 
@@ -48,8 +49,7 @@ class PipeReader:
         self._fd = fd
         self._on_data = on_data
         self._loop = asyncio.get_running_loop()
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        self._readiness = readiness()
         self._watched = False
         self._wanted = True
         self._busy = False
@@ -77,17 +77,16 @@ class PipeReader:
 
     def _watch(self) -> None:
         if self._wanted and not (self._watched or self._busy or self.closed.done()):
-            self._loop.add_reader(self._fd, self._readable)
+            self._readiness.watch(self._fd, self._readable)
             self._watched = True
 
     def _unwatch(self) -> None:
         if self._watched:
-            self._loop.remove_reader(self._fd)
+            self._readiness.forget(self._fd)
             self._watched = False
 
-    def _readable(self) -> None:
-        events = self._poll.poll(0)
-        if events and events[0][1] & select.POLLHUP:
+    def _readable(self, events: int) -> None:
+        if events & select.EPOLLHUP:
             self._deliver(_read(self._fd, self._unwatch))
             return
         self._unwatch()

@@ -6,7 +6,7 @@ requests; where there are several, each one's bytes are checked, so that a store
 passed over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -81,6 +81,8 @@ class Stores:
         self._slow_s = slow_s
         self._probe_s = probe_s
         self._leaves: dict[Any, _Shared] = {}
+        self.listeners: list[Callable[[StoreStatistics], None]] = []
+        """Called when a store's state has changed."""
 
     def open(self, where: str | Router, *, token: str = "") -> Store:
         """The store, connected to on first use. InvalidArgument names what is wrong with an address.
@@ -132,7 +134,7 @@ class Stores:
                 without_credentials(url),
                 slow_s=self._slow_s,
                 probe_s=self._probe_s,
-                told=_told,
+                told=self._told,
             )
             shared = self._leaves[url, token] = _Shared((url, token), LimitedStore(watched), watched)
         return shared
@@ -154,7 +156,8 @@ class Stores:
             | {"stores": [asdict(one) for one in found]}
         )
 
-
-def _told(now: StoreStatistics) -> None:
-    say = log.info if now.state == "ok" else log.warning
-    say(f"chunk store {now.name} is {now.state}", error=now.error if now.state == "down" else "")
+    def _told(self, now: StoreStatistics) -> None:
+        say = log.info if now.state == "ok" else log.warning
+        say(f"chunk store {now.name} is {now.state}", error=now.error if now.state == "down" else "")
+        for listener in self.listeners:
+            listener(now)

@@ -258,14 +258,20 @@ class _Writer:
             self.image[at : at + name_at] = b"".join(parts + names)
             at += BLOCK
 
-    def superblock(self, *, root: Inode, inodes: int, data_blocks: int, uuid: bytes) -> None:
-        fields = [_COMPAT, BLOCK.bit_length() - 1, 0, root.position // _SLOT, inodes, 0, 0]
-        fields += [self.data_block + data_blocks, 0, 0]
-        tail = [_INCOMPAT, 0, 0, 0, 0, 0, 0, 0, 0]
-        _SUPER.pack_into(self.image, _SUPER_AT, _MAGIC, 0, *fields, uuid, b"", *tail)
-        # Covers the rest of the first block.
-        checksum = crc32c(memoryview(self.image)[_SUPER_AT:BLOCK])
-        struct.pack_into("<I", self.image, _SUPER_AT + 4, checksum)
+
+def write_superblock(
+    image: bytearray, *, root_nid: int, inodes: int, data_blocks: int, uuid: bytes = bytes(16)
+) -> None:
+    """Into metadata that is complete but for it. InvalidArgument: the image is too big."""
+    blocks = len(image) // BLOCK + data_blocks
+    if blocks >= HOLE:
+        raise InvalidArgument(f"image has {blocks} blocks, limit {HOLE - 1}")
+    fields = [_COMPAT, BLOCK.bit_length() - 1, 0, root_nid, inodes, 0, 0, blocks, 0, 0]
+    tail = [_INCOMPAT, 0, 0, 0, 0, 0, 0, 0, 0]
+    _SUPER.pack_into(image, _SUPER_AT, _MAGIC, 0, *fields, uuid, b"", *tail)
+    # Covers the rest of the first block.
+    checksum = crc32c(memoryview(image)[_SUPER_AT:BLOCK])
+    struct.pack_into("<I", image, _SUPER_AT + 4, checksum)
 
 
 def build(root: Inode, *, data_blocks: int, uuid: bytes = bytes(16)) -> bytearray:
@@ -278,15 +284,13 @@ def build(root: Inode, *, data_blocks: int, uuid: bytes = bytes(16)) -> bytearra
         raise InvalidArgument("the root is no directory")
     layout = _Layout()
     layout.add_tree(root)
-    size = layout.finish()
-    if size // BLOCK + data_blocks >= HOLE:
-        raise InvalidArgument(f"image has {size // BLOCK + data_blocks} blocks, limit {HOLE - 1}")
-    writer = _Writer(size)
+    writer = _Writer(layout.finish())
     for number, inode in enumerate(layout.order, 1):
         writer.inode(inode, number)
     for directory in layout.directories:
         writer.directory(directory)
-    writer.superblock(root=root, inodes=len(layout.order), data_blocks=data_blocks, uuid=uuid)
+    nid = root.position // _SLOT
+    write_superblock(writer.image, root_nid=nid, inodes=len(layout.order), data_blocks=data_blocks, uuid=uuid)
     return writer.image
 
 

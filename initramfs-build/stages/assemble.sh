@@ -41,7 +41,7 @@ fill_node_layer() {
     [ ! -e "$init/network.toml" ] || install -m 644 "$init/network.toml" "$tree/etc/g8node/network.toml"
     (cd "$top" && find g8node -type f -name '*.py' -print0 | sort -z |
         cpio --null --pass-through --make-directories --quiet "$site")
-    cp "$kernels/_kernels.abi3.so" "$site/g8node/wire/"
+    cp "$kernels"/_{kernels,flist}.abi3.so "$site/g8node/wire/"
     cp "$kernels"/_{batch,spawn}.abi3.so "$site/g8node/linux/"
     find "$site" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
     # Sources stay for readable tracebacks; their pyc files are made here, since the root is read by its first boot.
@@ -82,9 +82,10 @@ import importlib, pkgutil, sys
 import aiohttp, cramjam, cryptography.hazmat.primitives.ciphers.aead, msgspec, pyfuse3, pyfuse3.asyncio
 import pyroute2, redis.asyncio, sqlite3, ssl, structlog, tomllib, uvloop
 import g8node
+from g8node.flist import compiled
 from g8node.wire import kernels
 pyfuse3.asyncio.enable()
-failed = [] if kernels.COMPILED else ["g8node.wire._kernels: not compiled"]
+failed = [] if kernels.COMPILED and compiled.COMPILED else ["g8node.wire._kernels or _flist: not compiled"]
 for module in pkgutil.walk_packages(g8node.__path__, "g8node.", onerror=failed.append):
     if module.name.endswith(".__main__"):
         continue

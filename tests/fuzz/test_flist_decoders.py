@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from g8node.errors import InvalidArgument
 from g8node.flist.container import read_flist, write_flist
-from g8node.flist.image import build
+from g8node.flist.image import build, build_compiled
 from g8node.flist.merkle import merkle_root
 from g8node.flist.records import read_tree, tree_records
 from g8node.flist.rfs import read_fl
+from g8node.flist.rocks import Database
 from g8node.flist.sqlite import read_database, write_database
 from g8node.flist.tree import Flist, Limits, Node
 from g8node.wire import codecs
@@ -47,11 +48,27 @@ def mutate(data: bytes, changes: list[tuple[int, int]]) -> bytes:
 @given(st.sampled_from(sorted(RECORDS)), mutations)
 @settings(max_examples=300, deadline=None)
 def test_mutated_record_gives_a_valid_tree_or_is_refused(key: str, changes: list[tuple[int, int]]) -> None:
-    records = {**RECORDS, key: mutate(RECORDS[key], changes)}
+    decoded_alike({**RECORDS, key: mutate(RECORDS[key], changes)})
+
+
+def decoded_alike(records: dict[str, bytes]) -> None:
+    """The compiled decoder gives the image that Python gives, or leaves it to Python."""
+    database = Database({key.encode(): value for key, value in records.items()}, b"", {})
+    compiled = build_compiled(database)
     try:
-        build(Flist(read_tree(records.get)))
+        expected = build(Flist(read_tree(records.get)))
     except InvalidArgument:
+        assert compiled is None
         return
+    assert compiled is None or compiled == expected
+
+
+@given(st.sampled_from(sorted(RECORDS)), st.integers(0, 40), st.integers(0, 2**64 - 1), st.integers(-9, 0))
+@settings(max_examples=300, deadline=None)
+def test_words_in_a_record_are_decoded_alike(key: str, at: int, word: int, less: int) -> None:
+    data = bytearray(RECORDS[key])
+    data[8 * at : 8 * at + 8] = struct.pack("<Q", word)
+    decoded_alike({**RECORDS, key: bytes(data[: less or None])})
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12))

@@ -3,8 +3,10 @@
 Shapes are the spec's. What the node does not have yet is called too, and must be refused by the node.
 """
 
+import asyncio
 import contextlib
 import io
+import json
 import os
 import signal
 import time
@@ -15,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from g8node.flist.pack import pack
+from g8node.store.local import LocalStore
 from g8tools.g8 import flow
 from g8tools.g8.client import Client, JobNotFoundError, Message, ResultError
 from g8tools.g8.host import HostClient
@@ -22,6 +26,7 @@ from g8tools.g8.managers.container import ContainerClient
 from g8tools.g8.managers.manager import Manager
 from tests.support.busybox import busybox_flist
 from tests.support.daemon import Daemon, daemon
+from tests.support.faults import ChunkServer
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
 from tests.support.loops import Loops
@@ -514,6 +519,27 @@ def test_container(client: Client, tmp_path: Path) -> None:
         # It is written when the container has ended.
         eventually(lambda: code_of(lambda: client.g8ufs.profile(root)) == 0)
         has(client.g8ufs.profile(root), {"digest": str, "chunks": int, "profile": str})
+
+
+def test_events_of_stores(client: Client, tmp_path: Path) -> None:
+    server, tree = ChunkServer(), busybox_tree(tmp_path / "root")
+    server.fault = "error"
+    try:
+        asyncio.run(pack(str(tree), f"{tmp_path}/x.flist", LocalStore(f"{tmp_path}/chunks")))
+        done = client.g8ufs.prefetch(f"{tmp_path}/x.flist", storage=server.url)
+        assert done["failed"] > 0
+        (event,) = (each for each in _told_by("g8ufs.events", client) if each["store"] == server.url)
+        has(event, {"error": str, "time": float})
+        assert (event["event"], event["state"], bool(event["error"])) == ("store", "down", True)
+    finally:
+        server.down()
+
+
+def _told_by(voice: str, client: Client) -> list[dict[str, Any]]:
+    subscription = client.subscribe(voice, follow=False)
+    got: list[str] = []
+    subscription.stream(lambda _level, text, _meta: got.append(text))
+    return [json.loads(text) for text in got if text]
 
 
 def _mounted_flists(client: Client, root: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,54 @@ def test_nic_that_cannot_be_made_fails_the_create_and_leaves_nothing(
     assert told in answer[1]
     gone(boxes.node)
     assert boxes.node.direct("corex.list") == {}
+
+
+@contextmanager
+def planted(node: Inside, bridge: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A DNS server as a node that was killed leaves one; its bridge is gone."""
+    folder = node.folder / "root/run/dnsmasq" / bridge
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=", "--port=0", "--user=root"]
+    server = subprocess.Popen([*inside(node.pid), *argv, f"--pid-file={folder}/pid"])
+    try:
+        eventually(lambda: (folder / "pid").exists())
+        yield server
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_what_nobody_owns_is_told_and_removed(boxes: Containers) -> None:
+    node = boxes.node
+    id = boxes.create(DEFAULT, port={"8086": 80})
+    assert node.direct("core.gc") == []
+    links = {(id, f"cont{id}-7"), (id, f"conti{id}-0"), (9999, "contm9999-0"), (0, "g8x77")}
+    for _, name in links:
+        node.there("ip", "link", "add", name, "type", "bridge")
+    node.there("ip", "link", "add", "mine", "type", "bridge")
+    rule = ["nft", "add", "rule", "inet", "g8node", "input", "tcp", "dport", "99", "accept"]
+    node.there(*rule, "comment", '"g8 container 9999"')
+    node.there(*rule, "comment", '"by hand"')
+    with planted(node, "gone0") as server:
+        told = node.direct("core.gc", dry_run=True)
+        assert {(row["container"], row["name"]) for row in told if row["kind"] == "link"} == links
+        (strange,) = (row["name"] for row in told if row["kind"] == "rule")
+        assert strange.endswith(": g8 container 9999")
+        assert [row["name"] for row in told if row["kind"] == "server"] == [f"dnsmasq-gone0 ({server.pid})"]
+        assert server.poll() is None
+        assert node.direct("core.gc") == told
+        assert server.wait(30) == -signal.SIGKILL
+    assert node.direct("core.gc") == []
+    assert "by hand" in node.there("nft", "list", "ruleset")
+    assert "9999" not in node.there("nft", "list", "ruleset")
+    left = node.there("ip", "-o", "link")
+    assert not any(f" {name}:" in left for _, name in links)
+    assert "mine" in left
+    assert boxes.arguments(id)["port"] == {"8086": 80}
+    boxes.sh(id, "ping -c 1 -W 10 172.18.0.1")
+    boxes.end(id)
+    node.there("ip", "link", "del", "mine")
+    gone(node)
 
 
 def test_many_containers_at_once_leave_nothing(boxes: Containers) -> None:

@@ -60,6 +60,8 @@ def test_failing_store_is_eio_on_what_was_not_read(
 
 
 async def failing(node: Node, fault: str) -> None:
+    told: list[str] = []
+    node.mounts.stores.listeners.append(lambda now: told.append(now.state))
     target = await node.attach()
     read_before = await node.read(f"{target}/{LAST}")
     if fault == "down":
@@ -78,6 +80,7 @@ async def failing(node: Node, fault: str) -> None:
     node.server.lifted.set()
     assert await healed(node, f"{target}/{SMALL}") == some_bytes(4097, 4097)
     assert await blocking.run("path", digests, target) == await blocking.run("path", digests, str(node.tree))
+    await until(lambda: told[-1:] in ([], ["ok"]), timeout_s=30)  # what was told to be down is well again
 
 
 @in_child(settings=ALONE)

@@ -96,6 +96,35 @@ def test_child_begins_with_default_signals() -> None:
     assert [int(line.split()[1], 16) & 0x7FFFFFFF for line in said.splitlines()] == [0, 0]
 
 
+def test_child_begins_with_default_signals_where_clone3_is_refused() -> None:
+    """By a seccomp filter, as in some containers; with a handler of ours that must not stay."""
+    script = """
+        import ctypes, signal, struct
+        from tests.integration import test_spawn
+        signal.signal(signal.SIGUSR1, print)
+        program = struct.pack("HBBI" * 4,
+            0x20, 0, 0, 0,  # the number of the system call
+            0x15, 0, 1, 435,  # clone3
+            0x06, 0, 0, 0x50000 | 38,  # ENOSYS
+            0x06, 0, 0, 0x7FFF0000)
+        held = ctypes.create_string_buffer(program)
+        libc = ctypes.CDLL(None)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0
+        assert libc.prctl(22, 2, ctypes.byref(ctypes.create_string_buffer(
+            struct.pack("H6xP", 4, ctypes.addressof(held)))), 0, 0) == 0
+        test_spawn.test_child_begins_with_default_signals()
+        test_spawn.test_child_has_its_descriptors_and_no_others()
+        try:
+            test_spawn.spawn(["/nonexistent"])
+        except FileNotFoundError:
+            print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
 @pytest.mark.parametrize(
     ("argv", "kind"),
     [(["/nonexistent"], FileNotFoundError), (["/etc/passwd"], PermissionError), (["/bin"], PermissionError)],

@@ -149,6 +149,53 @@ def _stats(top: str) -> Iterator[tuple[str, Case]]:
     yield "hard links are one inode", lambda: os.path.samefile(f"{top}/links/hard", f"{top}/files/60000")
     yield "inodes differ", lambda: len({os.stat(f"{top}/many/{n:05d}").st_ino for n in range(2000)})
     yield "fstat is stat", lambda: _by_fd(f"{top}/files/4097")
+    kinds = ("files/4097", "files", "links/relative", "special/null", "special/fifo", "modes/4755", "none")
+    for name in kinds:
+        for flags in (0, _NOFOLLOW):
+            yield f"statx {name} {flags:x}", lambda name=name, flags=flags: _statx(f"{top}/{name}", flags)
+    yield "statx of nothing", lambda: _statx("", 0)
+    yield "statx with an unknown flag", lambda: _statx(f"{top}/files/1", 0x80)
+    yield "statx of less than all", lambda: _statx(f"{top}/files/4097", 0, 0x200)[5]
+    yield "statx through a missing link", lambda: _statx(f"{top}/links/dangling", 0)
+    yield "statx below a file", lambda: _statx(f"{top}/files/1/x", 0)
+
+
+class _Statx(ctypes.Structure):
+    """`struct statx` of linux/stat.h, of 256 bytes."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("blksize", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("nlink", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("mode", ctypes.c_uint16),
+        ("pad", ctypes.c_uint16),
+        ("ino", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("attributes_mask", ctypes.c_uint64),
+        ("times", ctypes.c_uint64 * 8),
+        ("rdev", ctypes.c_uint32 * 2),
+        ("rest", ctypes.c_uint8 * 120),
+    )
+
+
+_NOFOLLOW: Final = 0x100
+_BASIC: Final = 0x7FF & ~0x20
+"""STATX_BASIC_STATS but for the time of the last access, which EROFS says that it does not keep."""
+
+
+def _statx(path: str, flags: int, mask: int = _BASIC) -> list[Any]:
+    """What must be equal: not blocks, inode numbers, and what only some file systems can tell."""
+    found = _Statx()
+    if _libc.statx(-100, path.encode(), flags, mask, ctypes.byref(found)):
+        raise OSError(ctypes.get_errno(), "statx")
+    is_folder = stat.S_ISDIR(found.mode)
+    sizes = [-1, -1] if is_folder else [found.nlink, found.size]
+    modified = [found.times[6], found.times[7] & 0xFFFFFFFF]
+    return [found.mode, *sizes, found.uid, found.gid, found.mask & mask, *modified, list(found.rdev)]
 
 
 def _by_fd(path: str) -> bool:

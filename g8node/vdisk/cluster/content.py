@@ -43,7 +43,7 @@ class ContentBlocks:
         self.locks = locks
         self._template = template
         self._keep = keep
-        self._keeping = Keeping()
+        self._keeping = Keeping(template)
         self._sectors = Sectors(mirror, cache_bytes=cache_bytes)
         self._flushing: asyncio.Task[None] | None = None
 
@@ -141,8 +141,6 @@ class ContentBlocks:
             await asyncio.wait([flushing])
         await self._keeping.close()
         await self.mirror.close()
-        if self._template is not None:
-            await self._template.close()
 
 
 def _hashes(blocks: Mapping[int, bytes | memoryview]) -> dict[int, bytes]:

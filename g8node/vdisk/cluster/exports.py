@@ -14,11 +14,12 @@ import msgspec
 
 from g8node.errors import Conflict, NodeError, NotFound
 from g8node.runtime import logs
+from g8node.vdisk.abilities import describe
 from g8node.vdisk.cluster import offline
 from g8node.vdisk.cluster.blocks import Blocks
 from g8node.vdisk.cluster.collect import GRACE_S, ClusterCollection, Collected
 from g8node.vdisk.cluster.events import INVALID_CONFIG, Event, Tell
-from g8node.vdisk.cluster.export import ClusterVdisk, describe
+from g8node.vdisk.cluster.export import ClusterVdisk
 from g8node.vdisk.cluster.locks import Locks
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.open import open_blocks

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,25 +12,29 @@ import pytest
 
 from g8node.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.vdisk.cluster import content
+from g8node.vdisk.cluster.collect import ClusterCollection
 from g8node.vdisk.cluster.exports import ClusterVdisks
 from g8node.vdisk.cluster.layout import content_hash
+from g8node.vdisk.cluster.member import Member, Patience
 from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.cluster.settings import Configuration, Nbd, Static
 from g8node.vdisk.record import Kind
 from tests.support.clusters import (
     PATIENCE,
-    Running,
     cluster,
     configured,
     redis_servers,
-    running,
     yaml_of,
 )
+from tests.support.clusters import running as running_with
 from tests.support.etcd import etcd_server
+from tests.support.redis import eventually
 from tests.support.servers import RedisProcess
 from tests.support.vdisks import G8, run
 
 BLOCK = 4096
+STEADY = Patience(attempt_s=10.0, total_s=30.0, probe_s=0.1)
+running = functools.partial(running_with, patience=STEADY)
 
 
 @pytest.fixture
@@ -65,8 +70,8 @@ def contents(servers: list[RedisProcess]) -> set[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def exports_of(config: Configuration) -> AsyncIterator[ClusterVdisks]:
-    exports = ClusterVdisks(patience=PATIENCE)
+async def exports_of(config: Configuration, patience: Patience = STEADY) -> AsyncIterator[ClusterVdisks]:
+    exports = ClusterVdisks(patience=patience)
     await exports.update(config)
     try:
         yield exports
@@ -187,7 +192,7 @@ async def test_removal_needs_all_servers_and_may_be_repeated(three: list[RedisPr
     async with running(config) as vd:
         await vd.write(0, b"".join(block(number) for number in range(8)))
     await asyncio.to_thread(three[1].stop)
-    async with exports_of(config) as exports:
+    async with exports_of(config, PATIENCE) as exports:
         with pytest.raises(Unavailable, match=str(three[1].port)):
             await exports.delete("vd")
         await asyncio.to_thread(three[1].resume)
@@ -257,7 +262,7 @@ async def test_content_that_a_clone_elsewhere_names_stays(
         client.hset("lba:clone", "0", b"".join(content_hash(block(n)) for n in range(3)).ljust(4096, b"\0"))
     with three[0].client() as client:
         client.delete("lba:image")
-    await until_idle(three, 2)
+    await until_idle(three, 3)
     async with exports_of(two(image, clone)) as exports:
         done = await exports.collect("primary", grace_s=0)
     assert (done.blocks, done.kept) == (1, 3)
@@ -270,7 +275,7 @@ async def test_nothing_is_removed_unless_all_servers_answer(three: list[RedisPro
         await vd.write(0, b"".join(block(number) for number in range(8)))
     before = contents(three)
     await asyncio.to_thread(three[2].stop)
-    async with exports_of(config) as exports:
+    async with exports_of(config, PATIENCE) as exports:
         with pytest.raises(Unavailable, match=str(three[2].port)):
             await exports.collect("primary", grace_s=0)
         with pytest.raises(NotFound, match="cluster"):
@@ -279,34 +284,49 @@ async def test_nothing_is_removed_unless_all_servers_answer(three: list[RedisPro
     assert contents(three) == before
 
 
-async def test_collections_run_beside_writers(
+async def test_dead_content_that_is_written_again_during_a_collection_stays(
     three: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Contents come, are named no more, and come again when they are about to be removed."""
-    monkeypatch.setattr(content, "FLUSH_S", 0.1)
-    now: dict[int, bytes] = {}
+    """Between the marking, which does not see the new hash, and the removal."""
+    sweep = ClusterCollection._sweep
+    again: list[asyncio.Future[None]] = []
     async with running(configured(cluster(three), kind="boot")) as vd:
-        writing = asyncio.create_task(_write(vd, random.Random(3), now))
-        while not writing.done():
-            await vd.exports.collect("primary", grace_s=1)
-            await asyncio.sleep(0.05)
-        await writing
-        for number, data in now.items():
-            assert await vd.read(number * BLOCK, BLOCK) == data
-    async with running(configured(cluster(three), kind="boot")) as vd:
-        for number, data in now.items():
-            assert await vd.read(number * BLOCK, BLOCK) == data
+        await vd.write(0, b"".join(block(number) for number in range(8)))
+        await vd.vdisk.flush()
+        await vd.vdisk.trim(0, 8 * BLOCK)
+        await vd.vdisk.flush()
+        await until_idle(three, 3)
+
+        async def late(self: ClusterCollection, member: Member, began: float) -> None:
+            if not again:
+                again.append(asyncio.ensure_future(vd.write(64 * BLOCK, block(3) + block(4))))
+                await again[0]
+            await sweep(self, member, began)
+
+        monkeypatch.setattr(ClusterCollection, "_sweep", late)
+        done = await vd.exports.collect("primary", grace_s=0)
+        assert (done.blocks, done.kept) == (6, 2)
+        assert await vd.read(64 * BLOCK, 2 * BLOCK) == block(3) + block(4)
+    assert contents(three) == {content_hash(block(3)), content_hash(block(4))}
 
 
-async def _write(vd: Running, dice: random.Random, now: dict[int, bytes]) -> None:
-    """For some seconds; each half second has 40 contents, and those of three seconds ago come again."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while (elapsed_s := loop.time() - began) < 5:
-        number = dice.randrange(100)
-        now[number] = block(int(elapsed_s * 2) % 6 * 40 + dice.randrange(40))
-        await vd.write(number * BLOCK, now[number])
-        await asyncio.sleep(0.002)
+async def test_content_whose_hash_is_not_written_yet_stays(three: list[RedisProcess]) -> None:
+    async with running(configured(cluster(three), kind="boot")) as vd:
+        await vd.write(0, b"".join(block(number) for number in range(8)))
+        done = await vd.exports.collect("primary", grace_s=600)
+        assert (done.blocks, done.kept) == (0, 8)
+        await vd.vdisk.flush()
+        assert await vd.read(0, 8 * BLOCK) == b"".join(block(number) for number in range(8))
+
+
+async def test_hashes_are_written_without_a_flush(
+    three: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "FLUSH_S", 0.01)
+    async with running(configured(cluster(three), kind="boot")) as vd:
+        await vd.write(0, block(1))
+        with three[0].client() as client:
+            await eventually(lambda: client.hexists("lba:vd", "0"), "a hash on the server", 60)
 
 
 # By command
@@ -326,7 +346,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
             await asyncio.to_thread(run, *G8, "vdisk", *words, "--config", etcd.place, "--id", "vm1")
 
         await g8("create", "vd", "1G", "--type", "boot", "--cluster", "c1")
-        remote = Remote(etcd.place, "vm1", patience=PATIENCE)
+        remote = Remote(etcd.place, "vm1", patience=STEADY)
         await remote.start()
         static, nbd = Static(4096, 1, "db"), Nbd("c1")
         with pytest.raises(AlreadyExists):
@@ -350,7 +370,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
 async def test_file_says_who_must_change_it(three: list[RedisProcess], tmp_path: Path) -> None:
     config = tmp_path / "vdisks.yml"
     config.write_text(yaml_of(three))
-    remote = Remote(str(config), patience=PATIENCE)
+    remote = Remote(str(config), patience=STEADY)
     await remote.start()
     with pytest.raises(Conflict, match=r"'new' is not in .*vdisks\.yml"):
         await remote.create("new", Static(4096, 1, "db"), Nbd("primary"))

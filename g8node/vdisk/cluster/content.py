@@ -16,7 +16,7 @@ from g8node.vdisk.cluster.blocks import Answer, Blocks
 from g8node.vdisk.cluster.layout import NO_HASH, SECTOR_HASHES, content_hash
 from g8node.vdisk.cluster.locks import Locks
 from g8node.vdisk.cluster.mirror import Mirror
-from g8node.vdisk.cluster.sectors import CACHE_BYTES, Sectors
+from g8node.vdisk.cluster.sectors import CACHE_BYTES, Sectors, clock
 from g8node.vdisk.cluster.template import Keeping, Template
 
 log = logs.get("vdisk")
@@ -90,12 +90,13 @@ class ContentBlocks:
         else:
             hashes = _hashes(blocks)
         contents = {hashes[block]: data for block, data in blocks.items()}
+        since = clock()
         broken = await self.mirror.put_contents(contents)
         failures: dict[int, Exception] = {
             block: broken[hash] for block, hash in hashes.items() if hash in broken
         }
         done = {block: hash for block, hash in hashes.items() if hash not in broken}
-        failures |= await self._sectors.change(done)
+        failures |= await self._sectors.change(done, since)
         self._flush_later()
         return failures
 

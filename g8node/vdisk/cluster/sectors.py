@@ -7,6 +7,7 @@ an error, never an empty sector.
 
 import asyncio
 import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -19,6 +20,11 @@ CACHE_BYTES: Final = 20 << 20
 LATE_S: Final = 300.0
 """After so long content is looked for before its hash is written: a third of what collections wait."""
 _WRITE_AT_ONCE: Final = 256
+
+
+def clock() -> float:
+    """Seconds, also while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Sectors:
@@ -69,8 +75,12 @@ class Sectors:
             self._shrink()
         return found
 
-    async def change(self, hashes: Mapping[int, bytes]) -> dict[int, Unavailable]:
-        """Failures; the other blocks have their new hashes, to be flushed."""
+    async def change(self, hashes: Mapping[int, bytes], since: float | None = None) -> dict[int, Unavailable]:
+        """Failures; the other blocks have their new hashes, to be flushed.
+
+        `since`: when their content began to be written, by `clock`.
+        """
+        since = clock() if since is None else since
         failures: dict[int, Unavailable] = {}
         if len(self._dirty) > self._most // 2:
             try:
@@ -80,7 +90,7 @@ class Sectors:
         left = dict(hashes)
         while left:
             for block in [one for one in left if one // SECTOR_HASHES in self._cached]:
-                self._set(block, left.pop(block))
+                self._set(block, left.pop(block), since)
             broken = await self._load({block // SECTOR_HASHES for block in left}) if left else {}
             for block in [one for one in left if one // SECTOR_HASHES in broken]:
                 failures[block] = broken[block // SECTOR_HASHES]
@@ -88,11 +98,11 @@ class Sectors:
         self._shrink()
         return failures
 
-    def _set(self, block: int, hash: bytes) -> None:
+    def _set(self, block: int, hash: bytes, since: float) -> None:
         number, at = divmod(block, SECTOR_HASHES)
         self._cached[number][at * HASH_BYTES : (at + 1) * HASH_BYTES] = hash
         self._dirty[number] = self._dirty.get(number, 0) + 1
-        self._since.setdefault(number, asyncio.get_running_loop().time())
+        self._since[number] = min(since, self._since.get(number, since))
         if hash != NO_HASH:
             self._fresh.setdefault(number, set()).add(hash)
 
@@ -142,11 +152,15 @@ class Sectors:
     async def _write(self, numbers: Sequence[int]) -> Unavailable | None:
         changes = {number: self._dirty[number] for number in numbers}
         images = {number: bytes(self._cached[number]) for number in numbers}
-        if (lost := await self._collected(numbers)) is not None:
+        late = self._late(numbers)
+        if (lost := await self._collected(late)) is not None:
             return lost
         empty = [number for number, image in images.items() if image == NO_SECTOR]
         failures = await self._mirror.put({one: images[one] for one in numbers if images[one] != NO_SECTOR})
         failures |= await self._mirror.drop(empty)
+        stood_still = set(self._late(numbers)) - set(late)
+        if (lost := await self._collected(stood_still)) is not None:
+            return lost
         for number, count in changes.items():
             if number not in failures and self._dirty[number] == count:
                 del self._dirty[number]
@@ -154,12 +168,15 @@ class Sectors:
                 self._fresh.pop(number, None)
         return next(iter(failures.values()), None)
 
-    async def _collected(self, numbers: Sequence[int]) -> Unavailable | None:
-        """Why hashes that could not be written for long must not be: a collection took their content."""
-        now = asyncio.get_running_loop().time()
-        old = [number for number in numbers if now - self._since.get(number, now) > LATE_S]
+    def _late(self, numbers: Iterable[int]) -> list[int]:
+        """Sectors whose hashes could not be written for long: by then a collection may take their content."""
+        now = clock()
+        return [number for number in numbers if now - self._since.get(number, now) > LATE_S]
+
+    async def _collected(self, numbers: Iterable[int]) -> Unavailable | None:
+        """Why new hashes of some sectors name nothing: a collection took their content."""
         wanted: set[bytes] = set()
-        for number in old:
+        for number in numbers:
             sector = self._cached[number]
             present = {bytes(sector[at : at + HASH_BYTES]) for at in range(0, SECTOR_BYTES, HASH_BYTES)}
             wanted |= self._fresh.get(number, set()) & present

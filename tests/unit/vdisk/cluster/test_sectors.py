@@ -155,3 +155,24 @@ async def test_hash_that_waited_for_long_is_written_only_if_its_content_is_there
     await sectors.change({block(3): HASH})
     await sectors.change({block(3): NO_HASH})
     await sectors.flush()
+
+
+async def test_hash_that_was_written_late_by_a_process_that_stood_still_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the look for its content and the writing of the hash."""
+    fields = Fields()
+    sectors = sectors_on(fields)
+    await sectors.change({block(1): HASH})
+    put = fields.put
+
+    async def slow(given: Mapping[int, bytes]) -> dict[int, Any]:
+        now = sectors_module.clock()
+        monkeypatch.setattr(sectors_module, "clock", lambda: now + 1000)
+        return await put(given)
+
+    monkeypatch.setattr(fields, "put", slow)
+    with pytest.raises(Unavailable, match="was collected"):
+        await sectors.flush()
+    fields.contents = {HASH: b"data"}
+    await sectors.flush()

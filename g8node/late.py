@@ -62,6 +62,7 @@ _COMMANDS: Final = (
     "clock",
     "config",
     "corex",
+    "corex_backup",
     "corex_exec",
     "corex_nics",
     "disk",

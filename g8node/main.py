@@ -225,6 +225,7 @@ class Core0:
             max_count=settings.containers.max_count,
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
+            restored=f"{paths.cache}/restored",
             groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state

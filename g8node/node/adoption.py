@@ -6,9 +6,9 @@ died with it, so that reading what is not in the page cache fails until the next
 on the same upper folder, under the whole container, as `corex.flist-layer` does. A journal in the container's
 folder, written when it runs and when its network changes, says all that is not in the runtime's own state:
 links stay as they are, forwards and names are made anew. What cannot be taken over is ended and removed: a
-container without a journal, with flists mounted inside or put over it while it ran, one whose links are gone
-or in another network namespace, and one in which a process stands in the way of the new overlay. How a
-container ends that is not our child nobody tells us: its exit code is 255.
+container without a journal or of a backup, with flists mounted inside or put over it while it ran, one whose
+links are gone or in another network namespace, and one in which a process stands in the way of the new
+overlay. How a container ends that is not our child nobody tells us: its exit code is 255.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from g8node.ids import ContainerId
 from g8node.linux import survivor
 from g8node.linux.guard import off_loop
 from g8node.node import building, livelayer, rootfs
+from g8node.node.backups import is_backup
 from g8node.node.bundle import Place
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Streams
@@ -147,7 +148,9 @@ def read(folder: str) -> dict[int, Journal]:
         except (OSError, msgspec.MsgspecError):
             continue
         alive = journal.since and survivor.start_time(journal.pid) == journal.since
-        simple = not any(building.is_flist(source) for source in journal.spec.mount or ())
+        simple = not is_backup(journal.spec.root) and not any(
+            building.is_flist(source) for source in journal.spec.mount or ()
+        )
         if alive and simple and not os.path.exists(f"{folder}/{name}/live1"):
             found[int(name)] = journal
     return found

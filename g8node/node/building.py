@@ -12,6 +12,7 @@ from g8node.linux import cgroup, devices, rootpath
 from g8node.linux.devices import Device
 from g8node.linux.guard import off_loop
 from g8node.node import bundle, image, limits, rootfs, specs, users
+from g8node.node.backups import Backups, is_backup, of_root
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun
@@ -34,7 +35,8 @@ def is_flist(source: str) -> bool:
 
 
 def check(spec: Spec, host: Host) -> None:
-    """Unavailable: this host cannot hold what is asked for."""
+    """Unavailable: this host cannot hold what is asked for. InvalidArgument: no repository."""
+    of_root(spec.root)
     if spec.limits is not None and not host.cgroups:
         raise Unavailable(
             "limits: this host has no control groups of version 2",
@@ -54,7 +56,9 @@ async def enter(container: Container, undo: AsyncExitStack, groups: Groups | Non
     container.place = replace(container.place, cgroup=container.cgroup)
 
 
-async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host: Host, crun: Crun) -> None:
+async def build(
+    container: Container, undo: AsyncExitStack, mounts: Mounts, backups: Backups, host: Host, crun: Crun
+) -> None:
     """Everything up to the start; what was done is on `undo`, also when this fails half-way."""
     spec, tree = container.spec, container.tree
     hosts = {source: target for source, target in (spec.mount or {}).items() if not is_flist(source)}
@@ -65,6 +69,10 @@ async def build(container: Container, undo: AsyncExitStack, mounts: Mounts, host
     await blocking.run("path", rootfs.make, tree)
     lowers = [lower for layers in tree.layers for lower in layers.lowers]
     for flist, lower in zip([spec.root, *(spec.layers or ()), *flists], lowers, strict=True):
+        if lower == lowers[0] and is_backup(flist):
+            await backups.attach(container, lower, undo)
+            container.place = replace(container.place, program=image.program(spec, {}))
+            continue
         attached = await mounts.attach(flist, lower, storage=spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
         if lower == lowers[0]:

@@ -10,6 +10,7 @@ from g8node.node import rootfs
 from g8node.node.bundle import Place
 from g8node.node.policies import Health, Restart, Restarts
 from g8node.node.specs import Spec
+from g8node.node.stillness import Stillness
 from g8node.runtime.process import Child
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Container:
     inner: "asyncio.Task[Inner] | None" = None
     cleaning: bool = False
     layering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stillness: Stillness = field(default_factory=Stillness)
     live: str = ""
     """Where the flist is that was put over the running container, and `live_flist` which one."""
     live_flist: str = ""

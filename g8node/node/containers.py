@@ -29,6 +29,7 @@ from g8node.errors import (
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
 from g8node.node import adoption, building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node.backups import Backups
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
@@ -36,7 +37,7 @@ from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
 from g8node.node.leftovers import Places, end_runtimes
 from g8node.node.limits import Limits
-from g8node.node.lives import Life, Lives, event, stop
+from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
@@ -68,11 +69,12 @@ class Containers:
         starts: int = 8,
         keeper: str = "",
         groups: Groups | None = None,
+        restored: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
         Without `nics` containers have no other links than their loopback, without `groups` none is put into a
-        group of an operator. With `keeper`, a file of
+        group of an operator. Roots that come from backups are kept in `restored`. With `keeper`, a file of
         `linux.survivor`, containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
@@ -86,6 +88,7 @@ class Containers:
         self._max_count = max_count or _DEFAULT_MAX
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
+        self.backups = Backups(self, reaper, restored or f"{folder}/restored")
         self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
         self.adopted: list[tuple[Container, Life]] = []
         """What an earlier agent has started."""
@@ -115,6 +118,7 @@ class Containers:
         await collecting.remove(earlier, self._places(), self._crun)
         if not self._live:
             await blocking.run("path", rootfs.clear, self._folder)
+        await self.backups.clear()
 
     async def _adopt(self, id: int, journal: adoption.Journal) -> None:
         """Take a container over, or end it."""
@@ -197,7 +201,7 @@ class Containers:
         container = self.get(id)
         container.ending.set()
         while not container.running.is_set() and not container.gone.is_set():
-            await _first(container.running.wait(), container.gone.wait())
+            await first(container.running.wait(), container.gone.wait())
         if container.child is not None and container.child.running:
             await stop(container, container.child, grace_s)
         await container.gone.wait()
@@ -293,7 +297,7 @@ class Containers:
             raise Conflict(f"container {id} is between two runs")
         if not container.running.is_set():
             try:
-                waiting = _first(container.running.wait(), container.gone.wait())
+                waiting = first(container.running.wait(), container.gone.wait())
                 await asyncio.wait_for(waiting, _START_WAIT_S)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"container {id} did not start within {_START_WAIT_S:g} s") from error
@@ -369,7 +373,7 @@ class Containers:
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, *self.opened())
+                await building.build(container, undo, self._mounts, self.backups, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
@@ -490,12 +494,3 @@ class Containers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

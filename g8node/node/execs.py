@@ -85,7 +85,7 @@ class Execs:
     async def _started(self, container: Container, starting: Coroutine[Any, Any, T], streams: Streams) -> T:
         """`starting` gives a Child, or one and its terminal."""
         try:
-            async with self._starts:
+            async with container.stillness.entering(), self._starts:
                 started = await starting
         except Exception as error:
             if container.child is None or container.child.running:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from g8node.errors import DeadlineExceeded, NodeError
@@ -124,7 +124,11 @@ class Lives:
         counts_from = time.monotonic() + check.start_period
         while True:
             await asyncio.sleep(check.interval)
+            await container.stillness.moving()
+            held = container.stillness.times
             health.code = await self._checked(container, check)
+            if container.stillness.times != held:
+                continue  # it could not answer
             before = health.status
             if health.code == 0:
                 health.status, health.failures = "healthy", 0
@@ -188,3 +192,13 @@ def event(container: Container, name: str, sequence: int, detail: dict[str, Any]
         "sequence": sequence,
         "time": time.time_ns() // 1_000_000,
     }
+
+
+async def first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Returns when one of them does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -263,6 +263,24 @@ def test_groups_that_no_container_can_be_in_are_refused(vm: NodeVm, box: str, fl
     assert vm.job("core.gc", {"dry_run": True})["data"] == "[]"
 
 
+def test_backup_comes_back(vm: NodeVm, flist: str) -> None:
+    script = "echo word >/tmp/word; restic --no-cache -p /tmp/word -r /tmp/repo init"
+    assert vm.job("bash", {"script": script}, wait_s=120)["state"] == "SUCCESS"
+    id = created(vm, {"root": flist, "name": "saved"})
+    inner = {"command": "bash", "arguments": {"script": "echo mine >/own"}}
+    vm.result(vm.direct("corex.dispatch", container=id, command=inner))
+    done = vm.job("corex.backup", {"container": id, "url": "/tmp/repo?password=word"}, wait_s=120)
+    assert done["state"] == "SUCCESS", done
+    assert shown(vm, id, "cgroup.freeze") == ["0"]
+    vm.direct("corex.terminate", container=id)
+    url = f"/tmp/repo?password=word#{json.loads(done['data'])}"
+    again = json.loads(vm.job("corex.restore", {"url": url}, wait_s=120)["data"])
+    inner = {"command": "bash", "arguments": {"script": "cat /own; head -c 3 /data/6"}}
+    assert vm.result(vm.direct("corex.dispatch", container=again, command=inner))["streams"][0] == "mine\nGGG"
+    vm.direct("corex.terminate", container=again)
+    vm.job("bash", {"script": "rm -r /tmp/repo; ls /var/cache/g8node/restored"})
+
+
 LIMIT_FILES = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")
 
 

@@ -62,9 +62,17 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "numbers": ("", ("x", "1-", "1,,2", "-1")),
     "path": ("/nonexistent/g8node-test", ("", "a\0b")),
     "position": ("1MB", ("", "x", "1XB", "--1")),
-    "root": ("/nonexistent/g8node-test.flist", ("",)),
+    "repository": (
+        "/nonexistent/g8node-test?password=x",
+        ("", "/x", "x?password=y", "ftp:/x?password=y", "s3:?password=y", "/x?password=\n"),
+    ),
+    "root": ("/nonexistent/g8node-test.flist", ("", "restic:x?password=y#abcdef12", "restic:/x#abcdef12")),
     "shell line": ("true", ("", "a\0b")),
     "size": ("100M", ("", "x", "-1", "1.5M")),
+    "snapshot": (
+        "/nonexistent/g8node-test?password=x#abcdef12",
+        ("", "/x?password=y", "/x#abcdef12", "/x?password=y#-x"),
+    ),
     "storage": ("", ("a\0b",)),
     "sysctl": ("net.core.somaxconn", ("", "vm.swappiness", "kernel.hostname", "net/core", "net..x")),
     "text": ("x", ()),

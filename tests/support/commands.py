@@ -6,7 +6,18 @@ from typing import Any
 from g8node.boot.containerservices import ContainerServices
 from g8node.config import Config
 from g8node.jobs import containerevents
-from g8node.jobs.commands import bash, core, corex, corex_exec, filesystem, info, ip, job, process
+from g8node.jobs.commands import (
+    bash,
+    core,
+    corex,
+    corex_backup,
+    corex_exec,
+    filesystem,
+    info,
+    ip,
+    job,
+    process,
+)
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Command, Message, Result
@@ -38,7 +49,7 @@ class Client:
         # Mounts of real folders instead of flists.
         node.complete(agent.mounts, agent.containers, Files())  # type: ignore[arg-type]
         node.links = Links(agent.reaper)
-        commands = (bash, core, corex, corex_exec, filesystem, info, ip, job, process)
+        commands = (bash, core, corex, corex_backup, corex_exec, filesystem, info, ip, job, process)
         self.manager = Manager(node, Registry(commands), environ={})
         self.manager.sinks.append(self)
         containerevents.connect(self.manager, agent.containers)

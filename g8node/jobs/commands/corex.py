@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from g8node.errors import Conflict, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.jobs import discreet
 from g8node.jobs.access import may_see
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import core, inside
@@ -19,7 +20,7 @@ from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Level, Result, Role, decode_command
 from g8node.jobs.outcome import Outcome, success
 from g8node.jobs.registry import Context, command
-from g8node.node import adoption, bundle, specs
+from g8node.node import adoption, backups, bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
 from g8node.node.limits import Limits
@@ -41,7 +42,7 @@ async def create(ctx: Context, args: Spec) -> int:
 
     Privileged containers and those with a mount or a device of the host need the role admin.
     """
-    container, _ = await _created(ctx, args)
+    container, _ = await created(ctx, args)
     return container.id
 
 
@@ -51,7 +52,7 @@ async def create_sync(ctx: Context, args: Spec) -> Outcome:
 
     A signal to this job is one to that process, its time limit ends the container. Meant for services.
     """
-    container, job = await _created(ctx, args)
+    container, job = await created(ctx, args)
     try:
         ctx.job.attach(_Inner(job))
         ended = await job.result()
@@ -79,10 +80,10 @@ class _Inner:
         return True
 
 
-async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
+async def created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     check_rights(ctx, args)
     containers = ctx.node.containers
-    container = await containers.prepare(msgspec.structs.replace(args, tags=ctx.job.request.tags))
+    container = await _prepared(ctx, msgspec.structs.replace(args, tags=ctx.job.request.tags))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         job = _submit(ctx, container, started)
@@ -91,6 +92,36 @@ async def _created(ctx: Context, args: Spec) -> tuple[Container, Job]:
         containers.abandon(container)
         raise
     return container, job
+
+
+async def _prepared(ctx: Context, spec: Spec) -> Container:
+    """A signal to the job gives it up: a root that comes from a backup may take long."""
+    preparing = asyncio.ensure_future(ctx.node.containers.prepare(spec))
+    stopper = _Stopper(preparing)
+    ctx.job.attach(stopper)
+    try:
+        return await preparing
+    except asyncio.CancelledError:
+        preparing.cancel()
+        if not stopper.number:
+            raise
+        raise Unavailable(f"given up: signal {stopper.number}") from None
+    finally:
+        ctx.job.run = None
+
+
+class _Stopper:
+    """What a job waits for, as what a job runs."""
+
+    pid = 0
+
+    def __init__(self, task: "asyncio.Future[Container]") -> None:
+        self._task = task
+        self.number = 0
+
+    def signal(self, number: int) -> bool:
+        self.number = number
+        return self._task.cancel()
 
 
 def check_rights(ctx: Context, spec: Spec) -> None:
@@ -102,6 +133,7 @@ def check_rights(ctx: Context, spec: Spec) -> None:
         "privileged": bool(spec.privileged),
         "mount": specs.mounts_host(spec),
         "devices": bool(spec.devices),
+        "root": (repo := backups.of_root(spec.root)) is not None and repo.is_the_node_s,
     }
     for field, asked in mighty.items():
         if asked:
@@ -184,7 +216,7 @@ class LimitsArgs(Struct, frozen=True):
 @command("corex.limits")
 async def limits(ctx: Context, args: LimitsArgs) -> Limits:
     """Change what a running container may use; the limits that it has then."""
-    return await ctx.node.containers.limit(_live(ctx, args.container).id, args.limits)
+    return await ctx.node.containers.limit(live(ctx, args.container).id, args.limits)
 
 
 class GcArgs(Struct, frozen=True):
@@ -227,7 +259,7 @@ async def stats(ctx: Context, args: StatsArgs) -> dict[str, Any]:
 
     `source` says whether its control group tells (with limits), or the sum of its processes.
     """
-    return await ctx.node.containers.stats(_live(ctx, args.container).id)
+    return await ctx.node.containers.stats(live(ctx, args.container).id)
 
 
 class LogsArgs(Struct, frozen=True):
@@ -289,6 +321,7 @@ def _shown(ctx: Context, container: Container) -> dict[str, Any]:
     if ctx.caller.role == "reader":
         spec = msgspec.structs.replace(spec, env=None, config=None, command=None, storage=None)
     arguments: dict[str, Any] = msgspec.to_builtins(spec)
+    arguments["root"] = discreet.text(spec.root)
     if (network := container.network) is not None:
         arguments["nics"] = [wire.shown() for wire in network.wires]
         arguments["port"] = ctx.node.nics.ports(network)
@@ -311,7 +344,7 @@ class DispatchArgs(Struct, frozen=True):
 def dispatch(ctx: Context, args: DispatchArgs) -> str:
     """Run a command inside a container; the id of its job, whose result comes as any other."""
     inner = msgspec.structs.replace(_inner(args.command), caller=ctx.job.request.caller)
-    container = _live(ctx, args.container)
+    container = live(ctx, args.container)
     check_rights(ctx, container.spec)
     return submit_inside(ctx.jobs, container, inner).id
 
@@ -367,10 +400,10 @@ class TerminateArgs(Struct, frozen=True):
 @command("corex.terminate")
 async def terminate(ctx: Context, args: TerminateArgs) -> None:
     """TERM, a while to end, KILL; returns when nothing of the container is left."""
-    await ctx.node.containers.terminate(_live(ctx, args.container).id)
+    await ctx.node.containers.terminate(live(ctx, args.container).id)
 
 
-def _live(ctx: Context, id: int) -> Container:
+def live(ctx: Context, id: int) -> Container:
     container = ctx.node.containers.find_id(id)
     if container is None:
         raise NotThere(f"container {id} does not exist")

@@ -1,0 +1,75 @@
+"""corex.backup, corex.restore: containers in restic repositories (async); spec core0-resources 1.9."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from g8node.errors import PermissionDenied
+from g8node.jobs.arguments import ContainerId, Text
+from g8node.jobs.commands import corex
+from g8node.jobs.model import LOCAL, Role
+from g8node.jobs.registry import Context, command
+from g8node.node.restic import SCHEME, Repository, repository
+
+
+class BackupArgs(Struct, frozen=True):
+    container: ContainerId
+    url: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            extra={"kind": "repository"},
+            description="/folder?password=word, or rest:, s3:, sftp: ... as restic has it",
+        ),
+    ]
+    tags: Annotated[list[Text], Meta(description="of the snapshot, beside the container's own")] = []
+
+
+@command("corex.backup")
+async def backup(ctx: Context, args: BackupArgs) -> str:
+    """Save a container's root in a restic repository that exists; the id of the snapshot.
+
+    The container stands still meanwhile. A repository that is the node's own needs the role admin. A signal
+    to the job ends it.
+    """
+    repo = _allowed(ctx, repository(args.url, field="url"))
+    container = corex.live(ctx, args.container)
+    corex.check_rights(ctx, container.spec)
+    try:
+        return await ctx.node.containers.backups.make(container.id, repo, args.tags, ctx.job.attach)
+    finally:
+        ctx.job.run = None
+
+
+class RestoreArgs(Struct, frozen=True):
+    url: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            extra={"kind": "snapshot"},
+            description="/folder?password=word#snapshot, as in corex.backup",
+        ),
+    ]
+
+
+@command("corex.restore")
+async def restore(ctx: Context, args: RestoreArgs) -> int:
+    """Make the container of a snapshot again, with the arguments it had and this command's tags; its id.
+
+    `corex.create` with the root `restic:<url>` takes the files alone.
+    """
+    repo = _allowed(ctx, repository(args.url, field="url", snapshot=True))
+    try:
+        spec = await ctx.node.containers.backups.arguments(repo, ctx.job.attach)
+    finally:
+        ctx.job.run = None
+    container, _ = await corex.created(ctx, msgspec.structs.replace(spec, root=f"{SCHEME}{args.url}"))
+    return container.id
+
+
+def _allowed(ctx: Context, repo: Repository) -> Repository:
+    caller = ctx.job.request.caller or LOCAL
+    if repo.is_the_node_s and Role.named(caller.role) < Role.ADMIN:
+        raise PermissionDenied(f"url: a repository of the node needs the role admin, {caller.name} is not")
+    return repo

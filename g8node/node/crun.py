@@ -3,7 +3,8 @@
 Theory of operation. `crun run --detach` and `crun exec --detach` leave the new process behind and end; it
 is re-parented to the nearest sub-reaper, which is us, so that the reaper gets its exit code. crun reads
 the process and writes the pid through memory files handed down by descriptor, and closes them before the
-container's program runs. crun itself runs from sealed memory (linux/sealed.py). Standard input and output are crun's own, inherited by the new process.
+container's program runs. Standard input and output are crun's own, inherited by the new process. crun itself
+runs from sealed memory (linux/sealed.py).
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from g8node.errors import DeadlineExceeded, InvalidArgument
-from g8node.linux.spawn import NULL, Spawner, packed_env, reap
+from g8node.linux.spawn import NULL, Spawner, packed_env, reap, watch
 from g8node.runtime import blocking
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -91,25 +91,24 @@ class Reaper:
         self._spawner = Spawner()
         self._tokens = itertools.count()
         self._starts: dict[int, _Start] = {}
+        self._deaths = -1
 
     def install(self) -> None:
-        """Take SIGCHLD. `signal.signal`, because uvloop refuses a SIGCHLD handler of its own API."""
+        """Take SIGCHLD, in C: uvloop's API refuses it, and a handler in Python costs seven system calls."""
         loop = asyncio.get_running_loop()
         if self._orphans and os.getpid() != 1:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-        def wake(*_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self.sweep)
-
-        signal.signal(signal.SIGCHLD, wake)
+        self._deaths = watch(True)
+        loop.add_reader(self._deaths, self._ended)
         loop.add_reader(self._spawner.fd, self._started)
         self.sweep()
 
     def uninstall(self) -> None:
         """Give SIGCHLD back (tests; an agent that ends)."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        asyncio.get_running_loop().remove_reader(self._spawner.fd)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(watch(False))
+        loop.remove_reader(self._spawner.fd)
 
     async def spawn(
         self,
@@ -121,15 +120,16 @@ class Reaper:
         stderr: int = NULL,
         pass_fds: Sequence[int] = (),
         search: str | None = None,
+        program: str | None = None,
         give: bool = False,
     ) -> Child:
         """Exec argv[0] in a session of its own, cwd `/`. Raises OSError when it cannot be executed.
 
         argv[0] is an absolute path on the root file system, or a name that is looked up in the folders of
-        `search` (as PATH); OSError SLOW when that finds what only `linux.launch` may start. `env` may be what
-        `packed_env` gave. The fds given stay the caller's to close; with `give` they are ours, and the
-        caller's again when it could not be started. Cancelling does not lose the child: the start is finished
-        in the background and the child is killed.
+        `search` (as PATH); OSError SLOW when that finds what only `linux.launch` may start. With `program`,
+        that path is executed in place of argv[0]. `env` may be what `packed_env` gave. The fds given stay the
+        caller's to close; with `give` they are ours, and the caller's again when it could not be started.
+        Cancelling does not lose the child: the start is finished in the background and the child is killed.
         """
         if not argv or argv[0].startswith("/") is (search is not None):
             raise InvalidArgument(f"argv[0] must be an absolute path, not {argv[:1]}")
@@ -141,7 +141,14 @@ class Reaper:
         token = next(self._tokens)
         try:
             self._spawner.submit(
-                token, argv, env, fds, search=search, pass_fds=pass_fds, keep_on_failure=give
+                token,
+                argv,
+                env,
+                fds,
+                search=search,
+                program=program,
+                pass_fds=pass_fds,
+                keep_on_failure=give,
             )
         except BaseException:
             if not give:
@@ -200,6 +207,11 @@ class Reaper:
                 self._exited(*ended)
         return Child(pid, exited, group)
 
+    def _ended(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._deaths)
+        self.sweep()
+
     def sweep(self) -> None:
         """Collect every child that has exited. Cheap when there is none."""
         if self._orphans:
@@ -226,13 +238,20 @@ class Reaper:
         env: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         pass_fds: Sequence[int] = (),
+        program: str | None = None,
     ) -> Completed:
         """Run a short helper to its end and return its output. Killed with its group after `timeout_s`."""
         with contextlib.ExitStack() as held:
             stdin = _memfd(held, input)
             stdout, stderr = _memfd(held), _memfd(held)
             child = await self.spawn(
-                argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+                argv,
+                env=env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                program=program,
             )
             try:
                 code = await asyncio.wait_for(child.wait(), timeout_s)

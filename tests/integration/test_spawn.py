@@ -137,6 +137,12 @@ def test_program_that_cannot_be_executed_is_an_error_with_its_name(
     assert error.value.filename == argv[0]
 
 
+def test_program_and_its_name_may_differ() -> None:
+    assert output(["name", "-c", "echo $0"], program="/bin/sh") == "name\n"
+    with pytest.raises(FileNotFoundError):
+        spawn(["/bin/sh"], program="/nonexistent")
+
+
 def test_nul_in_an_argument_is_refused() -> None:
     with pytest.raises(ValueError, match="null byte"):
         spawn(["/bin/echo", "a\0b"])
@@ -152,6 +158,25 @@ def test_reap_tells_the_exit_code_or_the_signal() -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert reap(pid) == (pid, -9)
+
+
+def test_end_of_a_child_makes_a_descriptor_readable() -> None:
+    """In a process of its own, which has no other children."""
+    script = """
+        import os, select
+        from g8node.linux.spawn import watch
+        from tests.integration.test_spawn import NULL, spawn
+        fd = watch(True)
+        ours, theirs = os.pipe()
+        pid = spawn(["/bin/cat"], (ours, NULL, NULL))
+        assert not select.select([fd], [], [], 0)[0]
+        os.close(theirs)
+        assert select.select([fd], [], [], 30)[0]
+        os.waitpid(pid, 0)
+        assert os.eventfd_read(fd) == 1
+        assert watch(False) == fd
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60, check=True)
 
 
 def test_name_is_looked_up_in_the_folders(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from g8node.errors import NodeError
 from g8node.flist.plan import ChunkRef, ImagePlan, Kind, Piece
 from g8node.g8ufs.cache import ChunkCache
+from g8node.g8ufs.companions import Companions
 from g8node.g8ufs.counters import STALL_S, Reads
 from g8node.g8ufs.fetch import Fetcher
 from g8node.g8ufs.nearby import Nearby
@@ -63,6 +64,7 @@ class ImageFile:
         self.counters = Reads()
         self.recorder = Recorder(plan.chunk_count)
         self.nearby = Nearby(plan, store, cache, fetcher, first_bytes=around_bytes)
+        self.companions = Companions(plan, store, fetcher, enabled=around_bytes > 0)
 
     @off_loop
     def open(self) -> None:
@@ -110,7 +112,7 @@ class ImageFile:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(self._read_timeout_s):
-                    late = await self._later([pieces[at] for at in absent])
+                    late = await self._later([pieces[at] for at in absent], opening=absent[0] == 0)
             except TimeoutError:
                 refs = [self.plan.chunk(pieces[at].chunk) for at in absent if pieces[at].kind is Kind.CHUNK]
                 self._complain(refs[0] if refs else None, f"no data within {self._read_timeout_s:g} s")
@@ -139,8 +141,11 @@ class ImageFile:
         plain = self._cache.peek(key) if count <= 2 * _INLINE_CHUNKS else self._cache.recent.get(key)
         return None if plain is None else _cut(plain, piece)
 
-    async def _later(self, pieces: Sequence[Piece]) -> list[Part]:
-        """The pieces that had to wait: metadata from disk, chunks from the cache, then from the store."""
+    async def _later(self, pieces: Sequence[Piece], *, opening: bool) -> list[Part]:
+        """The pieces that had to wait: metadata from disk, chunks from the cache, then from the store.
+
+        `opening`: the read begins with the first of them.
+        """
         parts: list[Part | None] = []
         refs: dict[int, ChunkRef] = {}
         for at, piece in enumerate(pieces):
@@ -162,6 +167,8 @@ class ImageFile:
         if absent:
             self.nearby.missed(pieces[absent[-1]].chunk)
         for at, plain in zip(absent, await self._fetch([refs[at] for at in absent]), strict=True):
+            if opening and at == 0 and pieces[0].offset == 0:
+                self.companions.arrived(pieces[0].chunk, plain)
             parts[at] = _cut(plain, pieces[at])
         return [part for part in parts if part is not None]
 

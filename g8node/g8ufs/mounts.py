@@ -15,6 +15,7 @@ target again. What stands on a mount of before (an overlay, an open file) fails 
 import asyncio
 import builtins
 import functools
+import importlib
 import os
 import posixpath
 import re
@@ -134,6 +135,8 @@ class Mounts:
         except BaseException:
             await self._cache.close()
             raise
+        # Most nodes need it for their first flist, which should not wait for it.
+        self._background(blocking.run("disk", _import_http))
 
     async def attach(self, flist: str, target: str, *, storage: str = "", nosuid: bool = False) -> Mounted:
         """Mount the flist read-only at the folder `target`, which is made when it does not exist.
@@ -409,6 +412,7 @@ class Mounts:
             await blocking.run("path", mount, self._session.path(entry), image.place)
             undo.push_async_callback(blocking.run, "path", kernelmount.unmount, image.place, remove=True)
             undo.push_async_callback(file.nearby.close)
+            undo.push_async_callback(file.companions.close)
             image.undo = undo.pop_all()
 
     def _ahead(self, image: _Image, file: ImageFile) -> Ahead:
@@ -453,6 +457,10 @@ class Mounts:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _import_http() -> None:
+    importlib.import_module("aiohttp")
 
 
 def _ids(plan: ImagePlan) -> list[tuple[bytes, int]]:

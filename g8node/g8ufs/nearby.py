@@ -16,6 +16,8 @@ from g8node.g8ufs.fetch import Fetcher
 from g8node.store.base import Store
 
 _LARGEST: Final = 8 << 20
+SMALL_BYTES: Final = 4 << 10
+"""What a chunk counts at least: a store and we have work with each."""
 _READERS: Final = 16
 """Windows that are remembered: so many places may be read on at once."""
 _UNDER_WAY: Final = 4
@@ -77,7 +79,7 @@ class Nearby:
         """The end of `size` bytes of slots that begin with this one."""
         sizes = self._plan.slots.sizes
         while slot < len(sizes) and size > 0:
-            size -= sizes[slot]
+            size -= max(sizes[slot], SMALL_BYTES)
             slot += 1
         return slot
 
@@ -85,7 +87,7 @@ class Nearby:
         sizes = self._plan.slots.sizes
         while slot > 0 and size > 0:
             slot -= 1
-            size -= sizes[slot]
+            size -= max(sizes[slot], SMALL_BYTES)
         return slot
 
     async def _fetch(self, slots: Sequence[int]) -> None:

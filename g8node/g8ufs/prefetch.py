@@ -14,6 +14,9 @@ from g8node.store.base import Store
 _AHEAD: Final = 4
 """Batches under way at once: readers must still get their turn at the store."""
 
+_FIRST_BYTES: Final = 256 << 10
+"""Of the first batch, each next one is twice as large: what is read first shall not wait for the rest."""
+
 
 @dataclass(slots=True)
 class Fetched:
@@ -65,6 +68,7 @@ def _batches(refs: Iterable[ChunkRef], cache: ChunkCache, done: Fetched) -> Iter
     """Empty ones too, so that the caller gives way to others."""
     batch: list[ChunkRef] = []
     size = 0
+    most = _FIRST_BYTES
     for count, ref in enumerate(refs, 1):
         if cache.has(ref.id):
             done.cached += 1
@@ -73,9 +77,9 @@ def _batches(refs: Iterable[ChunkRef], cache: ChunkCache, done: Fetched) -> Iter
         else:
             batch.append(ref)
             size += ref.plain_size
-        if len(batch) == BATCH_COUNT or size >= BATCH_BYTES or count % 4096 == 0:
+        if len(batch) == BATCH_COUNT or size >= most or count % 4096 == 0:
             yield batch
-            batch, size = [], 0
+            batch, size, most = [], 0, min(2 * most, BATCH_BYTES)
     yield batch
 
 

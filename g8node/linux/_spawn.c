@@ -49,7 +49,7 @@ typedef struct request {
     struct request *next;
     spawner *to;
     answer *reply;
-    char **argv, **env, *search;
+    char **argv, **env, *search, *program;
     int stdio[3], keep_fds, keep_count, *keep;
 } request;
 
@@ -77,6 +77,7 @@ static void free_request(request *one)
     free(one->argv);
     free(one->env);
     free(one->search);
+    free(one->program);
     free(one->keep);
     free(one);
 }
@@ -224,7 +225,7 @@ static long clone_clear(void *stack, size_t size, birth *born)
 static int start(request *one, pid_t *pid)
 {
     char path[PATH_BYTES], stack[CHILD_STACK_BYTES] __attribute__((aligned(16)));
-    birth born = {.one = one, .program = one->argv[0]};
+    birth born = {.one = one, .program = one->program ? one->program : one->argv[0]};
     int error;
     if (one->search) {
         if ((error = look_up(one->argv[0], one->search, path)))
@@ -369,11 +370,11 @@ static PyObject *submit(PyObject *self, PyObject *args)
     (void)self;
     PyObject *capsule, *keep;
     unsigned long long token;
-    const char *words, *env, *search;
+    const char *words, *env, *search, *program;
     Py_ssize_t words_size, env_size;
     int fds[3], keep_fds;
-    if (!PyArg_ParseTuple(args, "OKy#y#z(iii)O!p", &capsule, &token, &words, &words_size, &env, &env_size, &search,
-                          &fds[0], &fds[1], &fds[2], &PyTuple_Type, &keep, &keep_fds))
+    if (!PyArg_ParseTuple(args, "OKy#y#zz(iii)O!p", &capsule, &token, &words, &words_size, &env, &env_size, &search,
+                          &program, &fds[0], &fds[1], &fds[2], &PyTuple_Type, &keep, &keep_fds))
         return NULL;
     spawner *to = PyCapsule_GetPointer(capsule, CAPSULE);
     if (!to)
@@ -388,9 +389,11 @@ static PyObject *submit(PyObject *self, PyObject *args)
     one->argv = vector(words, words_size);
     one->env = vector(env, env_size);
     one->search = search ? strdup(search) : NULL;
+    one->program = program ? strdup(program) : NULL;
     one->keep_fds = keep_fds;
     memcpy(one->stdio, fds, sizeof fds);
-    if (copy_keep(one, keep) || !one->reply || !one->argv || !one->env || (search && !one->search)) {
+    if (copy_keep(one, keep) || !one->reply || !one->argv || !one->env || (search && !one->search) ||
+        (program && !one->program)) {
         free_request(one);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
     }

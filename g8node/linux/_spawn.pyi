@@ -8,6 +8,7 @@ def submit(
     words: bytes,
     env: bytes,
     search: str | None,
+    program: str | None,
     stdio: tuple[int, int, int],
     keep: tuple[int, ...],
     keep_on_failure: bool,

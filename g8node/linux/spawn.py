@@ -38,18 +38,20 @@ class Spawner:
         stdio: tuple[int, int, int],
         *,
         search: str | None = None,
+        program: str | None = None,
         pass_fds: Sequence[int] = (),
         keep_on_failure: bool = False,
     ) -> None:
         """Start argv[0] in a session of its own with working directory `/`. Never waits.
 
-        argv[0] is a path, or with `search` a name that is looked up in these folders (as PATH has them).
+        argv[0] is a path, or with `search` a name that is looked up in these folders (as PATH has them); with
+        `program`, that path is executed and argv[0] is only its name.
         `env` is what `packed_env` gives. `stdio` are three descriptors or NULL; closed as soon as the
         child has them, and when it cannot be started unless `keep_on_failure`. Of the other descriptors the
         child gets `pass_fds` under their numbers, and nothing else. ValueError for a NUL.
         """
         _spawn.submit(
-            self._spawner, token, _packed(argv), env, search, stdio, tuple(pass_fds), keep_on_failure
+            self._spawner, token, _packed(argv), env, search, program, stdio, tuple(pass_fds), keep_on_failure
         )
 
     def answers(self) -> list[tuple[int, int, int]]:

@@ -156,6 +156,8 @@ class Containers:
         )
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._crun is not None:
+            self._crun.close()
         await self._ooms.close()
         if self._host is not None and self._host.cgroups:
             with contextlib.suppress(OSError):

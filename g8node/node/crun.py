@@ -3,7 +3,8 @@
 Theory of operation. `crun run --detach` and `crun exec --detach` leave the new process behind and end; it
 is re-parented to the nearest sub-reaper, which is us, so that the reaper gets its exit code. crun reads
 the process and writes the pid through memory files handed down by descriptor, and closes them before the
-container's program runs. Standard input and output are crun's own, inherited by the new process.
+container's program runs. Standard input and output are crun's own, inherited by the new process. crun itself
+runs from sealed memory (linux/sealed.py).
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import msgspec
 
 from g8node.errors import DeadlineExceeded, InvalidArgument, NodeError, NotFound, Unavailable
 from g8node.linux.guard import off_loop
+from g8node.linux.sealed import Sealed
 from g8node.runtime import blocking
 from g8node.runtime.process import Child, Reaper
 
@@ -63,6 +65,7 @@ class Crun:
         self._reaper = reaper
         self._state = state
         self._base = [CRUN, "--root", state, "--cgroup-manager", "cgroupfs" if cgroups else "disabled"]
+        self._program = Sealed(CRUN)
         self._tasks: set[asyncio.Task[None]] = set()
         self._filters: dict[frozenset[str], str] = {}
 
@@ -72,6 +75,7 @@ class Crun:
         Must not be cancelled. Raises NotFound when the program is not in the root, InvalidArgument when it
         cannot be executed.
         """
+        await blocking.run("disk", self._program.load)
         return await self._launch(["run", "--bundle", bundle], name, streams, b"")
 
     async def exec(self, name: str, process: dict[str, Any], streams: Streams) -> Child:
@@ -92,11 +96,16 @@ class Crun:
 
     async def delete(self, name: str) -> None:
         """Kill what is left of a container and forget it; nothing happens when crun does not know it."""
+        argv = [*self._base, "delete", "--force", name]
         for _ in range(_DELETE_TRIES):
-            done = await self._reaper.run([*self._base, "delete", "--force", name], env=_ENV)
+            done = await self._reaper.run(argv, env=_ENV, program=self._program.path)
             if done.code >= 0:
                 return
             # Somebody killed crun itself: what it had begun is still there.
+
+    def close(self) -> None:
+        """When nothing is started any more."""
+        self._program.close()
 
     def compiled_filter(self, kind: frozenset[str]) -> str:
         """The BPF program of the system call filter for these capabilities, in base64; empty until known."""
@@ -133,6 +142,7 @@ class Crun:
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 pass_fds=files,
+                program=self._program.path,
             )
             try:
                 code = await asyncio.wait_for(crun.wait(), _START_TIMEOUT_S)

@@ -14,14 +14,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from g8node.errors import NodeError, NotFound
-from g8node.linux import netinfo
+from g8node.linux import conntrack, netinfo
 from g8node.node import programs
 from g8node.node.claim import Claim
-from g8node.runtime import blocking
+from g8node.runtime import blocking, logs
 from g8node.runtime.finishing import finish
 from g8node.runtime.process import Reaper
 from g8node.wire import nft
 from g8node.wire.forward import Source
+
+log = logs.get("firewall")
 
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ class Forward:
     """One forward of an owner to `address:target`."""
 
     source: Source
+    address: str
     target: int
     handles: list[tuple[str, int]] = field(default_factory=list)
 
@@ -89,10 +92,13 @@ class Firewall:
 
     async def _remove(self, owner: str) -> None:
         rules = self._owned.pop(owner, [])
-        for forward in self._forwards.pop(owner, []):
+        forwards = self._forwards.pop(owner, [])
+        for forward in forwards:
             self._taken.discard(forward.source.port)
             rules = rules + forward.handles
         await self._delete(rules)
+        if forwards:
+            await self._end_connections(forwards)
 
     # --- ports of the node
 
@@ -130,7 +136,7 @@ class Firewall:
 
     async def _forward(self, owner: str, source: Source, address: str, target: int) -> None:
         await self._refuse_busy(source)
-        added = Forward(source, target)
+        added = Forward(source, address, target)
         added.handles = await self._add(nft.forwards(source, address, target, f"forward {owner}"))
         self._taken.add(source.port)
         self._forwards.setdefault(owner, []).append(added)
@@ -145,6 +151,19 @@ class Firewall:
             kept.remove(forward)
             self._taken.discard(port)
             await self._delete(forward.handles)
+            await self._end_connections([forward])
+
+    async def _end_connections(self, forwards: Sequence[Forward]) -> None:
+        """Those that go by forwards whose rules are gone."""
+        gone = [
+            conntrack.Forwarded(protocol, each.source.port, each.address, each.target)
+            for each in forwards
+            for protocol in each.source.protocols
+        ]
+        try:
+            await blocking.run("disk", conntrack.end, gone)
+        except OSError as error:
+            log.warning("connections by a forward that is gone go on", reason=str(error))
 
     def forwards(self, owner: str) -> dict[str, int]:
         """Canonical source -> port of the target."""

@@ -240,6 +240,8 @@ class Networks:
             cidrs = [str(address) for address in (plan.address, plan.address6) if address is not None]
             try:
                 await blocking.run("disk", _set_up, name, cidrs, nat=plan.nat)
+                if plan.nat and plan.address6 is not None:
+                    await blocking.run("disk", sysctl.forward_ipv6)
             except OSError as error:
                 raise node_error(name, error) from error
             await self._open(bridge, undo)
@@ -252,7 +254,8 @@ class Networks:
         plan, owner = bridge.plan, f"bridge {bridge.name}"
         rules = nft.services(bridge.name, owner)
         if plan.nat and plan.address is not None:
-            rules += nft.masquerade(str(plan.address.network), bridge.name, owner)
+            networks = [str(each.network) for each in (plan.address, plan.address6) if each is not None]
+            rules += nft.masquerade(networks, bridge.name, owner)
         undo.push_async_callback(self._firewall.remove, owner)
         await self._firewall.add(owner, rules)
         if plan.address is None:

@@ -121,15 +121,16 @@ class Reaper:
         stderr: int = NULL,
         pass_fds: Sequence[int] = (),
         search: str | None = None,
+        program: str | None = None,
         give: bool = False,
     ) -> Child:
         """Exec argv[0] in a session of its own, cwd `/`. Raises OSError when it cannot be executed.
 
         argv[0] is an absolute path on the root file system, or a name that is looked up in the folders of
-        `search` (as PATH); OSError SLOW when that finds what only `linux.launch` may start. `env` may be what
-        `packed_env` gave. The fds given stay the caller's to close; with `give` they are ours, and the
-        caller's again when it could not be started. Cancelling does not lose the child: the start is finished
-        in the background and the child is killed.
+        `search` (as PATH); OSError SLOW when that finds what only `linux.launch` may start. With `program`,
+        that path is executed in place of argv[0]. `env` may be what `packed_env` gave. The fds given stay the
+        caller's to close; with `give` they are ours, and the caller's again when it could not be started.
+        Cancelling does not lose the child: the start is finished in the background and the child is killed.
         """
         if not argv or argv[0].startswith("/") is (search is not None):
             raise InvalidArgument(f"argv[0] must be an absolute path, not {argv[:1]}")
@@ -141,7 +142,14 @@ class Reaper:
         token = next(self._tokens)
         try:
             self._spawner.submit(
-                token, argv, env, fds, search=search, pass_fds=pass_fds, keep_on_failure=give
+                token,
+                argv,
+                env,
+                fds,
+                search=search,
+                program=program,
+                pass_fds=pass_fds,
+                keep_on_failure=give,
             )
         except BaseException:
             if not give:
@@ -226,13 +234,20 @@ class Reaper:
         env: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         pass_fds: Sequence[int] = (),
+        program: str | None = None,
     ) -> Completed:
         """Run a short helper to its end and return its output. Killed with its group after `timeout_s`."""
         with contextlib.ExitStack() as held:
             stdin = _memfd(held, input)
             stdout, stderr = _memfd(held), _memfd(held)
             child = await self.spawn(
-                argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+                argv,
+                env=env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                program=program,
             )
             try:
                 code = await asyncio.wait_for(child.wait(), timeout_s)

@@ -92,15 +92,17 @@ def forwards(source: Source, address: str, port: int, owner: str) -> list[Rule]:
     return rules
 
 
-def masquerade(network: str, link: str, owner: str) -> list[Rule]:
-    """What leaves `network` elsewhere has our address; so has what comes back into it through a forward.
+def masquerade(networks: Sequence[str], link: str, owner: str) -> list[Rule]:
+    """What leaves `networks` elsewhere has our address; so has what comes back into them through a forward.
 
-    Nothing else begins a connection into it.
+    Nothing else begins a connection into them.
     """
-    away = [_saddr(network), _match(_meta("oifname"), link, "!="), {"masquerade": None}]
+    rules = []
+    for network in networks:
+        away = [_saddr(network), _match(_meta("oifname"), link, "!="), {"masquerade": None}]
+        rules.append(add("postrouting", owner, away))
     forwarded = _match({"ct": {"key": "status"}}, "dnat", "in")
-    rules = [add("postrouting", owner, away)]
-    for clients in (network, _LOOPBACK):
+    for clients in (*(network for network in networks if ":" not in network), _LOOPBACK):  # forwards are IPv4
         back = [_saddr(clients), _match(_meta("oifname"), link), forwarded, {"masquerade": None}]
         rules.append(add("postrouting", owner, back))
     into = [_match(_meta("oifname"), link), _match(_meta("iifname"), link, "!=")]
@@ -156,7 +158,8 @@ def _dport(protocol: str, port: int) -> Rule:
 
 
 def _saddr(network: str) -> Rule:
-    return _match({"payload": {"protocol": "ip", "field": "saddr"}}, _prefix(network))
+    protocol = "ip6" if ":" in network else "ip"
+    return _match({"payload": {"protocol": protocol, "field": "saddr"}}, _prefix(network))
 
 
 def _daddr(network: str) -> Rule:

@@ -127,6 +127,25 @@ def test_everything_comes_out_as_it_went_in(tmp_path: Path) -> None:
     refused(AlreadyExists, "exists", "get", out, "/hello", tmp_path / "back", "--store", tmp_path / "store")
 
 
+def test_holes_come_out_as_holes(tmp_path: Path) -> None:
+    top, out = tmp_path / "tree", tmp_path / "x.flist"
+    top.mkdir()
+    with open(top / "sparse", "wb") as file:
+        file.write(b"head")
+        file.seek(1 << 29)
+        file.write(b"island")
+        file.truncate((1 << 30) + 17)
+    flist("pack", top, out, "--store", tmp_path / "store")
+    flist("get", out, "/sparse", tmp_path / "back", "--store", tmp_path / "store")
+    found = (tmp_path / "back").stat()
+    assert found.st_size == (1 << 30) + 17
+    assert found.st_blocks * 512 < 8 << 20
+    with open(tmp_path / "back", "rb") as back:
+        assert back.read(5) == b"head\0"
+        back.seek(1 << 29)
+        assert back.read(7) == b"island\0"
+
+
 def test_ignored_paths_are_left_out(tree: Path, tmp_path: Path) -> None:
     patterns = tmp_path / "ignore"
     patterns.write_text("# no settings\n*.conf\n")

@@ -155,6 +155,29 @@ def test_network_behind_nat_is_left_but_not_entered(boxes: Containers) -> None:
     boxes.node.direct("bridge.delete", name="open0")
 
 
+def test_network_of_ipv6_behind_nat_is_left_but_not_entered(boxes: Containers) -> None:
+    settings = {"cidr": "10.15.0.1/24", "cidr6": "fd00:15::1/64"}
+    boxes.node.direct(
+        "bridge.create", name="six0", network={"mode": "static", "nat": True, "settings": settings}
+    )
+    boxes.node.direct("bridge.create", name="out0", network=static6("10.16.0.1/24", "fd00:16::1/64"))
+    inner, outer = (
+        boxes.create({"type": "bridge", "id": name, "config": {"cidr6": f"fd00:{n}::2/64", **more}})
+        for name, n, more in (("six0", 15, {"gateway6": "fd00:15::1"}), ("out0", 16, {}))
+    )
+    boxes.sh(inner, "ping -6 -c 1 -W 10 fd00:16::2")  # who answers knows no way to it
+    boxes.there(outer, "ip", "-6", "route", "add", "fd00:15::/64", "via", "fd00:16::1")
+    assert boxes.fails(outer, "ping -6 -c 1 -W 2 fd00:15::2")
+    boxes.end(inner, outer)
+    for name in ("six0", "out0"):
+        boxes.node.direct("bridge.delete", name=name)
+    gone(boxes.node)
+
+
+def static6(cidr: str, cidr6: str) -> dict[str, Any]:
+    return {"mode": "static", "settings": {"cidr": cidr, "cidr6": cidr6}}
+
+
 def test_both_families_on_a_bridge(boxes: Containers) -> None:
     settings = {"cidr": "10.13.0.1/24", "cidr6": "fd00:13::1/64"}
     boxes.node.direct("bridge.create", name="both", network={"mode": "static", "settings": settings})
@@ -218,6 +241,22 @@ def test_forward_works_from_the_node_and_goes_with_its_container(boxes: Containe
     )
     assert (code, "default" in text) == (500, True)
     boxes.end(id, other)
+    gone(boxes.node)
+
+
+def test_connections_by_a_forward_end_with_it(boxes: Containers) -> None:
+    id = boxes.create(DEFAULT, port={"8087": 80, "8088": 80}, **WEB)
+    eventually(lambda: not boxes.fails(id, "netstat -ltn | grep -q :80"))
+    with network_of(boxes.node.pid):
+        ends, stays = (socket.create_connection(("127.0.0.1", port), timeout=30) for port in (8087, 8088))
+    with ends, stays:
+        boxes.node.direct("corex.portforward-remove", container=id, host_port="8087", container_port=80)
+        ends.sendall(REQUEST.encode())
+        with pytest.raises(ConnectionError):
+            ends.recv(1000)
+        stays.sendall(REQUEST.encode())
+        assert stays.makefile("r").read().endswith("hello")
+    boxes.end(id)
     gone(boxes.node)
 
 

@@ -45,7 +45,7 @@ async def main():
     reaper.install()
     inner = await blocking.run("disk", set_up)
     firewall = Firewall(reaper, Claim(), closed=True)
-    await firewall.add("bridge core0", nft.masquerade("172.18.0.0/16", "core0", "bridge core0"))
+    await firewall.add("bridge core0", nft.masquerade(["172.18.0.0/16"], "core0", "bridge core0"))
     await firewall.forward("container 1", forward.parse("8080"), "172.18.0.2", 80)
     assert firewall.forwards("container 1") == {"8080": 80}
     try:

@@ -101,6 +101,9 @@ async def test_renamed_and_removed(asker: Asker) -> None:
     assert await asker.get("/alice/there.flist.sig") == signature
     assert await asker.get("/alice/old.flist") is None
     await asker.done("GET", "/me/there.flist/rename/there.flist", ALICE)
+    await asker.done("POST", "/me/promote/alice/there.flist/twin.flist", ALICE)
+    await asker.done("POST", "/me/twin.flist/rename/there.flist", ALICE)  # one file under both names
+    assert await asker.get("/alice/twin.flist") is None
     assert await asker.get("/alice/there.flist") == body
     await asker.done("DELETE", "/me/there.flist", ALICE)
     assert await asker.get("/alice/there.flist") is None

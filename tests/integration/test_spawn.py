@@ -137,6 +137,12 @@ def test_program_that_cannot_be_executed_is_an_error_with_its_name(
     assert error.value.filename == argv[0]
 
 
+def test_program_and_its_name_may_differ() -> None:
+    assert output(["name", "-c", "echo $0"], program="/bin/sh") == "name\n"
+    with pytest.raises(FileNotFoundError):
+        spawn(["/bin/sh"], program="/nonexistent")
+
+
 def test_nul_in_an_argument_is_refused() -> None:
     with pytest.raises(ValueError, match="null byte"):
         spawn(["/bin/echo", "a\0b"])

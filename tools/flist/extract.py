@@ -3,11 +3,15 @@
 import os
 import stat
 from collections.abc import Callable
+from typing import BinaryIO, Final
 
 from g8node.flist.read import content
 from g8node.flist.tree import Node, walk
 from g8node.runtime import blocking
 from g8node.store.base import Store
+from g8node.wire.chunk import CHUNK_SIZE
+
+_ZEROS: Final = bytes(CHUNK_SIZE)
 
 
 async def extract(root: Node, out: str, store: Store | None, advance: Callable[[int], None]) -> int:
@@ -41,12 +45,21 @@ async def _write(
     file = await blocking.run("disk", open, target, "xb")
     try:
         async for piece in content(path, node, store):
-            await blocking.run("disk", file.write, piece)
+            await blocking.run("disk", _put, file, piece)
             written += len(piece)
             advance(len(piece))
+        await blocking.run("disk", file.truncate, written)
     finally:
         await blocking.run("disk", file.close)
     return written
+
+
+def _put(file: BinaryIO, piece: bytes) -> None:
+    """What is all zeros becomes a hole: a small flist may have large ones."""
+    if piece == _ZEROS[: len(piece)]:
+        file.seek(len(piece), os.SEEK_CUR)
+    else:
+        file.write(piece)
 
 
 def _make(target: str, node: Node) -> None:

@@ -119,6 +119,13 @@ class Catalog:
         """Publish what is published under another name too, signature and profile included."""
         self.refuse_link(*target)
         source = self._links.resolve(source)
+        self._carry_beside(source, target)
+        entry = self._flists.copy(*source, *target)
+        self._beside.keep(*target, (entry.digest,))
+        return entry
+
+    def _carry_beside(self, source: Place, target: Place) -> None:
+        """Before the flist itself: there is no moment without a signature."""
         digest = self._flists.get(*source).digest
         try:
             current = self._flists.get(*target).digest
@@ -130,9 +137,6 @@ class Catalog:
             except NotFound:
                 continue
             self._beside.put(*target, kind, data, current)
-        entry = self._flists.copy(*source, *target)
-        self._beside.keep(*target, (entry.digest,))
-        return entry
 
     def rename(self, old: Place, new: Place) -> None:
         """An flist or a link; an flist of the new name is replaced, a link is not. NotFound, Conflict."""
@@ -143,8 +147,11 @@ class Catalog:
             self.link(new, target)
             self._links.unlink(old)
         else:
-            self.promote(old, new)
-            self.delete(old)
+            self.refuse_link(*new)
+            self._carry_beside(old, new)
+            entry = self._flists.rename(old.repository, old.name, new.name)
+            self._beside.keep(*new, (entry.digest,))
+            self._beside.keep(*old, ())
 
     def delete(self, place: Place) -> None:
         """An flist or a link; chunks stay. NotFound."""

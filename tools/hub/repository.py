@@ -187,6 +187,18 @@ class Flists:
         _sync_folder(os.path.dirname(target))
         return self.get(to, new)
 
+    def rename(self, repository: str, old: str, new: str) -> Entry:
+        """At once, in place of an older one of the new name. NotFound."""
+        source, target = self._path(repository, old), self._path(repository, new)
+        try:
+            is_one = os.path.exists(target) and os.path.samefile(source, target)
+            # Renaming over another name of the same file would do nothing.
+            os.unlink(source) if is_one else os.rename(source, target)
+        except FileNotFoundError:
+            raise NotFound(f"no flist {repository}/{old} here") from None
+        _sync_folder(os.path.dirname(target))
+        return self.get(repository, new)
+
     def delete(self, repository: str, name: str) -> None:
         """Its chunks stay. NotFound."""
         path = self._path(repository, name)

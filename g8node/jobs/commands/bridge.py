@@ -28,7 +28,7 @@ class Network(Struct, frozen=True):
         Literal["", "none", "static", "dnsmasq"] | None,
         Meta(description="static: an address and DNS; dnsmasq: DHCP too; else it only switches"),
     ] = None
-    nat: Annotated[bool | None, Meta(description="masquerade what leaves its IPv4 network")] = None
+    nat: Annotated[bool | None, Meta(description="masquerade what leaves its networks")] = None
     settings: Settings | None = None
 
 

@@ -9,6 +9,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+import yaml
 
 from g8node.errors import InvalidArgument
 from g8node.flist.container import read_flist, write_flist
@@ -30,7 +31,7 @@ from g8node.wire.flist import (
     encode_acl,
     encode_directory,
 )
-from g8node.wire.router import EVERY, Router, Rule
+from g8node.wire.router import EVERY, Router, Rule, of_stores, parse_store
 from tests.support import golden
 
 CHUNK = 512 * 1024
@@ -244,6 +245,16 @@ def test_spoilt_database_is_read_or_refused(tmp_path: Path, form: str) -> None:
         except InvalidArgument:
             outcomes.add("refused")
     assert "refused" in outcomes
+
+
+def test_archive_has_the_members_that_the_original_names(tmp_path: Path) -> None:
+    path, router = tmp_path / "x", of_stores([parse_store("00-ff=zdb://hub:9900")])
+    write_flist(Flist(tree(Codec.V2).root, {}, router), str(path), "v2")
+    with tarfile.open(path, "r:gz") as archive:
+        assert sorted(archive.getnames()) == ["./flistdb.sqlite3", "./router.yaml"]
+        text = archive.extractfile("./router.yaml").read()  # type: ignore[union-attr]
+    assert yaml.safe_load(text)["lookup"] == list(router.lookup)
+    assert read_flist(str(path)).router == router
 
 
 def v3(tmp_path: Path, *statements: str) -> Path:

@@ -16,13 +16,13 @@ from g8node.wire.flist import Codec
 from tests.support.chunks import some_refs
 from tests.support.faults import FaultyStore
 
-SIZE = 1000
+SIZE = 10_000
 REFS = some_refs(200, size=SIZE)
 
 
 def plan_of() -> ImagePlan:
     slots = SlotTable(
-        starts=array("Q", range(0, 4096 * len(REFS), 4096)),
+        starts=array("Q", range(0, 12288 * len(REFS), 12288)),
         sizes=array("I", [SIZE] * len(REFS)),
         names_at=array("I", [0] * len(REFS)),
         codecs=bytes([Codec.G8]) * len(REFS),
@@ -34,7 +34,7 @@ def plan_of() -> ImagePlan:
 
 
 class Image:
-    """An image of 200 chunks of 1000 bytes, none of them local; 20 are fetched around the first."""
+    """An image of 200 chunks of 10,000 bytes, none of them local; 20 are fetched around the first."""
 
     def __init__(self, cache: ChunkCache, fetcher: Fetcher, *, first_bytes: int = 20 * SIZE) -> None:
         self.store = FaultyStore({ref.id: stored for ref, stored, _ in REFS})

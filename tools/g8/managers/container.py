@@ -40,12 +40,14 @@ class ContainerManager(Manager[M]):
         cgroups: Sequence[Sequence[str]] | None = None,
         config: Mapping[str, str] | None = None,
         command: str | Sequence[str] | None = None,
+        **more: Any,
     ) -> Flow[JSONResponse[M]]:
         """Start a container of an flist; `.get()` gives its id.
 
         `mount`: a folder of the node or an flist -> a path inside. `nics`: one `default` link unless given.
         `port`: source on the node -> port inside. `config`: files written before the start. `command`: what
-        runs as process 1.
+        runs as process 1. `more`: what corex.create takes beside these, by its own names (limits, user,
+        restart, health, tmpfs, devices, ...).
         """
         arguments = {
             "root": root_url,
@@ -63,6 +65,7 @@ class ContainerManager(Manager[M]):
             "cgroups": cgroups,
             "config": config,
             "command": command,
+            **more,
         }
         return self._client.json_response("corex.create", arguments, tags=tags)
 

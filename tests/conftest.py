@@ -5,6 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+from hypothesis import settings
+
+settings.register_profile("g8node", deadline=None)  # a busy machine is no failure
+settings.load_profile("g8node")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

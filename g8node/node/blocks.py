@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from g8node.config import VdiskSettings
-from g8node.errors import InvalidArgument, NodeError, Unavailable
+from g8node.errors import AlreadyExists, InvalidArgument, NodeError, Unavailable
 from g8node.nbd.export import Exports
 from g8node.nbd.joined import JoinedExports
 from g8node.nbd.server import Server
@@ -96,6 +96,42 @@ class Blocks:
             remote = Server(vdisks, tls=context, tls_only=not settings.plain)
             self._servers.append(remote)
             self.address = f"{host}:{await remote.listen_tcp(host.strip('[]'), int(port))}"
+
+    # What people ask of either kind; of two vdisks of one name, the one that is served
+
+    @property
+    def on_clusters(self) -> "Remote":
+        """Unavailable without a configuration."""
+        if self.remote is None:
+            raise Unavailable("vdisks on clusters: there is no vdisk.config")
+        return self.remote
+
+    def _lies_on_clusters(self, vdisk: str) -> bool:
+        mine = {record.id for record in self.vdisks.records()}
+        remote = self.remote
+        return remote is not None and vdisk not in mine and vdisk in dict(remote.vdisks.names())
+
+    async def info(self, vdisk: str) -> dict[str, Any]:
+        """NotFound."""
+        if self._lies_on_clusters(vdisk):
+            return self.on_clusters.vdisks.info(vdisk)
+        return await self.vdisks.info(vdisk)
+
+    async def copy(self, vdisk: str, target: str) -> None:
+        """Among the node's own, or on clusters."""
+        if self._lies_on_clusters(vdisk):
+            if any(record.id == target for record in self.vdisks.records()):
+                raise AlreadyExists(f"vdisk {target!r} exists")
+            await self.on_clusters.copy(vdisk, target)
+        else:
+            await self.vdisks.copy(vdisk, target)
+
+    async def delete(self, vdisk: str) -> None:
+        """NotFound; Conflict while it is in use."""
+        if self._lies_on_clusters(vdisk):
+            await self.on_clusters.delete(vdisk)
+        else:
+            await self.vdisks.delete(vdisk)
 
     def state(self) -> dict[str, Any]:
         """For `core.state`."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from g8node.linux.diskfile import DiskFile
 from g8node.runtime import blocking
+from g8node.vdisk import abilities
 from g8node.vdisk.batches import Batches
 from g8node.vdisk.commit import GroupCommit
 from g8node.vdisk.limits import Counters, Throttle
@@ -17,34 +18,14 @@ from g8node.vdisk.zeros import is_zero
 from g8node.wire import nbd
 from g8node.wire.nbd_handshake import Description
 
-_ABILITIES: Final = (
-    nbd.FLAG_HAS_FLAGS
-    | nbd.FLAG_SEND_FLUSH
-    | nbd.FLAG_SEND_FUA
-    | nbd.FLAG_SEND_TRIM
-    | nbd.FLAG_SEND_WRITE_ZEROES
-    | nbd.FLAG_SEND_FAST_ZERO
-    | nbd.FLAG_SEND_CACHE
-    | nbd.FLAG_CAN_MULTI_CONN
-)
-_READ_ONLY_ABILITIES: Final = (
-    nbd.FLAG_HAS_FLAGS
-    | nbd.FLAG_READ_ONLY
-    | nbd.FLAG_SEND_FLUSH
-    | nbd.FLAG_SEND_CACHE
-    | nbd.FLAG_CAN_MULTI_CONN
-)
 _PAGE: Final = 4096
 _PUNCH_BYTES: Final = 64 << 10
 """Shorter zeros over data are written: that is quicker, and does not tear the file into pieces."""
 
 
 def describe(record: Record) -> Description:
-    """What a client is told of a vdisk. Any byte may be written; whole blocks are the quickest."""
-    flags = _READ_ONLY_ABILITIES if record.read_only else _ABILITIES
-    return Description(
-        record.size, flags, preferred_block=max(record.block_size, 4096), text=f"{record.type} vdisk"
-    )
+    """What a client is told of one."""
+    return abilities.describe(record, readable=nbd.FLAG_SEND_CACHE, writable=nbd.FLAG_SEND_FAST_ZERO)
 
 
 class PlainVdisk:

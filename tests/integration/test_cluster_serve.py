@@ -14,7 +14,7 @@ import pytest
 from g8node.wire import nbd
 from g8tools.up.vm import free_port
 from tests.support.clusters import KEPT, redis_servers, yaml_of
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, refused
 from tests.support.etcd import etcd_server
 from tests.support.servers import RedisProcess
 from tests.support.vdisks import DEADLINE_S, Client, ServedConfig, run
@@ -256,8 +256,20 @@ def test_node_serves_vdisks_on_clusters_beside_its_own(node: Daemon, four: list[
     assert (
         f'g8node_vdisk_server_up{{vdisk="vd",server="127.0.0.1:{four[0].port}@0",type="primary"}} 1.0' in page
     )
+    assert node.direct("vdisk.info", id="vd")["cluster"] == "primary"
+    assert refused(node, "vdisk.delete", id="vd").startswith("409 ")
     client.close()
     assert node.direct("core.state")["vdisks"]["on_clusters"] == 1
+    assert refused(node, "vdisk.create", id="new", size=1 << 30, cluster="primary").startswith("409 ")
+    assert "iops" in refused(node, "vdisk.create", id="new", size=1 << 30, cluster="primary", iops=5)
+    assert "slave_cluster" in refused(node, "vdisk.create", id="new", size=1 << 30, slave_cluster="x")
+    assert refused(node, "vdisk.copy", id="vd", target="own").startswith("409 ")
+    assert refused(node, "vdisk.gc-cluster", cluster="nosuch").startswith("404 ")
+    assert node.direct("vdisk.gc-cluster", cluster="primary") == {"blocks": 0, "bytes": 0, "kept": 0}
+    until(lambda: node.direct("vdisk.info", id="vd")["connections"] == 0)
+    node.direct("vdisk.delete", id="vd")
+    shown = run("qemu-io", "-r", "-f", "raw", "-c", "read -P 0 0 64k", before["uri"]).stdout
+    assert "failed" not in shown
 
 
 def metrics(node: Daemon) -> str:

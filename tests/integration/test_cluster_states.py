@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from g8node.errors import Unavailable
-from g8node.vdisk.cluster import heal
+from g8node.vdisk.cluster import scan
 from g8node.vdisk.cluster.events import REPAIRED, RESPREAD
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.settings import Configuration, ServerState
@@ -417,7 +417,7 @@ async def test_block_that_is_removed_while_it_is_copied_stays_removed(
 ) -> None:
     """The copy was read before, and would be written after, the removal."""
     config = configured(cluster(primary), slave=cluster(slave))
-    fields = heal._fields
+    fields = scan.fields
     async with running(config) as vd:
         for block in range(64):
             await vd.write(block * BLOCK, content(block, 1))
@@ -432,7 +432,7 @@ async def test_block_that_is_removed_while_it_is_copied_stays_removed(
                     await vd.vdisk.trim(block * BLOCK, BLOCK)
                 yield part
 
-        monkeypatch.setattr(heal, "_fields", slowly)
+        monkeypatch.setattr(scan, "fields", slowly)
         await up(slave[2])
         await in_step(vd)
         assert await vd.read(2 * BLOCK, BLOCK) == bytes(BLOCK)
@@ -443,7 +443,7 @@ async def test_block_that_is_removed_while_it_is_copied_stays_removed(
 async def test_block_that_is_removed_while_it_is_spread_stays_removed(
     primary: list[RedisProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fields = heal._fields
+    fields = scan.fields
     async with running(configured(cluster(primary))) as vd:
         for block in range(64):
             await vd.write(block * BLOCK, content(block, 1))
@@ -454,7 +454,7 @@ async def test_block_that_is_removed_while_it_is_spread_stays_removed(
                     await vd.vdisk.trim(block * BLOCK, BLOCK)
                 yield part
 
-        monkeypatch.setattr(heal, "_fields", slowly)
+        monkeypatch.setattr(scan, "fields", slowly)
         await vd.exports.update(configured(cluster(primary, _2="respread")))
         await until(lambda: RESPREAD in vd.statuses())
         for block in range(64):

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, refused
 from tests.support.vdisks import Client, run
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -18,12 +17,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with daemon(tmp_path_factory.mktemp("node")) as running:
         yield running
         assert "Traceback" not in running.log()
-
-
-def refused(node: Daemon, name: str, **arguments: object) -> str:
-    with node.gate() as gate, pytest.raises(redis.ResponseError) as answer:
-        gate.execute_command(name, json.dumps(arguments))
-    return str(answer.value)
 
 
 def test_vdisk_lives_from_create_to_delete(node: Daemon) -> None:

@@ -139,3 +139,13 @@ def daemon(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def refused(node: Daemon, name: str, **arguments: object) -> str:
+    """What a command is refused with: its status, and why."""
+    try:
+        with node.gate() as gate:
+            gate.execute_command(name, json.dumps(arguments))
+    except redis.ResponseError as answer:
+        return str(answer)
+    raise AssertionError(f"{name} was not refused")

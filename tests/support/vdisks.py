@@ -17,7 +17,7 @@ from g8node.wire import nbd_handshake as hs
 from tests.support.nbd import CLIENT_FLAGS, Reply, ReplyReader, contexts, go, option, request
 
 DEADLINE_S = 60.0
-_G8 = (sys.executable, "-m", "g8tools.g8")
+G8 = (sys.executable, "-m", "g8tools.g8")
 
 
 class Served:
@@ -39,7 +39,7 @@ class Served:
 
     def g8(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """`g8 vdisk` on the folder; while it is served, that is refused."""
-        argv = [*_G8, "vdisk", *words, "--data", str(self.data)]
+        argv = [*G8, "vdisk", *words, "--data", str(self.data)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
         assert done.returncode == 0 or not check, done.stderr
         return done
@@ -50,7 +50,7 @@ class Served:
     def start(self) -> None:
         words = ["vdisk", "serve", *self.source(), "--socket", str(self.socket), *self._options]
         with open(self.folder / "serve.log", "ab") as log:
-            self.process = subprocess.Popen([*_G8, *words], stdout=log, stderr=log)
+            self.process = subprocess.Popen([*G8, *words], stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_S
         while not self._answers():
             assert self.process.poll() is None, self.log()

@@ -14,6 +14,7 @@ from g8tools.g8 import console
 from g8tools.g8.console import size_of
 
 if TYPE_CHECKING:
+    from g8node.vdisk.cluster.remote import Remote
     from g8node.vdisk.vdisks import Vdisks
 
 T = TypeVar("T")
@@ -24,6 +25,13 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AnyData = Annotated[
+    Path | None, typer.Option("--data", help="Folder of vdisks; or --config.", envvar="G8_VDISKS")
+]
+Config = Annotated[
+    str, typer.Option("--config", metavar="FILE|HOST:PORT,...", help="vdisks on clusters: a file, or etcd.")
+]
+ServerId = Annotated[str, typer.Option("--id", help="Under which etcd has the list of vdisks.")]
 KeyFile = Annotated[
     str,
     typer.Option(
@@ -31,6 +39,8 @@ KeyFile = Annotated[
     ),
 ]
 Id = Annotated[str, typer.Argument(metavar="VDISK", help="Its id, which is also the export's name.")]
+
+_CLUSTER_KEYS: Final = ("storageClusterID", "templateStorageClusterID", "slaveStorageClusterID")
 
 
 def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = "") -> T:
@@ -54,11 +64,37 @@ def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = 
     return console.run_async(run())
 
 
+def _on_clusters(config: str, server: str, work: "Callable[[Remote], Awaitable[T]]") -> T:
+    """Run work on the vdisks of a configuration."""
+    from g8node.runtime import blocking, logs
+    from g8node.vdisk.cluster.remote import Remote
+
+    logs.configure("warning")
+
+    async def run() -> T:
+        remote = Remote(config, server)
+        try:
+            await remote.start()
+            return await work(remote)
+        finally:
+            await remote.close()
+            blocking.close()
+
+    return console.run_async(run())
+
+
+def _either(data: Path | None, config: str) -> Path:
+    """The folder; what has a configuration does not get here."""
+    if data is None or config:
+        raise InvalidArgument("expected --data or --config, not both")
+    return data
+
+
 @app.command()
 def create(
     vdisk: Id,
     size: Annotated[str, typer.Argument(help="Bytes: 4096, 512M, 10G, 64T.")],
-    data: Data,
+    data: AnyData = None,
     type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="boot, db, cache or tmp.")] = "db",
     block_size: Annotated[str, typer.Option(help="A power of two, 512 to 128K.")] = "4096",
     iops: Annotated[int, typer.Option(help="Requests a second; 0: no limit.")] = 0,
@@ -71,10 +107,26 @@ def create(
     ] = "",
     encrypt: Annotated[bool, typer.Option("--encrypt", help="AES-256-XTS; needs --key-file.")] = False,
     key_file: KeyFile = "",
+    config: Config = "",
+    server: ServerId = "default",
+    cluster: Annotated[str, typer.Option(metavar="CLUSTER", help="With --config: where it lies.")] = "",
+    template_cluster: Annotated[
+        str, typer.Option(metavar="CLUSTER", help="With --config: where its template lies.")
+    ] = "",
+    slave_cluster: Annotated[str, typer.Option(metavar="CLUSTER", help="With --config: its slaves.")] = "",
     json: Json = False,
 ) -> None:
-    """Make an empty vdisk; it takes space only for what is written."""
+    """Make an empty vdisk; it takes space only for what is written.
+
+    On a cluster, that is an entry in etcd.
+    """
     import msgspec
+
+    if config and data is None:
+        clusters = cluster, template_cluster, slave_cluster
+        _create_there(config, server, vdisk, clusters, (type_, size, block_size, template))
+        return
+    folder = _either(data, config)
 
     from g8node.vdisk.record import Kind, Record, StorageWish, storage_of
 
@@ -94,8 +146,30 @@ def create(
         record = msgspec.convert(fields, Record)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"vdisk: {error}") from error
-    made = _with(data, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file)
+    made = _with(folder, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file)
     console.show(made, json=json, text="")
+
+
+def _create_there(
+    config: str, server: str, vdisk: str, clusters: tuple[str, str, str], rest: tuple[str, str, str, str]
+) -> None:
+    """`rest`: type, size, block size and template, as words."""
+    import msgspec
+
+    from g8node.vdisk.cluster.settings import Nbd, Static, convert
+
+    type_, size, block_size, template = rest
+    gib, odd = divmod(size_of(size), 1 << 30)
+    if odd:
+        raise InvalidArgument(f"size: expected a multiple of 1G, not {size!r}")
+    bytes_ = size_of(block_size, "block size")
+    fields = {"blockSize": bytes_, "size": gib, "type": type_, "templateVdiskID": template}
+    static = convert(fields, "vdisk", Static)
+    try:
+        nbd = msgspec.convert(dict(zip(_CLUSTER_KEYS, clusters, strict=True)), Nbd)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"cluster: {error}") from error
+    _on_clusters(config, server, lambda remote: remote.create(vdisk, static, nbd))
 
 
 @app.command("list")
@@ -136,20 +210,34 @@ def resize(
 
 
 @app.command()
-def delete(vdisk: Id, data: Data) -> None:
-    """Remove a vdisk and its data."""
-    _with(data, lambda vdisks: vdisks.delete(vdisk))
+def delete(vdisk: Id, data: AnyData = None, config: Config = "", server: ServerId = "default") -> None:
+    """Remove a vdisk and its data.
+
+    On clusters: its blocks, and its entry if that is in etcd. Nobody may serve it meanwhile.
+    """
+    if config and data is None:
+        _on_clusters(config, server, lambda remote: remote.delete(vdisk))
+    else:
+        _with(_either(data, config), lambda vdisks: vdisks.delete(vdisk))
 
 
 @app.command()
 def copy(
     vdisk: Id,
     target: Annotated[str, typer.Argument(help="The new vdisk's id.")],
-    data: Data,
+    data: AnyData = None,
     key_file: KeyFile = "",
+    config: Config = "",
+    server: ServerId = "default",
 ) -> None:
-    """Make another vdisk with the same content."""
-    _with(data, lambda vdisks: vdisks.copy(vdisk, target), key_file)
+    """Make another vdisk with the same content.
+
+    On clusters the new one is made in etcd; a file must have it already. Nobody may serve either meanwhile.
+    """
+    if config and data is None:
+        _on_clusters(config, server, lambda remote: remote.copy(vdisk, target))
+    else:
+        _with(_either(data, config), lambda vdisks: vdisks.copy(vdisk, target), key_file)
 
 
 @app.command()
@@ -163,17 +251,25 @@ def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> 
 
 @app.command()
 def gc(
-    data: Data,
+    data: AnyData = None,
     bytes_s: Annotated[str, typer.Option("--bandwidth", help="Bytes a second; 0: no limit.")] = "0",
     key_file: KeyFile = "",
+    config: Config = "",
+    server: ServerId = "default",
+    cluster: Annotated[str, typer.Option(metavar="CLUSTER", help="With --config: which.")] = "",
     json: Json = False,
 ) -> None:
     """Give back the space of deduplicated content that no vdisk has any more.
 
-    A damaged vdisk keeps what its index names. Encrypted content needs its key.
+    A damaged vdisk keeps what its index names. Encrypted content needs its key. On a cluster all servers must
+    answer, and what was used in the last quarter of an hour stays.
     """
     rate = size_of(bytes_s, "bandwidth")
-    rows = _with(data, lambda vdisks: vdisks.gc(rate), key_file)
+    if config and data is None:
+        done = _on_clusters(config, server, lambda remote: remote.vdisks.collect(cluster, bytes_s=rate))
+        console.show(done, json=json, text=f"{done.blocks} blocks removed, {done.kept} kept")
+        return
+    rows = _with(_either(data, config), lambda vdisks: vdisks.gc(rate), key_file)
     text = console.table(
         [("BLOCKS", "FREED", "KEPT", "PROBLEM")]
         + [

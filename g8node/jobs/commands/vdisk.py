@@ -1,12 +1,14 @@
 """vdisk.*: block devices, served over NBD (async)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
 
+from g8node.errors import InvalidArgument
 from g8node.jobs.registry import Context, command
+from g8node.vdisk.cluster.settings import Nbd, Static
 from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import (
     BLOCK_MAX,
@@ -42,6 +44,17 @@ BytesS = Annotated[int, Meta(ge=0, le=1 << 50, description="Bytes a second; 0: n
 BurstMs = Annotated[int, Meta(ge=1, le=3_600_000, description="Unused rate of so long may be used at once.")]
 
 
+Cluster = Annotated[
+    str,
+    Meta(
+        extra={"kind": "vdisk or empty"},
+        pattern=rf"\A[!-~]{{0,{ID_MAX}}}\Z",
+        description="A storage cluster of `vdisk.config`; empty: none.",
+    ),
+]
+GIB: Final = 1 << 30
+
+
 class CreateArgs(Struct, frozen=True):
     id: Id
     size: Size
@@ -54,6 +67,9 @@ class CreateArgs(Struct, frozen=True):
     iops: Iops = 0
     bytes_s: BytesS = 0
     burst_ms: BurstMs = 1000
+    cluster: Cluster = ""
+    template_cluster: Cluster = ""
+    slave_cluster: Cluster = ""
 
 
 class Counted(Struct, frozen=True):
@@ -71,8 +87,8 @@ class Counted(Struct, frozen=True):
 
 
 class Info(Struct, frozen=True):
-    """`used` are bytes on the disk, without the content that deduplicated vdisks share; `uri` is for clients
-    here; `counters` only while it is open."""
+    """`used` are bytes on the disk, without the content that deduplicated vdisks share, and 0 on a `cluster`;
+    `uri` is for clients here; `counters` only while it is open."""
 
     id: str
     type: Kind
@@ -87,6 +103,7 @@ class Info(Struct, frozen=True):
     used: int
     connections: int
     uri: str
+    cluster: str = ""
     counters: Counted | None = None
 
 
@@ -96,7 +113,7 @@ def _uri(ctx: Context, vdisk: str) -> str:
 
 
 async def _info(ctx: Context, vdisk: str) -> Info:
-    found = await ctx.node.blocks.vdisks.info(vdisk)
+    found = await ctx.node.blocks.info(vdisk)
     fields: dict[str, Any] = found | {
         "uri": _uri(ctx, vdisk),
         "counters": found["counters"] or None,
@@ -106,7 +123,16 @@ async def _info(ctx: Context, vdisk: str) -> Info:
 
 @command("vdisk.create", role="admin")
 async def create(ctx: Context, args: CreateArgs) -> Info:
-    """Make an empty vdisk; it takes space only for what is written. Encryption needs `vdisk.key_file`."""
+    """Make an empty vdisk; it takes space only for what is written. Encryption needs `vdisk.key_file`.
+
+    With `cluster` it lies there, if `vdisk.config` is etcd: GiB, deduplicated if a boot disk, without limits.
+    """
+    if args.cluster:
+        await _create_on_cluster(ctx, args)
+        return await _info(ctx, args.id)
+    for name in ("template_cluster", "slave_cluster"):
+        if getattr(args, name):
+            raise InvalidArgument(f"{name}: expected a cluster")
     record = Record(
         id=args.id,
         type=args.type,
@@ -119,6 +145,25 @@ async def create(ctx: Context, args: CreateArgs) -> Info:
     )
     await ctx.node.blocks.vdisks.create(record, encrypted=args.encrypted)
     return await _info(ctx, args.id)
+
+
+async def _create_on_cluster(ctx: Context, args: CreateArgs) -> None:
+    """InvalidArgument for what vdisks on clusters do not have."""
+    storage = "dedup" if args.type == "boot" else "plain"
+    for name, wrong in (
+        ("encrypted", args.encrypted),
+        ("iops", args.iops),
+        ("bytes_s", args.bytes_s),
+        ("storage", args.storage not in ("", storage)),
+        ("size", args.size % GIB),
+    ):
+        if wrong:
+            expected = "a multiple of 1 GiB" if name == "size" else "none of it on a cluster"
+            raise InvalidArgument(f"{name}: expected {storage if name == 'storage' else expected}")
+    static = Static(args.block_size, args.size // GIB, args.type, args.read_only, args.template)
+    static.check()
+    nbd = Nbd(args.cluster, args.template_cluster, args.slave_cluster)
+    await ctx.node.blocks.on_clusters.create(args.id, static, nbd)
 
 
 @command("vdisk.list", role="reader")
@@ -170,15 +215,18 @@ class CopyArgs(Struct, frozen=True):
 
 @command("vdisk.copy", role="admin")
 async def copy(ctx: Context, args: CopyArgs) -> Info:
-    """A new vdisk with the same content; 409 while somebody may write."""
-    await ctx.node.blocks.vdisks.copy(args.id, args.target)
+    """A new vdisk with the same content; 409 while somebody may write.
+
+    On clusters the target is made in etcd; a file must have it already, without blocks.
+    """
+    await ctx.node.blocks.copy(args.id, args.target)
     return await _info(ctx, args.target)
 
 
 @command("vdisk.delete", role="admin")
 async def delete(ctx: Context, args: IdArgs) -> None:
-    """Remove a vdisk and its data; 409 while it is in use."""
-    await ctx.node.blocks.vdisks.delete(args.id)
+    """Remove a vdisk and its data; 409 while it is in use. A file with vdisks on clusters keeps its entry."""
+    await ctx.node.blocks.delete(args.id)
 
 
 @command("vdisk.check", role="operator")
@@ -208,6 +256,36 @@ class Collected(Struct, frozen=True):
 async def gc(ctx: Context, args: GcArgs) -> list[Collected]:
     """Give back the space of deduplicated content that no vdisk has any more; 409 while that is going on."""
     return msgspec.convert(await ctx.node.blocks.vdisks.gc(args.bytes_s), list[Collected])
+
+
+class GcClusterArgs(Struct, frozen=True):
+    cluster: Annotated[
+        str,
+        Meta(
+            extra={"kind": "vdisk"},
+            pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z",
+            description="A storage cluster of `vdisk.config`.",
+        ),
+    ]
+    bytes_s: BytesS = 64 << 20
+
+
+class CollectedThere(Struct, frozen=True):
+    """Blocks and bytes of a cluster's content that were removed, and blocks that stayed, slaves included."""
+
+    blocks: int
+    bytes: int
+    kept: int
+
+
+@command("vdisk.gc-cluster", role="admin")
+async def gc_cluster(ctx: Context, args: GcClusterArgs) -> CollectedThere:
+    """Remove content that no deduplicated vdisk of a cluster names, beside writers; all servers must answer.
+
+    What was used in the last quarter of an hour stays. Clones elsewhere must be in the configuration.
+    """
+    done = await ctx.node.blocks.on_clusters.vdisks.collect(args.cluster, bytes_s=args.bytes_s)
+    return CollectedThere(done.blocks, done.bytes, done.kept)
 
 
 class OnServer(Struct, frozen=True):

@@ -64,7 +64,7 @@ class PlainBlocks:
         self._template = template
         self._source_key = plain_key(source)
         self._keep = keep
-        self._keeping = Keeping()
+        self._keeping = Keeping(template)
 
     @property
     def late(self) -> bool:
@@ -122,5 +122,3 @@ class PlainBlocks:
     async def close(self) -> None:
         await self._keeping.close()
         await self.mirror.close()
-        if self._template is not None:
-            await self._template.close()

@@ -5,7 +5,7 @@ Every server of a cluster is as good as another: the one that answered last is a
 
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +39,7 @@ class Header(Struct, frozen=True):
 
 class TxnResponse(Struct, frozen=True):
     header: Header = Header()
+    succeeded: bool = False
     responses: tuple[Response, ...] = ()
 
 
@@ -79,6 +80,18 @@ class Etcd:
                 for value in response.response_range.kvs:
                     values[_decoded(value.key).decode()] = _decoded(value.value)
         return values, revision
+
+    async def swap(
+        self, key: str, value: bytes, puts: Mapping[str, bytes], deletes: Sequence[str] = ()
+    ) -> bool:
+        """Change keys at one moment if `key` still has a value; whether it had. Unavailable."""
+        compare = {"key": _encoded(key), "target": "VALUE", "result": "EQUAL", "value": _coded(value)}
+        changes: list[dict[str, Any]] = [
+            {"request_put": {"key": _encoded(one), "value": _coded(text)}} for one, text in puts.items()
+        ]
+        changes += [{"request_delete_range": {"key": _encoded(one)}} for one in deletes]
+        body = {"compare": [compare], "success": changes}
+        return (await self._post("/v3/kv/txn", body, TxnResponse)).succeeded
 
     async def _post(self, path: str, body: Any, type: "type[TxnResponse]") -> TxnResponse:
         error = Unavailable("etcd: no endpoints")
@@ -144,7 +157,11 @@ def _result(row: bytes) -> WatchResult:
 
 
 def _encoded(key: str) -> str:
-    return base64.b64encode(key.encode()).decode()
+    return _coded(key.encode())
+
+
+def _coded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _decoded(text: str) -> bytes:

@@ -5,10 +5,10 @@ does not answer leaves everything in place (event 401). Only the first load must
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from g8node.errors import InvalidArgument, Unavailable
+from g8node.errors import AlreadyExists, Conflict, InvalidArgument, Unavailable
 from g8node.runtime import logs
 from g8node.vdisk.cluster import settings
 from g8node.vdisk.cluster.etcd import Etcd
@@ -28,6 +28,7 @@ log = logs.get("vdisk")
 T = TypeVar("T")
 _RETRY_S: Final = 0.5
 _RETRY_MAX_S: Final = 15.0
+_CHANGES: Final = 10
 
 
 class EtcdSource:
@@ -144,6 +145,45 @@ class EtcdSource:
 
     def reload(self) -> None:
         """Nothing to do: it is watched."""
+
+    async def compose(self, vdisk: str, static: Static, nbd: Nbd) -> Vdisk:
+        keys = {settings.cluster_key(one): one for one in (nbd.storage, nbd.template, nbd.slave) if one}
+        values, _ = await self._etcd.get(list(keys))
+        clusters = {
+            keys[key]: settings.parse_value(text, key, StorageCluster) for key, text in values.items()
+        }
+        return settings.compose(vdisk, static, nbd, None, clusters, where=vdisk)
+
+    async def add(self, vdisk: Vdisk) -> None:
+        static_key, nbd_key = settings.static_key(vdisk.id), settings.nbd_key(vdisk.id)
+        known, _ = await self._etcd.get([static_key, nbd_key])
+        if known:
+            raise AlreadyExists(f"vdisk {vdisk.id!r} is in etcd")
+        texts = {static_key: settings.encode(vdisk.static), nbd_key: settings.encode(vdisk.nbd)}
+        await self._change_list(lambda ids: [*ids, vdisk.id], puts=texts)
+
+    async def remove(self, vdisk: str) -> None:
+        keys = [settings.static_key(vdisk), settings.nbd_key(vdisk), settings.tlog_key(vdisk)]
+        await self._change_list(lambda ids: [one for one in ids if one != vdisk], deletes=keys)
+
+    async def _change_list(
+        self,
+        change: Callable[[Sequence[str]], list[str]],
+        *,
+        puts: dict[str, bytes] | None = None,
+        deletes: Sequence[str] = (),
+    ) -> None:
+        """Another list of vdisks and other values at one moment, if nobody changed the list meanwhile."""
+        key = settings.served_key(self._server)
+        for _ in range(_CHANGES):
+            values, _ = await self._etcd.get([key])
+            if key not in values:
+                raise Unavailable(f"etcd: there is no key {key}")
+            ids = settings.parse_value(values[key], key, VdiskList).vdisks
+            text = settings.encode(VdiskList(tuple(change(ids))))
+            if await self._etcd.swap(key, values[key], (puts or {}) | {key: text}, deletes):
+                return
+        raise Conflict(f"etcd: {key} is being changed by others", hint="try again")
 
     async def close(self) -> None:
         await self._etcd.close()

@@ -8,35 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from g8node.errors import Unavailable
+from g8node.vdisk.abilities import describe
 from g8node.vdisk.cluster.blocks import Answer, Blocks
 from g8node.vdisk.limits import Counters, Throttle
 from g8node.vdisk.record import Record
 from g8node.wire import nbd
 from g8node.wire.nbd_handshake import Description
 
-_ABILITIES: Final = (
-    nbd.FLAG_HAS_FLAGS
-    | nbd.FLAG_SEND_FLUSH
-    | nbd.FLAG_SEND_FUA
-    | nbd.FLAG_SEND_TRIM
-    | nbd.FLAG_SEND_WRITE_ZEROES
-    | nbd.FLAG_CAN_MULTI_CONN
-)
-_READ_ONLY_ABILITIES: Final = (
-    nbd.FLAG_HAS_FLAGS | nbd.FLAG_READ_ONLY | nbd.FLAG_SEND_FLUSH | nbd.FLAG_CAN_MULTI_CONN
-)
 _ZERO_BLOCKS: Final = 4096
 """Blocks that are zeroed at once."""
 _EXTENT_BLOCKS: Final = 8192
 """Blocks that one question for extents looks at; the client asks on."""
-
-
-def describe(record: Record) -> Description:
-    """What a client is told; any byte may be written, whole blocks are the quickest."""
-    flags = _READ_ONLY_ABILITIES if record.read_only else _ABILITIES
-    return Description(
-        record.size, flags, preferred_block=max(record.block_size, 4096), text=f"{record.type} vdisk"
-    )
 
 
 class ClusterVdisk:

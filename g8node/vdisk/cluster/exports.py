@@ -12,11 +12,14 @@ from typing import Any
 
 import msgspec
 
-from g8node.errors import NodeError, NotFound
+from g8node.errors import Conflict, NodeError, NotFound
 from g8node.runtime import logs
+from g8node.vdisk.abilities import describe
+from g8node.vdisk.cluster import offline
 from g8node.vdisk.cluster.blocks import Blocks
+from g8node.vdisk.cluster.collect import GRACE_S, ClusterCollection, Collected
 from g8node.vdisk.cluster.events import INVALID_CONFIG, Event, Tell
-from g8node.vdisk.cluster.export import ClusterVdisk, describe
+from g8node.vdisk.cluster.export import ClusterVdisk
 from g8node.vdisk.cluster.locks import Locks
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.open import open_blocks
@@ -43,6 +46,7 @@ class ClusterVdisks:
         self._vdisks: dict[str, Vdisk] = {}
         self._opened: dict[str, _Opened] = {}
         self._busy: dict[str, asyncio.Lock] = {}
+        self._collecting = asyncio.Lock()
 
     def tell(self, event: Event) -> None:
         """Into the log, and to whoever else wants to know."""
@@ -123,6 +127,80 @@ class ClusterVdisks:
             wanted = msgspec.structs.replace(now, size=max(now.size, wanted.size))
         opened.vdisk.change(wanted)
         opened.blocks.switch(lambda: self._open_blocks(config, opened.blocks.locks))
+
+    # What people ask
+
+    def get(self, vdisk: str) -> Vdisk:
+        """NotFound."""
+        if vdisk not in self._vdisks:
+            raise NotFound(f"vdisk {vdisk!r} is not in the configuration")
+        return self._vdisks[vdisk]
+
+    def info(self, vdisk: str) -> dict[str, Any]:
+        """What the node's own vdisks tell of themselves as well, as far as it is known. NotFound."""
+        config = self.get(vdisk)
+        record = config.static.record(vdisk)
+        opened = self._opened.get(vdisk)
+        table: dict[str, Any] = msgspec.to_builtins(record)
+        del table["seal"], table["number"], table["template_size"]
+        return table | {
+            "encrypted": False,
+            "storage": "dedup" if record.type == "boot" else "plain",
+            "template": config.static.template,
+            "cluster": config.nbd.storage,
+            "used": 0,
+            "connections": opened.users if opened else 0,
+            "counters": opened.vdisk.counters.table() if opened else {},
+        }
+
+    def _refuse_open(self, vdisk: str) -> None:
+        if vdisk in self._opened:
+            users = self._opened[vdisk].users
+            raise Conflict(f"vdisk {vdisk!r} has {users} connections", hint="disconnect them first")
+
+    async def delete(self, vdisk: str) -> None:
+        """Take all that it has off its servers. NotFound; Conflict while it is in use or shown."""
+        async with self._lock(vdisk):
+            config = self.get(vdisk)
+            self._refuse_open(vdisk)
+            for other in self._vdisks.values():
+                if other.static.template == vdisk and other.template == config.storage:
+                    raise Conflict(f"vdisk {vdisk!r} is the template of {other.id!r}")
+            await offline.remove(config, patience=self._patience, tell=self.tell)
+
+    async def copy(self, vdisk: str, target: Vdisk) -> None:
+        """Give `target` the bytes of a vdisk. NotFound; Conflict while in use; see `offline.copy`."""
+        if vdisk == target.id:
+            raise Conflict(f"target: expected another name than {vdisk!r}")
+        first, second = sorted((vdisk, target.id))
+        async with self._lock(first), self._lock(second):
+            config = self.get(vdisk)
+            if not config.static.read_only:
+                self._refuse_open(vdisk)
+            self._refuse_open(target.id)
+            await offline.copy(config, target, patience=self._patience, tell=self.tell)
+
+    async def collect(self, cluster: str, *, bytes_s: int = 0, grace_s: float = GRACE_S) -> Collected:
+        """Remove content that no vdisk names. NotFound, Conflict, Unavailable; see `collect`."""
+        if self._collecting.locked():
+            raise Conflict("a collection is running")
+        async with self._collecting:
+            here = [one for one in self._vdisks.values() if one.nbd.storage == cluster]
+            if not here:
+                raise NotFound(f"cluster: no vdisk of the configuration lies on {cluster!r}")
+            clones = [one for one in self._vdisks.values() if one.nbd.template == cluster]
+            slaves = [one.slave for one in here if one.slave is not None]
+            others = [one for clone in clones for one in (clone.storage, clone.slave) if one is not None]
+            run = ClusterCollection(
+                here[0].storage,
+                slaves,
+                others,
+                patience=self._patience,
+                tell=self.tell,
+                bytes_s=bytes_s,
+                grace_s=grace_s,
+            )
+            return await run.run()
 
     def states(self) -> list[dict[str, Any]]:
         """Every vdisk: what it is, what it has done, how its servers are."""

@@ -6,15 +6,14 @@ does nothing where a newer one arrived, and a field that was removed since is kn
 A change that the target could not take ends the copying; it begins anew.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Any
 
 from g8node.errors import Unavailable
+from g8node.vdisk.cluster import scan
 from g8node.vdisk.cluster.layout import HASH_BYTES
 from g8node.vdisk.cluster.member import Member
 from g8node.vdisk.cluster.shard import Copy, Shard, Touched
-
-_BATCH: Final = 128
 
 
 async def fill(shard: Shard, copy: Copy, key: str) -> None:
@@ -32,7 +31,7 @@ async def fill(shard: Shard, copy: Copy, key: str) -> None:
             raise
         copy.syncing = True
     try:
-        async for fields in _fields(source, key, missed):
+        async for fields in scan.fields(source, key, missed):
             await copy.member.set_absent(key, fields, copy.dropped)
             _check(copy)
         async for contents in _contents(source, missed):
@@ -53,7 +52,7 @@ async def _forget(member: Member, key: str, missed: Collection[Touched] | None) 
     if missed is None:
         await member.once([("DEL", key)])
         return
-    for fields in _batches(one for one in missed if isinstance(one, int)):
+    for fields in scan.batches(one for one in missed if isinstance(one, int)):
         await member.once([("HDEL", key, *fields)])
 
 
@@ -79,7 +78,7 @@ async def spread(
         shard.dropped.clear()
         shard.spread_broken = False
         shard.also = then
-    async for fields in _fields(source, key, None):
+    async for fields in scan.fields(source, key, None):
         for target, part in _parted(fields, then).items():
             await target.put_absent(part, shard.dropped)
     async for contents in _contents(source, None):
@@ -92,7 +91,7 @@ async def _purge(target: Shard, shard: Shard, key: str, now: Callable[[Touched],
     """Remove what an attempt that was broken off has left of the shard's fields elsewhere."""
     if not (ready := target.in_step()):
         return
-    async for fields in _fields(ready[0].member, key, None):
+    async for fields in scan.fields(ready[0].member, key, None):
         if left := [field for field in fields if now(field) is shard]:
             await target.drop(left)
 
@@ -104,39 +103,16 @@ def _parted(items: dict[Any, bytes], place: Callable[[Touched], Shard]) -> dict[
     return parts
 
 
-def _batches(items: Iterable[Any]) -> Iterable[list[Any]]:
-    everything = list(items)
-    return (everything[at : at + _BATCH] for at in range(0, len(everything), _BATCH))
-
-
-async def _fields(
-    source: Member, key: str, wanted: Collection[Touched] | None
-) -> AsyncIterator[dict[int, bytes]]:
-    """What a hash holds, in pieces; of `wanted` fields only, if given."""
-    if wanted is not None:
-        for fields in _batches(one for one in wanted if isinstance(one, int)):
-            (values,) = await source.call([("HMGET", key, *fields)])
-            yield {field: data for field, data in zip(fields, _list(values), strict=True) if data is not None}
-        return
-    cursor = b"0"
-    while True:
-        (reply,) = await source.call([("HSCAN", key, cursor, "COUNT", _BATCH)])
-        cursor, flat = _list(reply)
-        yield {int(field): data for field, data in zip(flat[::2], flat[1::2], strict=True)}
-        if cursor == b"0":
-            return
-
-
 async def _contents(source: Member, wanted: Collection[Touched] | None) -> AsyncIterator[dict[bytes, bytes]]:
     """Blocks under their hashes; those of other vdisks too, which cannot be told apart."""
     if wanted is not None:
-        for hashes in _batches(one for one in wanted if isinstance(one, bytes)):
+        for hashes in scan.batches(one for one in wanted if isinstance(one, bytes)):
             yield await _contents_of(source, hashes)
         return
     cursor = b"0"
     while True:
-        (reply,) = await source.call([("SCAN", cursor, "COUNT", _BATCH)])
-        cursor, keys = _list(reply)
+        (reply,) = await source.call([("SCAN", cursor, "COUNT", scan.BATCH)])
+        cursor, keys = scan.as_list(reply)
         if hashes := [one for one in keys if len(one) == HASH_BYTES]:
             yield await _contents_of(source, hashes)
         if cursor == b"0":
@@ -145,10 +121,4 @@ async def _contents(source: Member, wanted: Collection[Touched] | None) -> Async
 
 async def _contents_of(source: Member, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
     (values,) = await source.call([("MGET", *hashes)])
-    return {one: data for one, data in zip(hashes, _list(values), strict=True) if data is not None}
-
-
-def _list(reply: Any) -> list[Any]:
-    if not isinstance(reply, list):
-        raise Unavailable(f"a server answered {str(reply)[:200]} where a list was expected")
-    return reply
+    return {one: data for one, data in zip(hashes, scan.as_list(values), strict=True) if data is not None}

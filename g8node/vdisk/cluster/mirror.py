@@ -13,13 +13,13 @@ A server that fails by itself is taken for offline until it answers again (see `
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from g8node.errors import NodeError, Unavailable
 from g8node.runtime import logs
 from g8node.runtime.resp import ReplyError
-from g8node.vdisk.cluster import events, heal, layout, ledger
+from g8node.vdisk.cluster import events, heal, layout, ledger, scan
 from g8node.vdisk.cluster.events import Role, Tell
 from g8node.vdisk.cluster.ledger import Ledger
 from g8node.vdisk.cluster.member import Member, Patience, Refused
@@ -288,6 +288,17 @@ class Mirror:
         for got in await asyncio.gather(*(one(shard, part) for shard, part in left)) if left else ():
             answers |= got
         return answers
+
+    async def fields(self) -> AsyncIterator[dict[int, bytes]]:
+        """All that the vdisk's hash holds, in pieces. Unavailable."""
+        for shard in self.shards:
+            if shard.moved or shard.number in self.gone:
+                continue
+            source = next((copy.member for copy in shard.in_step() if copy.member.up), None)
+            if source is None:
+                raise Unavailable(f"shard {shard.number}: no server may be used", hint="see its state")
+            async for found in scan.fields(source, self.key, None):
+                yield {one: data for one, data in found.items() if self.shard(one) is shard}
 
     @property
     def late(self) -> bool:

@@ -3,13 +3,16 @@
 import asyncio
 from typing import Any, Final
 
-from g8node.errors import NodeError
+import msgspec
+
+from g8node.errors import AlreadyExists, NodeError
 from g8node.runtime import logs
 from g8node.vdisk.cluster.etcd import Etcd
 from g8node.vdisk.cluster.etcdsource import EtcdSource
 from g8node.vdisk.cluster.events import Tell
 from g8node.vdisk.cluster.exports import ClusterVdisks
 from g8node.vdisk.cluster.member import Patience
+from g8node.vdisk.cluster.settings import Nbd, Static
 from g8node.vdisk.cluster.source import FileSource, Source, endpoints_of
 
 log = logs.get("vdisk")
@@ -74,6 +77,39 @@ class Remote:
         except Exception as error:
             log.error("bug in following the configuration", exc_info=error)
             raise
+
+    # What people ask
+
+    async def create(self, vdisk: str, static: Static, nbd: Nbd) -> None:
+        """A new vdisk, where the configuration is in etcd. AlreadyExists, InvalidArgument, Conflict."""
+        self._refuse_known(vdisk)
+        await self.source.add(await self.source.compose(vdisk, static, nbd))
+        await self._reload()
+
+    async def copy(self, vdisk: str, target: str) -> None:
+        """A new vdisk in etcd; of a file's, one that is in it already and has no blocks."""
+        config = self.vdisks.get(vdisk)
+        if target in dict(self.vdisks.names()):
+            await self.vdisks.copy(vdisk, self.vdisks.get(target))
+            return
+        static = msgspec.structs.replace(config.static, read_only=False)
+        made = await self.source.compose(target, static, config.nbd)
+        await self.vdisks.copy(vdisk, made)
+        await self.source.add(made)
+        await self._reload()
+
+    async def delete(self, vdisk: str) -> None:
+        """Its blocks, and, where that is in etcd, what the configuration has of it."""
+        await self.vdisks.delete(vdisk)
+        await self.source.remove(vdisk)
+        await self._reload()
+
+    def _refuse_known(self, vdisk: str) -> None:
+        if vdisk in dict(self.vdisks.names()):
+            raise AlreadyExists(f"vdisk {vdisk!r} exists")
+
+    async def _reload(self) -> None:
+        await self.vdisks.update(await self.source.load())
 
     def states(self) -> list[dict[str, Any]]:
         return self.vdisks.states()

@@ -272,6 +272,12 @@ def convert(tree: Any, where: str, type: type[T]) -> T:
     return value
 
 
+def encode(value: Static | Nbd | VdiskList) -> bytes:
+    """A value of etcd: JSON, which is YAML as well; what is empty is left out."""
+    tree = {key: one for key, one in msgspec.to_builtins(value).items() if one not in ("", None)}
+    return msgspec.json.encode(tree)
+
+
 # The file
 
 

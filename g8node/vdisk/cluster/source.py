@@ -5,10 +5,18 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
-from g8node.errors import InvalidArgument, NodeError, Unavailable
+from g8node.errors import Conflict, InvalidArgument, NodeError, Unavailable
 from g8node.runtime import blocking, logs
 from g8node.vdisk.cluster.events import INVALID_CONFIG, Event, Tell
-from g8node.vdisk.cluster.settings import TEXT_BYTES_MAX, Configuration, host_port, parse_file
+from g8node.vdisk.cluster.settings import (
+    TEXT_BYTES_MAX,
+    Configuration,
+    Nbd,
+    Static,
+    Vdisk,
+    host_port,
+    parse_file,
+)
 
 log = logs.get("vdisk")
 
@@ -26,6 +34,15 @@ class Source(Protocol):
 
     def reload(self) -> None:
         """Look now (SIGHUP)."""
+
+    async def compose(self, vdisk: str, static: Static, nbd: Nbd) -> Vdisk:
+        """A vdisk that could be added, with its clusters. InvalidArgument, Unavailable."""
+
+    async def add(self, vdisk: Vdisk) -> None:
+        """Have it in the list. Conflict where that is for others to do; AlreadyExists."""
+
+    async def remove(self, vdisk: str) -> None:
+        """Have it in the list no more; nothing where that is for others to do."""
 
     async def close(self) -> None: ...
 
@@ -74,6 +91,19 @@ class FileSource:
 
     def reload(self) -> None:
         self._wake.set()
+
+    async def compose(self, vdisk: str, static: Static, nbd: Nbd) -> Vdisk:
+        raise self._refusal(vdisk)
+
+    async def add(self, vdisk: Vdisk) -> None:
+        raise self._refusal(vdisk.id)
+
+    def _refusal(self, vdisk: str) -> Conflict:
+        """A file belongs to the one who edits it: its comments and order would be lost."""
+        return Conflict(f"vdisk {vdisk!r} is not in {self._path}", hint="add it to the file first")
+
+    async def remove(self, vdisk: str) -> None:
+        """Whoever edits the file does that."""
 
     async def close(self) -> None:
         """Nothing is open."""

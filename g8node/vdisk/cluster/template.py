@@ -77,7 +77,8 @@ class Keeping:
     It saves the next read a trip; when there is too much of it, or it fails, that is all that is lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, template: Template | None) -> None:
+        self._template = template
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -95,5 +96,8 @@ class Keeping:
             log.warning("block of the template is not kept", reason=str(error))
 
     async def close(self) -> None:
+        """When it is done; the template, too."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._template is not None:
+            await self._template.close()

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from g8node.errors import Unavailable
+from g8node.vdisk.cluster import sectors as sectors_module
 from g8node.vdisk.cluster.layout import NO_HASH, SECTOR_BYTES, SECTOR_HASHES
 from g8node.vdisk.cluster.mirror import Mirror
 from g8node.vdisk.cluster.sectors import Sectors
@@ -19,6 +20,7 @@ class Fields:
 
     def __init__(self) -> None:
         self.held: dict[int, bytes] = {}
+        self.contents: dict[bytes, bytes] = {}
         self.broken = False
         self.puts: list[int] = []
         self.drops: list[int] = []
@@ -36,6 +38,9 @@ class Fields:
             self.held |= fields
             self.puts += fields
         return self._failures(fields)
+
+    async def get_contents(self, hashes: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        return {hash: self.contents.get(hash) for hash in hashes}
 
     async def drop(self, fields: Iterable[int]) -> dict[int, Any]:
         gone = list(fields)
@@ -105,7 +110,7 @@ async def test_dirty_sectors_stay_when_they_cannot_be_written() -> None:
     assert len(kept) + failed == 20
     fields.broken = False
     await sectors.flush()
-    assert fields.held == {number: image for number, image in kept.items()}
+    assert fields.held == {number: image for number, (image, _, _) in kept.items()}
 
 
 async def test_empty_sector_is_removed() -> None:
@@ -129,3 +134,45 @@ async def test_many_at_once_lose_no_change() -> None:
     for number in range(100):
         at = number * 32
         assert fields.held[number % 10][at : at + 32] == HASH
+
+
+async def test_hash_that_waited_for_long_is_written_only_if_its_content_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A collection may have taken it meanwhile."""
+    fields = Fields()
+    sectors = sectors_on(fields)
+    await sectors.change({block(1): HASH, block(2): b"g" * 32})
+    monkeypatch.setattr(sectors_module, "LATE_S", -1.0)
+    fields.contents = {b"g" * 32: b"data"}
+    with pytest.raises(Unavailable, match=f"{HASH.hex()} was collected"):
+        await sectors.flush()
+    assert fields.puts == []
+    fields.contents[HASH] = b"data"
+    await sectors.flush()
+    assert sorted(fields.puts) == [1, 2]
+    fields.contents = {}
+    await sectors.change({block(3): HASH})
+    await sectors.change({block(3): NO_HASH})
+    await sectors.flush()
+
+
+async def test_hash_that_was_written_late_by_a_process_that_stood_still_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the look for its content and the writing of the hash."""
+    fields = Fields()
+    sectors = sectors_on(fields)
+    await sectors.change({block(1): HASH})
+    put = fields.put
+
+    async def slow(given: Mapping[int, bytes]) -> dict[int, Any]:
+        now = sectors_module.clock()
+        monkeypatch.setattr(sectors_module, "clock", lambda: now + 1000)
+        return await put(given)
+
+    monkeypatch.setattr(fields, "put", slow)
+    with pytest.raises(Unavailable, match="was collected"):
+        await sectors.flush()
+    fields.contents = {HASH: b"data"}
+    await sectors.flush()

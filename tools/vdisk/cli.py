@@ -5,7 +5,7 @@ A folder of vdisks has one user at a time: while a server serves it, the other c
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar, cast
 
 import typer
 

@@ -3,10 +3,11 @@
 `space` and `home` are descriptors of network namespaces. Failures are OSError, as in `netlink`.
 """
 
+import contextlib
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -165,12 +166,10 @@ def wireguard_add(
     name: str, inside: str, space: int, *, private_key: str, listen_port: int, peers: Sequence[Peer]
 ) -> None:
     """A WireGuard link in the namespace `space`, down; its packets leave by the links of this namespace."""
-    from pyroute2 import WireGuard  # type: ignore[import-untyped]  # it has no types at all
-
     with session() as rtnl:
         rtnl.link("add", ifname=name, kind="wireguard")
     try:
-        with WireGuard() as device:
+        with _wireguard() as device:
             device.set(name, private_key=private_key, listen_port=listen_port)
             for peer in peers:
                 device.set(name, peer=_peer(peer))
@@ -179,6 +178,41 @@ def wireguard_add(
     except BaseException:
         link_remove(name)
         raise
+
+
+@off_loop
+def handshakes(name: str) -> dict[str, int]:
+    """Public key of each peer of a WireGuard link -> when it was last heard, s since the epoch; 0: never."""
+    with _wireguard() as device:
+        peers = [peer for part in device.info(name) for peer in part.get_attr("WGDEVICE_A_PEERS") or ()]
+    found = {}
+    for peer in peers:
+        key = peer.get_attr("WGPEER_A_PUBLIC_KEY")
+        heard = peer.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME") or {}
+        found[key.decode() if isinstance(key, bytes) else str(key)] = int(heard.get("tv_sec", 0))
+    return found
+
+
+@off_loop
+def endpoint_set(name: str, public_key: str, endpoint: tuple[str, int]) -> None:
+    """Where a peer of a WireGuard link is called; it may have come from elsewhere meanwhile."""
+    address, port = endpoint
+    peer = {"public_key": public_key, "endpoint_addr": address, "endpoint_port": port, "update_only": True}
+    with _wireguard() as device:
+        device.set(name, peer=peer)
+
+
+@contextlib.contextmanager
+def _wireguard() -> Iterator[Any]:
+    from pyroute2 import WireGuard  # type: ignore[import-untyped]  # it has no types at all
+    from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+    try:
+        with WireGuard() as device:
+            yield device
+    except NetlinkError as error:
+        code = error.code or errno.EIO
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _peer(peer: Peer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from g8node.wire import forward
 COUNT_MAX: Final = 64
 RATE_MAX: Final = 32_000_000_000
 PORTS_MAX: Final = 1024
+NAME_MAX: Final = 254
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 
 Type = Literal["default", "bridge", "vlan", "vxlan", "macvlan", "passthrough", "wireguard", "zerotier"]
@@ -60,8 +61,8 @@ class Peer(Struct, frozen=True):
 
     public_key: Key
     endpoint: Annotated[
-        Annotated[str, Meta(max_length=64, extra={"kind": "endpoint or empty"})] | None,
-        Meta(description="address:port, [address]:port of IPv6; empty: it calls us"),
+        Annotated[str, Meta(max_length=NAME_MAX + 6, extra={"kind": "endpoint or empty"})] | None,
+        Meta(description="address:port, [address]:port of IPv6, name:port; empty: it calls us"),
     ] = None
     allowed_ips: Annotated[list[Cidr], Meta(max_length=256)] | None = None
     keepalive: Annotated[int, Meta(ge=0, le=65535, description="seconds; 0: none")] | None = None
@@ -169,21 +170,34 @@ def _validate_wireguard(nic: Nic, where: str) -> None:
 
 
 def endpoint(peer: Peer, where: str = "peer") -> tuple[str, int] | None:
-    """(address, port); None for a peer that is not called."""
+    """(address or name, port); None for a peer that is not called."""
     if not peer.endpoint:
         return None
     host, _, port = peer.endpoint.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        address = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
         if not (port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
             raise ValueError
+        if bare == host and is_name(host):
+            return host, int(port)
+        address = ipaddress.ip_address(bare)
         if (address.version == 6) != host.startswith("["):
             raise ValueError
     except ValueError as error:
         raise InvalidArgument(
-            f"{where}.endpoint: expected address:port or [address]:port, not {peer.endpoint!r}"
+            f"{where}.endpoint: expected address:port, [address]:port or name:port, not {peer.endpoint!r}"
         ) from error
     return str(address), int(port)
+
+
+def is_name(host: str) -> bool:
+    """Whether it is a domain name; the last label of one is no number."""
+    *rest, last = host.removesuffix(".").split(".")
+    return (
+        len(host) < NAME_MAX
+        and all(_LABEL.fullmatch(label) for label in (*rest, last))
+        and not last.isdecimal()
+    )
 
 
 def _validate_config(config: Config, where: str) -> None:

@@ -3,6 +3,7 @@
 `plug` leaves in `Wire.undo` what takes the link away again, also when it fails half-way.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import chain
@@ -11,7 +12,7 @@ from typing import Any, Final
 from g8node.config import Network as Settings
 from g8node.errors import Exhausted, Unavailable
 from g8node.linux import namespace, netlink, virtual_links
-from g8node.node import nicspec, programs
+from g8node.node import endpoints, nicspec, programs
 from g8node.node.firewall import Firewall
 from g8node.node.networks import DEFAULT, Networks
 from g8node.node.segments import Segments
@@ -129,8 +130,17 @@ class Plugs:
         wire.undo.push_async_callback(self._inside, network, netlink.link_remove, wire.link)
         await self._configured(network, wire)
         if wire.cidrs:
-            allowed = [each for peer in device.peers or () for each in _peer(peer).allowed_ips]
+            allowed = [each for peer in device.peers or () for each in _allowed(peer)]
             await self._inside(network, virtual_links.routes_add, wire.link, allowed)
+        names = {
+            peer.public_key: where
+            for peer in device.peers or ()
+            if (where := nicspec.endpoint(peer)) is not None and nicspec.is_name(where[0])
+        }
+        if names:
+            wire.undo.push_async_callback(
+                _cancelled, asyncio.create_task(endpoints.keep(network.space, wire.link, names))
+            )
 
     async def _tunnel(self, network: Network, wire: Wire, device: nicspec.Wireguard) -> None:
         await blocking.run(
@@ -141,7 +151,7 @@ class Plugs:
             network.space,
             private_key=device.private_key,
             listen_port=device.listen_port or 0,
-            peers=[_peer(peer) for peer in device.peers or ()],
+            peers=[await _peer(peer) for peer in device.peers or ()],
         )
 
     async def _zerotier(self, network: Network, wire: Wire) -> None:
@@ -186,11 +196,22 @@ class Plugs:
         await blocking.run("disk", namespace.call_in, [network.space], fn, *args)
 
 
-def _peer(peer: nicspec.Peer) -> virtual_links.Peer:
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _allowed(peer: nicspec.Peer) -> tuple[str, ...]:
+    return tuple(str(ipaddress.ip_interface(each).network) for each in peer.allowed_ips or ())
+
+
+async def _peer(peer: nicspec.Peer) -> virtual_links.Peer:
+    """One whose name nobody knows yet is not called."""
+    where = nicspec.endpoint(peer)
     return virtual_links.Peer(
         peer.public_key,
-        tuple(str(ipaddress.ip_interface(each).network) for each in peer.allowed_ips or ()),
-        nicspec.endpoint(peer),
+        _allowed(peer),
+        await endpoints.resolved(where) if where is not None else None,
         peer.preshared_key or "",
         peer.keepalive or 0,
     )

@@ -1,9 +1,11 @@
 """bridge.*: bridges and their ports, by an agent in a network namespace of its own; real dnsmasq."""
 
+import json
 import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,27 @@ def test_bridge_whose_server_cannot_start_is_undone(node: Inside) -> None:
     assert "b0" not in node.there("nft", "list", "ruleset")
     node.direct("bridge.create", name="b0", network=static("10.5.0.1/24"))
     node.direct("bridge.delete", name="b0")
+
+
+def g8(node: Inside, *words: str) -> str:
+    """What the tool prints, in the node's network namespace."""
+    env = ["env", f"G8_NODE=127.0.0.1:{node.port}", f"G8_PASSWORD_FILE={node.folder}/password"]
+    return node.there(*env, sys.executable, "-m", "g8tools.g8", *words)
+
+
+def test_tool_makes_bridges_and_opens_ports(node: Inside) -> None:
+    g8(node, "bridge", "create", "t0", "--cidr", "10.8.0.1/24", "--dhcp", "10.8.0.10-10.8.0.20", "--nat")
+    g8(node, "bridge", "lease", "t0", "02:00:00:00:00:01", "10.8.0.9")
+    g8(node, "bridge", "attach", "t0", "v1")
+    assert {"name": "t0", "links": ["v1"]} in json.loads(g8(node, "--json", "bridge", "list"))
+    assert "10.8.0.1/24" in node.direct("ip.addr.list", name="t0")
+    assert "10.8.0.0/24 " in node.there("nft", "list", "chain", "inet", "g8node", "postrouting")
+    g8(node, "bridge", "detach", "v1")
+    g8(node, "bridge", "delete", "t0")
+    g8(node, "firewall", "open", "2222", "--subnet", "10.0.0.0/8")
+    assert "ip saddr 10.0.0.0/8 tcp dport 2222 accept" in g8(node, "firewall", "list")
+    g8(node, "firewall", "close", "2222")
+    assert "2222" not in g8(node, "firewall", "list")
 
 
 def test_second_node_in_a_network_is_refused_and_stopping_takes_the_bridges_down(

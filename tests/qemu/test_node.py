@@ -289,10 +289,15 @@ def test_wireguard_joins_two_containers_and_its_keys_are_not_told(vm: NodeVm, bu
         return {"type": "wireguard", "wireguard": device | {"cidr": f"10.74.0.{1 + number}/24"}}
 
     one = create(vm, busybox, wireguard(0, 51820, preshared_key=private[1]))
+    # The other end has moved when it is called for the first time: its name is asked for again.
+    called = "vpn.peer.test"
+    vm.job("bash", {"script": f"echo 192.0.2.1 {called} >>/etc/hosts"})
     two = create(
-        vm, busybox, wireguard(1, 0, endpoint="127.0.0.1:51820", keepalive=5, preshared_key=private[1])
+        vm, busybox, wireguard(1, 0, endpoint=f"{called}:51820", keepalive=5, preshared_key=private[1])
     )
-    assert hears(vm, two, "10.74.0.1")
+    assert inside(vm, two, "ping -c 1 -W 1 10.74.0.1")["state"] == "ERROR"
+    vm.job("bash", {"script": f"sed -i 's/^192.0.2.1 {called}/127.0.0.1 {called}/' /etc/hosts"})
+    until(lambda: hears(vm, two, "10.74.0.1"), "the peer at its new address", 120)
     assert "udp dport 51820 accept" in vm.direct("nft.list")
     told = json.dumps([vm.direct("corex.list"), vm.direct("corex.get", query=one)])
     assert public[1] in told

@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "device or empty": ("", ("../x", "-x", "a b")),
     "disk": ("sd", ("", "../x", "a b")),
     "domain": ("cpu", ("", "no-such-domain")),
-    "endpoint or empty": ("", ("x", "1.2.3.4", "host:1", "1.2.3.4:0", "::1:5", "[1.2.3.4]:5")),
+    "endpoint or empty": ("", ("x", "1.2.3.4", "ho_st:1", "1.2.3:4", "1.2.3.4:0", "::1:5", "[1.2.3.4]:5")),
     "file inside": ("/etc/g8node-test", ("", "/", "a\0b")),
     "folder inside": ("/", ("relative", "a/b")),
     "flist": ("/nonexistent/g8node-test.flist", ("", "relative", "ftp://x/y", "a\0b")),

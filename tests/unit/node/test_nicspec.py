@@ -42,7 +42,7 @@ def tunnel(**peer: Any) -> Nic:
         ([Nic(type="macvlan", id="p0", rate=Rate(send_bits_s=1))], "rate"),
         ([Nic(type="wireguard")], "private_key"),
         ([Nic(type="wireguard", wireguard=Wireguard(private_key=KEY, cidr="10.0.0.1"))], "wireguard.cidr"),
-        ([tunnel(endpoint="example.org:1")], r"peers\[0\].endpoint"),
+        ([tunnel(endpoint="-example.org:1")], r"peers\[0\].endpoint"),
         ([tunnel(endpoint="fe80::1:5")], "endpoint"),
         ([tunnel(endpoint="1.2.3.4:65536")], "endpoint"),
         ([tunnel(allowed_ips=["0.0.0.0"])], "allowed_ips"),
@@ -93,6 +93,19 @@ def test_endpoints_are_of_both_families() -> None:
     assert nicspec.endpoint(Peer(public_key=KEY, endpoint="1.2.3.4:5")) == ("1.2.3.4", 5)
     assert nicspec.endpoint(Peer(public_key=KEY, endpoint="[fe80::1]:5")) == ("fe80::1", 5)
     assert nicspec.endpoint(Peer(public_key=KEY)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["peer", "vpn.example.org", "vpn.example.org.", "1.2.3.4a", "xn--bcher-kva.example"]
+)
+def test_endpoints_may_be_names(name: str) -> None:
+    assert nicspec.endpoint(Peer(public_key=KEY, endpoint=f"{name}:51820")) == (name, 51820)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a..b", "1.2.3", "a_b", "[peer]", f"{'a.' * 130}a", "a b"])
+def test_what_is_neither_name_nor_address_is_no_endpoint(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"peer\.endpoint"):
+        nicspec.endpoint(Peer(public_key=KEY, endpoint=f"{name}:51820"))
 
 
 def test_several_tunnels_are_right() -> None:

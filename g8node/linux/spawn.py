@@ -23,6 +23,9 @@ SLOW: Final = errno.EXDEV
 reap = _spawn.reap
 """Collect a child that has ended (pid, or -1: any): its pid and exit code, -N for signal N. Never waits."""
 
+watch = _spawn.watch
+"""Take SIGCHLD, or give it back: an eventfd, always the same, that is readable after one."""
+
 
 class Spawner:
     """A queue of requests and the answers to them. `fd` is readable while there are answers."""

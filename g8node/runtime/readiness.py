@@ -39,9 +39,8 @@ class Readiness:
                 call(events)
 
 
-def readiness() -> Readiness:
-    """That of the running loop."""
-    loop = asyncio.get_running_loop()
+def readiness(loop: asyncio.AbstractEventLoop) -> Readiness:
+    """That of the loop."""
     found = _of.get(loop)
     if found is None:
         found = _of[loop] = Readiness(loop)

@@ -49,7 +49,7 @@ class PipeReader:
         self._fd = fd
         self._on_data = on_data
         self._loop = asyncio.get_running_loop()
-        self._readiness = readiness()
+        self._readiness = readiness(self._loop)
         self._watched = False
         self._wanted = True
         self._busy = False

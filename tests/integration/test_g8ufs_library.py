@@ -157,7 +157,7 @@ def _hundred_files(top: str) -> None:
             out.write(some_bytes(20_000, number))
 
 
-@in_child
+@in_child(deadline_s=180)
 async def test_drop_and_prefetch_under_readers_change_no_byte(node: Node) -> None:
     target = await node.attach()
     expected = await tree_of(str(node.tree))

@@ -180,8 +180,8 @@ def test_fio_verifies_random_mixes(server: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_fio_verifies_random_mixes_for_half_an_hour(server: Served, tmp_path: Path) -> None:
-    verify_mixes(server, tmp_path, 1800)
+def test_fio_verifies_random_mixes_for_an_hour(server: Served, tmp_path: Path) -> None:
+    verify_mixes(server, tmp_path, 3600)
 
 
 LIBNBD = r"""

@@ -160,6 +160,25 @@ def test_reap_tells_the_exit_code_or_the_signal() -> None:
     assert reap(pid) == (pid, -9)
 
 
+def test_end_of_a_child_makes_a_descriptor_readable() -> None:
+    """In a process of its own, which has no other children."""
+    script = """
+        import os, select
+        from g8node.linux.spawn import watch
+        from tests.integration.test_spawn import NULL, spawn
+        fd = watch(True)
+        ours, theirs = os.pipe()
+        pid = spawn(["/bin/cat"], (ours, NULL, NULL))
+        assert not select.select([fd], [], [], 0)[0]
+        os.close(theirs)
+        assert select.select([fd], [], [], 30)[0]
+        os.waitpid(pid, 0)
+        assert os.eventfd_read(fd) == 1
+        assert watch(False) == fd
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60, check=True)
+
+
 def test_name_is_looked_up_in_the_folders(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()  # no file: the next folder has it
     assert output(["sh", "-c", "echo found"], search=f"/nonexistent::{tmp_path}:/bin") == "found\n"

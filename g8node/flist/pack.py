@@ -64,6 +64,8 @@ class PackOptions:
     """Where readers find the chunks, to be written into the flist as it is."""
     progress: Callable[[Progress], None] | None = None
     """Called on the loop after every batch."""
+    pool: blocking.Pool = "disk"
+    """That reads the source: `path` for one that this process may serve itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ async def pack_tree(
     """As `pack`, without the flist file. `single`: a tree of this one file, whatever it is."""
     options = options or PackOptions()
     how = How(Codec.G8_KEYED if options.secret else Codec.G8, options.by_content, options.ignore)
-    opened = await blocking.run("disk", _open, source, how, single)
+    opened = await blocking.run(options.pool, _open, source, how, single)
     packer = _Packer(store, options, opened.total_bytes)
     await packer.run(opened.parts())
     return Tree(opened.root, opened.info, packer.progress)
@@ -147,7 +149,7 @@ class _Packer:
     async def run(self, parts: Iterator[Part]) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                while batch := await blocking.run("disk", _next_batch, parts):
+                while batch := await blocking.run(self._options.pool, _next_batch, parts):
                     await self._slots.acquire()
                     tasks.create_task(self._finish(batch))
         except ExceptionGroup as errors:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from g8node.errors import Conflict, InvalidArgument, NodeError, NotFound
+from g8node.errors import InvalidArgument, NodeError, NotFound
 from g8node.linux import mount, rootpath
 from g8node.linux.guard import off_loop
 from g8node.node import programs, restic, rootfs
+from g8node.node.atrest import at_rest, unless_it_ends
 from g8node.node.container import Container
 from g8node.node.restic import SCHEME, Attach, Repository, repository
 from g8node.node.specs import Spec
-from g8node.node.stillness import still
 from g8node.runtime import blocking
 from g8node.runtime.process import Reaper
 
@@ -60,20 +60,12 @@ class Backups:
         NotFound, Conflict: it ended; Unavailable without restic, NodeError with restic's own words.
         """
         await blocking.run("disk", programs.find, "restic")
-        container = await self._containers.started(id)
-        group = container.cgroup if self._containers.opened()[0].cgroups else ""
-        async with container.layering:
-            if container.cleaning or container.child is None or not container.child.running:
-                raise Conflict(f"container {id} ended")
-            async with (
-                still(container.stillness, container.pid, group),
-                _marked(container.rootfs, _meta_of(container)) as names,
-            ):
-                words = ("backup", "--json", *_excluded(container.rootfs), *_tags(container, tags))
-                saving = restic.run(
-                    self._reaper, repo, *words, cwd=container.rootfs, files=names, attach=attach
-                )
-                printed = await _unless_it_ends(container, saving)
+        async with at_rest(self._containers, id) as container:
+            root = container.rootfs
+            async with _marked(root, _meta_of(container)) as names:
+                words = ("backup", "--json", *_excluded(root), *_tags(container, tags))
+                saving = restic.run(self._reaper, repo, *words, cwd=root, files=names, attach=attach)
+                printed = await unless_it_ends(container, saving)
         return _snapshot_of(printed)
 
     async def arguments(self, repo: Repository, attach: Attach) -> Spec:
@@ -93,29 +85,12 @@ class Backups:
         undo.push_async_callback(blocking.run, "path", _discard, folder, lower)
         await blocking.run("path", _fresh, folder)
         words = ("restore", repo.snapshot, f"--target={folder}")
-        await _unless_it_ends(container, restic.run(self._reaper, repo, *words))
+        await unless_it_ends(container, restic.run(self._reaper, repo, *words))
         await blocking.run("path", _show, folder, lower)
 
     async def clear(self) -> None:
         """Remove what an earlier run left; nobody uses it any more."""
         await blocking.run("path", shutil.rmtree, self._folder, ignore_errors=True)
-
-
-async def _unless_it_ends(container: Container, work: Any) -> bytes:
-    """What `work` gives. Conflict, and `work` is cancelled, when the container is ended meanwhile."""
-    waits = [asyncio.ensure_future(work), asyncio.ensure_future(container.ending.wait())]
-    if container.child is not None:
-        waits.append(asyncio.ensure_future(container.child.wait()))
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if not waits[0].done():
-            raise Conflict(f"container {container.id} ended")
-        data: bytes = waits[0].result()
-        return data
-    finally:
-        for each in waits:
-            each.cancel()
-        await asyncio.shield(asyncio.wait(waits))
 
 
 @contextlib.asynccontextmanager

@@ -209,6 +209,8 @@ def _validate_layers(spec: Spec) -> None:
         raise InvalidArgument(f"layers: expected at most {LAYERS_MAX} flists, got {len(layers)}")
     if not all(layers):
         raise InvalidArgument("layers: expected flists (path or URL), got an empty one")
+    if any(layer.startswith("restic:") for layer in layers):
+        raise InvalidArgument("layers: only root can be a snapshot, expected flists")
     if len({spec.root, *layers}) <= len(layers):
         raise InvalidArgument("layers: one flist is named twice, expected different ones")
 

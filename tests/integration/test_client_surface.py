@@ -389,7 +389,7 @@ def test_logs_settings_and_statistics(client: Client) -> None:
     key = client.logger.subscribe("surface", 3)
     assert key == "logger:surface"
     client.bash("echo 3::heard", id="speaker").get()
-    records = client.logger.records(key, timeout=5)
+    records = client.logger.records(key, timeout=30)
     record = next(each for each in records if each.job == "speaker" and each.message.text)
     assert (record.core, record.message.level, record.message.text) == (0, 3, "heard\n")
     assert client.logger.unsubscribe(key) is None

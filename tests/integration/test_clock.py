@@ -26,26 +26,28 @@ async def test_measure_believes_two_servers_of_three() -> None:
 
 async def test_measure_needs_one_answer_only() -> None:
     with ntp_server(-5.0) as port:
-        found = await clock.measure(["127.0.0.1:9", f"127.0.0.1:{port}"], 1)
+        found = await clock.measure(["127.0.0.1:9", f"127.0.0.1:{port}"], 20)
     assert found.offset_s == pytest.approx(-5.0, abs=0.5)
 
 
 async def test_measure_without_an_answer_names_the_servers() -> None:
     with pytest.raises(Unavailable, match=r"no time server answers: 127\.0\.0\.1:9: "):
-        await clock.measure(["127.0.0.1:9"], 1)
+        await clock.measure(["127.0.0.1:9"], 20)
 
 
 async def test_sync_of_an_agent_only_measures() -> None:
     with ntp_server(1000.0) as port:
-        result = await sync(servers=[f"127.0.0.1:{port},127.0.0.1:9"], timeout=1)
+        result = await sync(servers=[f"127.0.0.1:{port},127.0.0.1:9"], timeout=20)
     value = json.loads(result.data)
     assert value["synced"] is False
     assert value["offset_s"] == pytest.approx(1000.0, abs=0.5)
 
 
 async def test_sync_is_an_error_unless_tolerant() -> None:
-    assert (await sync(servers=["127.0.0.1:9"], timeout=1)).code == 503
-    assert json.loads((await sync(servers=["127.0.0.1:9"], timeout=1, tolerant=True)).data)["synced"] is False
+    assert (await sync(servers=["127.0.0.1:9"], timeout=20)).code == 503
+    assert (
+        json.loads((await sync(servers=["127.0.0.1:9"], timeout=20, tolerant=True)).data)["synced"] is False
+    )
 
 
 async def test_sync_refuses_wrong_arguments_naming_the_field() -> None:

@@ -140,9 +140,9 @@ def test_waiting_client_of_a_logger_list_is_woken(agent: Daemon) -> None:
             gate.blpop([key], 1)
         job = agent.push("bash", {"script": "sleep 0.3; echo 4::now"})
         began = time.monotonic()
-        while json.loads(gate.blpop([key], 10)[1])["command"] != job:
+        while json.loads(gate.blpop([key], 60)[1])["command"] != job:
             pass
-        assert time.monotonic() - began < 9
+        assert time.monotonic() - began < 50
     agent.direct("logger.unsubscribe", queue=key)
 
 

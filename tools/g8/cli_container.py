@@ -8,22 +8,19 @@ from typing import Annotated, Any, Final
 import typer
 
 from g8node.errors import NotFound
-from g8tools.g8 import cli_nics, console
+from g8tools.g8 import cli_create, cli_nics, console
 from g8tools.g8.cli_jobs import Follow, finish
 from g8tools.g8.cli_nics import ContainerArgument
 from g8tools.g8.frame import (
     PASS_THROUGH,
     Node,
-    Pairs,
     Words,
-    arguments_of,
     command,
     group,
     texts_of,
 )
 from g8tools.g8.results import LEVEL_STDOUT
 
-_CREATE_S: Final = 120.0
 _TERMINATE_S: Final = 60.0
 
 
@@ -53,53 +50,6 @@ def containers_table(containers: Mapping[str, Any]) -> str:
             )
         )
     return console.table(rows, right=frozenset({0, 2, 3}))
-
-
-def create(
-    node: Node,
-    root: Annotated[str, typer.Argument(metavar="FLIST", help="URL or path of the flist.")],
-    pairs: Pairs = None,
-    name: Annotated[str, typer.Option(metavar="NAME", help="For lookup.")] = "",
-    hostname: Annotated[str, typer.Option(metavar="NAME", help="Its host name.")] = "",
-    host_network: Annotated[bool, typer.Option("--host-network", help="Use the node's network.")] = False,
-    privileged: Annotated[bool, typer.Option("--privileged", help="All capabilities.")] = False,
-    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
-    nic: Annotated[
-        list[str] | None, typer.Option(metavar=cli_nics.NIC, help=f"{cli_nics.NIC_HELP} May be repeated.")
-    ] = None,
-    port: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SOURCE=PORT", help="Forward a port of the node; gives a default link."),
-    ] = None,
-    mount: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=PATH", help="A folder of the node, or an flist.")
-    ] = None,
-    storage: Annotated[str, typer.Option(metavar="URL", help="Chunk store of the flist.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; may be repeated.")] = None,
-) -> None:
-    """Create a container and print its id.
-
-    Further arguments of corex.create are given as KEY=VALUE.
-    """
-    arguments = arguments_of(pairs)
-    nics = [cli_nics.parse_nic(text) for text in nic or ()]
-    if port and not nics and "nics" not in arguments:
-        nics = [{"type": "default"}]
-    options = {
-        "name": name,
-        "hostname": hostname,
-        "host_network": host_network,
-        "privileged": privileged,
-        "storage": storage,
-        "env": texts_of("--env", env),
-        "mount": texts_of("--mount", mount),
-        "nics": nics,
-        "port": cli_nics.ports_of(port),
-    }
-    arguments |= {key: value for key, value in options.items() if value}
-    client = node.patient(_CREATE_S)
-    result = client.sync("corex.create", {"root": root, **arguments}, tags=tag)
-    node.show({"id": result.json()}, str(result.json()))
 
 
 def terminate(node: Node, container: ContainerArgument) -> None:
@@ -216,7 +166,7 @@ def register(app: typer.Typer) -> None:
     """Put these commands into the tool."""
     containers = group(app, "container", "Containers of a node.")
     command(containers, "list")(list_)
-    command(containers, "create")(create)
+    cli_create.register(containers)
     command(containers, "exec", context_settings=PASS_THROUGH)(exec_)
     command(containers, "logs")(logs)
     command(containers, "stats")(stats)

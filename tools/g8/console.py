@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from g8node.errors import DeadlineExceeded, Exhausted, NodeError, Unavailable
+from g8node.errors import DeadlineExceeded, Exhausted, InvalidArgument, NodeError, Unavailable
 
 T = TypeVar("T")
 
@@ -118,6 +118,9 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {_plain(value)}" for name, value in shown)
 
 
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
 def amount(count: float) -> str:
     """Bytes for people: 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
@@ -125,6 +128,16 @@ def amount(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} PiB"
+
+
+def size_of(text: str, name: str = "size") -> int:
+    """Bytes of `10G`, `512M`, `4096`, also `10GiB`. Raises InvalidArgument."""
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
+    digits = number.removesuffix(unit)
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
+        raise InvalidArgument(f"{name}: expected bytes as 4096, 512M, 10G or 2T, not {text[:40]!r}")
+    return int(digits) * _UNITS[unit]
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from g8node.errors import Conflict, InvalidArgument
 from g8tools.g8 import console
+from g8tools.g8.console import size_of
 
 if TYPE_CHECKING:
     from g8node.vdisk.cluster.remote import Remote
@@ -40,17 +41,6 @@ KeyFile = Annotated[
 Id = Annotated[str, typer.Argument(metavar="VDISK", help="Its id, which is also the export's name.")]
 
 _CLUSTER_KEYS: Final = ("storageClusterID", "templateStorageClusterID", "slaveStorageClusterID")
-_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def size_of(text: str, name: str = "size") -> int:
-    """Bytes of `10G`, `512M`, `4096`, also `10GiB`. Raises InvalidArgument."""
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
-    digits = number.removesuffix(unit)
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
-        raise InvalidArgument(f"{name}: expected bytes as 4096, 512M, 10G or 2T, not {text[:40]!r}")
-    return int(digits) * _UNITS[unit]
 
 
 def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = "") -> T:

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -28,6 +28,8 @@ from g8node.node.specs import Spec
 from g8node.runtime import blocking
 from g8node.runtime.process import Child
 from g8node.runtime.stdio import Process, Start
+
+T = TypeVar("T")
 
 
 class NotThere(NotFound):
@@ -83,7 +85,8 @@ class _Inner:
 async def created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     check_rights(ctx, args)
     containers = ctx.node.containers
-    container = await _prepared(ctx, msgspec.structs.replace(args, tags=ctx.job.request.tags))
+    spec = msgspec.structs.replace(args, tags=ctx.job.request.tags)
+    container = await stoppable(ctx, containers.prepare(spec))
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         job = _submit(ctx, container, started)
@@ -94,15 +97,15 @@ async def created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     return container, job
 
 
-async def _prepared(ctx: Context, spec: Spec) -> Container:
-    """A signal to the job gives it up: a root that comes from a backup may take long."""
-    preparing = asyncio.ensure_future(ctx.node.containers.prepare(spec))
-    stopper = _Stopper(preparing)
+async def stoppable(ctx: Context, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, which a signal to the job gives up: it may take long."""
+    working = asyncio.ensure_future(work)
+    stopper = _Stopper(working)
     ctx.job.attach(stopper)
     try:
-        return await preparing
+        return await working
     except asyncio.CancelledError:
-        preparing.cancel()
+        working.cancel()
         if not stopper.number:
             raise
         raise Unavailable(f"given up: signal {stopper.number}") from None
@@ -115,7 +118,7 @@ class _Stopper:
 
     pid = 0
 
-    def __init__(self, task: "asyncio.Future[Container]") -> None:
+    def __init__(self, task: "asyncio.Future[Any]") -> None:
         self._task = task
         self.number = 0
 

@@ -1,4 +1,4 @@
-"""corex.backup, corex.restore: containers in restic repositories (async); spec core0-resources 1.9."""
+"""corex.backup, corex.restore, corex.flist.create: containers kept elsewhere (async); core0-resources 1."""
 
 from typing import Annotated
 
@@ -10,7 +10,9 @@ from g8node.jobs.arguments import ContainerId, Text
 from g8node.jobs.commands import corex
 from g8node.jobs.model import LOCAL, Role
 from g8node.jobs.registry import Context, command
+from g8node.node import flisting
 from g8node.node.restic import SCHEME, Repository, repository
+from g8node.store.locate import is_remote
 
 
 class BackupArgs(Struct, frozen=True):
@@ -73,3 +75,56 @@ def _allowed(ctx: Context, repo: Repository) -> Repository:
     if repo.is_the_node_s and Role.named(caller.role) < Role.ADMIN:
         raise PermissionDenied(f"url: a repository of the node needs the role admin, {caller.name} is not")
     return repo
+
+
+class FlistArgs(Struct, frozen=True):
+    container: ContainerId
+    flist: Annotated[
+        str,
+        Meta(
+            max_length=4095,
+            pattern=r"\A/[^\x00]*[^/\x00]\Z",
+            extra={"kind": "file inside"},
+            description="the file to make, in a folder that exists",
+        ),
+    ]
+    src: Annotated[
+        str,
+        Meta(
+            max_length=4095,
+            pattern=r"\A/[^\x00]*\Z",
+            extra={"kind": "folder to pack"},
+            description="the folder to pack; /: all of the root",
+        ),
+    ]
+    storage: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=4096,
+            pattern=r"\A[^\x00-\x20]+\Z",
+            extra={"kind": "chunk store"},
+            description="where the chunks go: host:port of a 0-db, or the URL of a store",
+        ),
+    ]
+    hub: Annotated[
+        str,
+        Meta(max_length=4096, extra={"kind": "url or empty"}, description="a Hub that gets the flist too"),
+    ] = ""
+    token: Annotated[str, Meta(max_length=8192, extra={"kind": "hub token"}, description="for the Hub")] = ""
+
+
+@command("corex.flist.create")
+async def flist_create(ctx: Context, args: FlistArgs) -> str:
+    """Make an flist of a folder of a container's root; its path on the node.
+
+    The container stands still meanwhile. A store on the node's own disk needs the role admin. A signal to the
+    job ends it.
+    """
+    wanted = flisting.checked(args.src, args.flist, args.storage, args.hub, args.token)
+    caller = ctx.job.request.caller or LOCAL
+    if not is_remote(wanted.store) and Role.named(caller.role) < Role.ADMIN:
+        raise PermissionDenied(f"storage: a store of the node needs the role admin, {caller.name} is not")
+    container = corex.live(ctx, args.container)
+    corex.check_rights(ctx, container.spec)
+    return await corex.stoppable(ctx, flisting.make(ctx.node.containers, container.id, wanted))

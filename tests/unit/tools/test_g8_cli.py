@@ -18,7 +18,17 @@ from g8node.errors import (
     PermissionDenied,
     Unavailable,
 )
-from g8tools.g8 import cli, cli_container, cli_jobs, cli_nics, connection, console, following, frame
+from g8tools.g8 import (
+    cli,
+    cli_container,
+    cli_create,
+    cli_jobs,
+    cli_nics,
+    connection,
+    console,
+    following,
+    frame,
+)
 from g8tools.g8.connection import Options, Target
 from g8tools.g8.results import ResultError, Return
 from g8tools.hub.cli_common import read_token
@@ -272,3 +282,62 @@ def test_nics_and_forwards_are_lines_of_inspect() -> None:
         ("port 8080", "80"),
     ]
     assert arguments == {}
+
+
+class _Asked:
+    """A node that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.arguments: dict[str, object] = {}
+
+    def patient(self, _: float) -> "_Asked":
+        return self
+
+    def sync(self, command: str, arguments: dict[str, object], *, tags: list[str] | None) -> Return:
+        assert (command, tags) == ("corex.create", ["x"])
+        self.arguments = arguments
+        return Return({"state": "SUCCESS", "data": "7", "level": 20})
+
+    def show(self, value: object, text: str = "") -> None:
+        assert (value, text) == ({"id": 7}, "7")
+
+
+def test_options_of_create_are_its_arguments() -> None:
+    asked = _Asked()
+    cli_create.create(
+        asked,  # type: ignore[arg-type]
+        "r",
+        layer=["a"], tmpfs=["/tmp=2M"], size="1G", readonly=True, device=["/dev/x"], sysctl=["kernel.sem=1"],
+        cgroup=["memory/box"], cpu=1.5, memory="512M", pids=9, user="web", workdir="/srv",
+        restart="on-failure:3", health="test -e /ok", health_interval=5, tag=["x"],
+    )  # fmt: skip
+    assert asked.arguments == {
+        "root": "r", "layers": ["a"], "tmpfs": {"/tmp": 2 << 20}, "size": 1 << 30, "readonly": True,
+        "devices": ["/dev/x"], "sysctls": {"kernel.sem": "1"}, "cgroups": [["memory", "box"]],
+        "limits": {"cpu": 1.5, "memory": 512 << 20, "pids": 9}, "user": "web", "workdir": "/srv",
+        "restart": {"policy": "on-failure", "max_retries": 3},
+        "health": {"command": "test -e /ok", "interval": 5},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"restart": "often"},
+        {"restart": "always:x"},
+        {"cgroup": ["box"]},
+        {"memory": "much"},
+        {"tmpfs": ["/x"]},
+        {"health_interval": 1},
+    ],
+)
+def test_wrong_option_of_create_is_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument, match=f"^--{next(iter(wrong)).replace('_', '-')}"):
+        cli_create.create(_Asked(), "r", tag=["x"], **wrong)  # type: ignore[arg-type]
+
+
+def test_password_of_a_repository_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("a b#&\n")
+    url = cli_create.repository_url("/repo#abcd", tmp_path / "word")
+    assert url == "/repo?password=a%20b%23%26#abcd"
+    assert cli_create.repository_url("/repo?password=x", None) == "/repo?password=x"

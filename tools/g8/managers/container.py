@@ -40,12 +40,23 @@ class ContainerManager(Manager[M]):
         cgroups: Sequence[Sequence[str]] | None = None,
         config: Mapping[str, str] | None = None,
         command: str | Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        workdir: str | None = None,
+        user: str | None = None,
+        limits: Mapping[str, Any] | None = None,
+        readonly: bool | None = None,
+        size: int | None = None,
+        tmpfs: Mapping[str, int] | None = None,
+        devices: Sequence[str] | None = None,
+        sysctls: Mapping[str, str] | None = None,
+        restart: Mapping[str, Any] | None = None,
+        health: Mapping[str, Any] | None = None,
     ) -> Flow[JSONResponse[M]]:
         """Start a container of an flist; `.get()` gives its id.
 
         `mount`: a folder of the node or an flist -> a path inside. `nics`: one `default` link unless given.
         `port`: source on the node -> port inside. `config`: files written before the start. `command`: what
-        runs as process 1.
+        runs as process 1. From `layers` on: as corex.create has them.
         """
         arguments = {
             "root": root_url,
@@ -63,6 +74,17 @@ class ContainerManager(Manager[M]):
             "cgroups": cgroups,
             "config": config,
             "command": command,
+            "layers": layers,
+            "workdir": workdir,
+            "user": user,
+            "limits": limits,
+            "readonly": readonly,
+            "size": size,
+            "tmpfs": tmpfs,
+            "devices": devices,
+            "sysctls": sysctls,
+            "restart": restart,
+            "health": health,
         }
         return self._client.json_response("corex.create", arguments, tags=tags)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from g8node.linux import pidfd, textfiles
+from g8node.linux import pidfd
 from g8node.linux.guard import off_loop
 
 PROGRAM: Final = "dnsmasq"
@@ -130,7 +130,9 @@ def running(folder: str) -> dict[int, str]:
 
 def _bridge_of(pid: int, folder: str) -> str:
     """The bridge that the process serves; empty when it is none of these servers."""
-    for word in textfiles.read_text(f"/proc/{pid}/cmdline", _CMDLINE_MAX).split("\0"):
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+        words = file.read(_CMDLINE_MAX).split("\0")  # some processes have far longer ones
+    for word in words:
         if word.startswith(f"--pid-file={folder}/") and word.endswith("/pid"):
             return os.path.basename(os.path.dirname(word))
     return ""

@@ -11,7 +11,7 @@ import pytest
 from g8node.errors import NodeError
 from g8node.jobs import discreet
 from g8node.jobs.model import Caller
-from g8node.linux import namespace
+from g8node.linux import cgroup, namespace
 from g8node.node.restic import repository
 from g8node.runtime import blocking
 from tests.support.agent import Agent, in_agent, until
@@ -122,15 +122,16 @@ async def test_nothing_moves_during_a_backup_which_a_signal_ends(agent: Agent) -
     assert "restic" in words
     assert str(agent.tmp / "repo") not in words
     assert "word" not in words
+    group = container.cgroup if agent.containers.opened()[0].cgroups else ""
     async with asyncio.timeout(30):
-        while await blocking.run("disk", _states, container.pid) != {"T"}:  # noqa: ASYNC110 - the kernel's
+        while not await blocking.run("disk", _still, container.pid, group):  # noqa: ASYNC110 - the kernel's
             await asyncio.sleep(0.01)
     entering = asyncio.create_task(client.inside(id, "bash", {"script": "echo in"}))
     assert await client.call("job.kill", {"id": job, "signal": 9}) is True
     result = await saving
     assert (result.state, "signal 9" in result.data) == ("ERROR", True)
     assert (await entering).streams == ("in\n", "")
-    assert "T" not in await blocking.run("disk", _states, container.pid)
+    assert not await blocking.run("disk", _still, container.pid, group)
     assert container.restarts.count == 0
     assert (await client.inside(id, "filesystem.exists", {"path": "/.corex.meta"})).data == "false"
 
@@ -166,12 +167,13 @@ async def _running(client: Client, command: str) -> str:
     return found[0]
 
 
-def _states(pid: int) -> set[str]:
-    """What the processes of a container do: T is stopped."""
-    states = set()
-    for each in namespace.inner_pids(pid):
-        states.add(Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0])
-    return states
+def _still(pid: int, group: str) -> bool:
+    """Whether the control group is frozen or, without one, every process in the container is stopped."""
+    if group:
+        return "frozen 1" in Path(f"{cgroup.MOUNT}/{group}/cgroup.events").read_text()
+    pids = namespace.inner_pids(pid)
+    stats = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] for each in pids]
+    return set(stats) == {"T"}
 
 
 @pytest.mark.parametrize(

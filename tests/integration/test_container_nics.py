@@ -358,7 +358,8 @@ def test_what_nobody_owns_is_told_and_removed(boxes: Containers) -> None:
     rule = ["nft", "add", "rule", "inet", "g8node", "input", "tcp", "dport", "99", "accept"]
     node.there(*rule, "comment", '"g8 container 9999"')
     node.there(*rule, "comment", '"by hand"')
-    with planted(node, "gone0") as server:
+    longest = ["sleep", "60", *(["0" * 100_000] * 2)]  # whose words are more than anybody reads
+    with planted(node, "gone0") as server, subprocess.Popen(longest) as long:
         told = node.direct("core.gc", dry_run=True)
         assert {(row["container"], row["name"]) for row in told if row["kind"] == "link"} == links
         (strange,) = (row["name"] for row in told if row["kind"] == "rule")
@@ -367,6 +368,7 @@ def test_what_nobody_owns_is_told_and_removed(boxes: Containers) -> None:
         assert server.poll() is None
         assert node.direct("core.gc") == told
         assert server.wait(30) == -signal.SIGKILL
+        long.kill()
     assert node.direct("core.gc") == []
     assert "by hand" in node.there("nft", "list", "ruleset")
     assert "9999" not in node.there("nft", "list", "ruleset")

@@ -117,11 +117,12 @@ def made(boxes: Containers) -> tuple[int, int, int]:
 
 
 def served(boxes: Containers, id: int, port: int) -> None:
-    """By a server that is started if there is none.
+    """By a server that is started now.
 
-    One that ran when the node was killed may have died since, of pages of its program that could not be read.
+    One that ran when the node was killed may lack pages of its program, which die with the old mount.
     """
-    boxes.sh(id, "httpd -p 80 -h / || true")
+    start = "until httpd -p 80 -h / 2>/dev/null; do sleep 0.1; done"
+    boxes.sh(id, f"kill -9 $(pidof httpd) 2>/dev/null; {start}")
     eventually(lambda: fetched(boxes.node, port))
 
 

@@ -419,7 +419,8 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
     folder = tmp_path_factory.mktemp("node")
     with daemon_inside(folder) as node:
         boxes = Containers(node, flist)
-        boxes.create(DEFAULT, port={"8080": 80})
+        first = boxes.create(DEFAULT, port={"8080": 80})
+        pid = node.direct("corex.list")[str(first)]["container"]["pid"]
         stay = ["sh", "-c", "echo there; exec sleep 1000"]
         keeper = subprocess.Popen([*inside(node.pid), *stay], stdout=subprocess.PIPE)
         try:
@@ -427,6 +428,7 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
             assert keeper.stdout.readline() == b"there\n"
             node.process.kill()
             node.process.wait()
+            os.kill(pid, signal.SIGKILL)  # else the container would be taken over
             with daemon_inside(folder, prefix=inside(keeper.pid)) as later:
                 again = Containers(later, flist)
                 id = again.create(DEFAULT, port={"8080": 80})

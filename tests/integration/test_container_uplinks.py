@@ -186,7 +186,7 @@ def test_wireguard_that_the_kernel_does_not_have_fails_and_tells_no_key(boxes: C
         assert code == 503
         assert PRIVATE not in text
         assert "5555" not in boxes.node.there("nft", "list", "ruleset")
-    wrong = {**nic["wireguard"], "peers": [{"public_key": PEER, "endpoint": "example.org:1"}]}  # type: ignore[dict-item]
+    wrong = {**nic["wireguard"], "peers": [{"public_key": PEER, "endpoint": "example.org"}]}  # type: ignore[dict-item]
     assert boxes.refused({"type": "wireguard", "wireguard": wrong})[0] == 400
     code, text = boxes.refused({"type": "zerotier", "id": "0" * 16})
     assert (code, "zerotier-one" in text) == (503, True)

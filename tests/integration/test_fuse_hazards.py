@@ -171,7 +171,7 @@ async def test_block_in_a_fuse_handler_is_caught_by_the_watchdog(node: Node) -> 
 
 
 async def storm(node: Node, seconds: float) -> None:
-    """Readers killed at random moments, so long and at least 20, while the page cache is dropped under them."""
+    """Readers killed at random moments, so long and 20 at least, while the page cache is dropped."""
     target = await node.attach()
     expected = await blocking.run("path", digests, target)
     files = [f"{target}/{name}" for name in expected] * 50

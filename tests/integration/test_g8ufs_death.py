@@ -3,12 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from g8node.linux import fusectl
-from g8node.linux.mount import parse_mountinfo
 from g8node.runtime import blocking
 from g8node.runtime.supervise import Supervisor
 from tests.support.agent import until
@@ -86,16 +84,10 @@ def create(agent: Daemon, root: str) -> int:
     return int(json.loads(result["data"]))
 
 
-def session_minor(agent: Daemon) -> int:
-    table = Path(f"/proc/{agent.pid}/mountinfo").read_text()
-    [minor] = {int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"}
-    return minor
-
-
 def test_containers_on_a_dead_session_end_and_new_ones_start(agent: Daemon, busybox: str) -> None:
     first = create(agent, busybox)
     assert agent.run_in(first, "head -c 1 /data/3")["streams"][0].endswith("D")
-    fusectl.abort(session_minor(agent))
+    fusectl.abort(agent.session_minor())
     deadline = time.monotonic() + 30
     while agent.direct("corex.list"):
         assert time.monotonic() < deadline, agent.log()[-3000:]

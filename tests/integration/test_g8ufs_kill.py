@@ -14,6 +14,7 @@ from g8node.errors import Unavailable
 from g8node.flist.image import prepare
 from g8node.flist.plan import ChunkRef
 from g8node.g8ufs.segments import Key, SegmentLog
+from g8node.linux import fusectl
 from tests.support.acceptance import until
 from tests.support.daemon import Daemon, daemon
 from tests.support.hub import RunningHub, hub
@@ -26,6 +27,17 @@ ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c
 READ = "find /data /small -type f | sort | xargs md5sum"
 SMALL = 400
 BUDGET = 1 << 30
+
+
+class Inner(Daemon):
+    """The agent itself is below `unshare` and the shell."""
+
+    @property
+    def pid(self) -> int:
+        pid = self.process.pid
+        for _ in ("shell", "agent"):
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return pid
 
 
 class Killed:
@@ -45,12 +57,15 @@ class Killed:
     @contextmanager
     def agent(self) -> Iterator[Daemon]:
         # One megabyte in flight at once: there is time to be killed in.
-        with daemon(self.folder, "[g8ufs]\nfetch_bytes = 1048576\n", prefix=ALONE) as node:
+        with daemon(self.folder, "[g8ufs]\nfetch_bytes = 1048576\n", prefix=ALONE, kind=Inner) as node:
+            minor = node.session_minor()
             try:
                 yield node
             finally:
                 node.process.kill()
                 node.process.wait()
+                # A thread that waits for a page that its own process serves does not die of a signal.
+                fusectl.abort(minor)
 
     def kill_while_fetching(self, share: float) -> None:
         """Start, read all in a container, and kill once so much of what was missing has come."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from g8node.linux.mount import parse_mountinfo
 from g8tools.up.vm import free_port
 
 READY_S = 30.0
@@ -83,6 +84,12 @@ class Daemon:
     def redis_pid(self) -> int:
         with self.raw() as raw:
             return int(raw.info("server")["process_id"])
+
+    def session_minor(self) -> int:
+        """The number of its FUSE session, as the kernel has it."""
+        table = Path(f"/proc/{self.pid}/mountinfo").read_text()
+        [minor] = {int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"}
+        return minor
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, as an operator's supervisor would; the exit code."""

@@ -28,7 +28,7 @@ from g8node.config import Fuse
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, NotFound, PermissionDenied, Unavailable
 from g8node.flist.image import ImageRef, prepare
 from g8node.flist.plan import ImagePlan
-from g8node.g8ufs import kept, kernelmount, prefetch
+from g8node.g8ufs import kept, kernelmount, predecessor, prefetch
 from g8node.g8ufs.ahead import Ahead
 from g8node.g8ufs.cache import ChunkCache
 from g8node.g8ufs.counters import Reads
@@ -124,7 +124,8 @@ class Mounts:
         """Open the cache and mount the session. Unavailable or Conflict say what is in the way."""
         view = self._config.view
         self._tree = view == "tree" or (view == "auto" and not await blocking.run("disk", known, "erofs"))
-        self._cache = await ChunkCache.open(self._chunks_at, self._config.cache_bytes)
+        place = self._session.mountpoint
+        self._cache = await predecessor.open_cache(self._chunks_at, self._config.cache_bytes, place)
         # A fetch ends before the reads that wait for it, so that they can say why.
         limit_s = self._config.read_timeout_s * 0.9
         self._fetcher = Fetcher(self._cache, budget_bytes=self._config.fetch_bytes, time_limit_s=limit_s)

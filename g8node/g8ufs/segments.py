@@ -166,6 +166,17 @@ def _read_index(path: str) -> Iterable[tuple[bytes, int, int]] | None:
     return _INDEX.iter_unpack(body[8:])
 
 
+@off_loop
+def owner(directory: str) -> int:
+    """The process that has the folder open, or had it last; 0 when nobody says."""
+    try:
+        with open(f"{directory}/lock", "rb") as file:
+            said = file.read(20)
+    except FileNotFoundError:
+        return 0
+    return int(said) if said.isdigit() else 0
+
+
 class SegmentLog:
     """All segments of one folder and the index over them. One process at a time."""
 
@@ -189,6 +200,8 @@ class SegmentLog:
         except OSError:
             os.close(self._owner)
             raise Unavailable(f"chunk cache {directory} is used by another process") from None
+        os.ftruncate(self._owner, 0)
+        os.pwrite(self._owner, b"%d" % os.getpid(), 0)
         self._load()
 
     def _load(self) -> None:

@@ -1,4 +1,4 @@
-"""Ending a process that is not our child (blocking): pidfd_open(2) holds it, so its number stays its own."""
+"""Processes that are not our children, held by pidfd_open(2), so their numbers stay theirs (blocking)."""
 
 import os
 import select
@@ -6,6 +6,14 @@ import signal
 from collections.abc import Callable
 
 from g8node.linux.guard import off_loop
+
+
+@off_loop
+def ended(fd: int, limit_s: float) -> bool:
+    """Wait until the process of the pidfd has ended, all of its threads."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(limit_s * 1000))
 
 
 @off_loop
@@ -22,9 +30,7 @@ def kill(pid: int, is_it: Callable[[], bool], limit_s: float) -> bool:
         if not is_it():
             return False
         signal.pidfd_send_signal(fd, signal.SIGKILL)
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        poller.poll(limit_s * 1000)
+        ended(fd, limit_s)
         return True
     except ProcessLookupError:  # it has ended by itself
         return False

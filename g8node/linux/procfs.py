@@ -48,13 +48,26 @@ def pids() -> list[int]:
 class Stat:
     """The fields of /proc/<pid>/stat that we use (proc(5))."""
 
-    __slots__ = ("name", "pgid", "pid", "ppid", "rss", "session", "start_ticks", "stime", "utime", "vms")
+    __slots__ = (
+        "name",
+        "pgid",
+        "pid",
+        "ppid",
+        "rss",
+        "session",
+        "start_ticks",
+        "state",
+        "stime",
+        "utime",
+        "vms",
+    )
 
     def __init__(self, text: str) -> None:
         head, _, tail = text.rpartition(")")
         pid, _, self.name = head.partition(" (")
         fields = tail.split()
         self.pid = int(pid)
+        self.state = fields[0]
         self.ppid, self.pgid, self.session = (int(field) for field in fields[1:4])
         self.utime, self.stime = int(fields[11]), int(fields[12])
         self.start_ticks = int(fields[19])

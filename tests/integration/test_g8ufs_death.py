@@ -1,12 +1,17 @@
 """A FUSE session that dies comes back by itself, with what was mounted; containers on it end."""
 
+import functools
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from g8node.linux import fusectl
+from g8node.errors import Unavailable
+from g8node.linux import fusectl, procfs
 from g8node.runtime import blocking
 from g8node.runtime.supervise import Supervisor
 from tests.support.agent import until
@@ -14,7 +19,7 @@ from tests.support.chunks import digests
 from tests.support.daemon import Daemon, daemon
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
-from tests.support.mounted import Node, in_child
+from tests.support.mounted import Node, in_child, open_mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -62,6 +67,72 @@ async def test_attach_while_the_session_is_dead_says_so_or_works(node: Node) -> 
     await until(lambda: node.mounts._session.running, timeout_s=20)
     assert await node.read(f"{await node.attach('last')}/size1") is not None
     await supervisor.close()
+
+
+STUCK = """
+import asyncio, subprocess, sys
+from pathlib import Path
+import uvloop
+from tests.support import mounted
+
+class Silent:
+    size = 4096
+    def __init__(self):
+        self.asked = asyncio.Event()
+    async def read(self, offset, length):
+        self.asked.set()
+        await asyncio.Event().wait()
+    def close(self):
+        pass
+
+def waits():
+    return [task for task in Path("/proc/self/task").iterdir() if " D " in (task / "stat").read_text()]
+
+async def main():
+    mounts = mounted.open_mounts(Path(sys.argv[1]))
+    await mounts.start()
+    silent = Silent()
+    entry = mounts._session.add("silent", silent)
+    path = f"{mounts._session.mountpoint}/{entry.name}"
+    await asyncio.to_thread(subprocess.Popen, ["/bin/cat", path], close_fds=True, cwd="/")
+    await silent.asked.wait()
+    pushing = asyncio.create_task(mounts._session.push(entry, 0, bytes(4096)))
+    while not waits():
+        await asyncio.sleep(0.01)
+    print("stuck", flush=True)
+    await pushing
+
+uvloop.run(main())
+"""
+
+
+def wait_for_death(pid: int) -> None:
+    """It may have threads that live on."""
+    deadline = time.monotonic() + 30
+    while procfs.stat(pid).state != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@in_child
+async def test_process_that_waits_for_itself_is_not_in_the_way_when_it_was_killed(node: Node) -> None:
+    await node.mounts.close()
+    argv = [sys.executable, "-c", STUCK, str(node.tmp)]
+    stuck = await blocking.run("path", functools.partial(subprocess.Popen, argv, stdout=subprocess.PIPE))
+    try:
+        assert stuck.stdout is not None
+        assert await blocking.run("path", stuck.stdout.readline) == b"stuck\n"
+        node.mounts = open_mounts(node.tmp)
+        with pytest.raises(Unavailable, match="used by another process"):
+            await node.mounts.start()
+        stuck.kill()
+        await blocking.run("path", wait_for_death, stuck.pid)
+        await node.mounts.start()
+        assert await blocking.run("path", stuck.wait, 30) == -signal.SIGKILL
+        expected = await blocking.run("path", digests, str(node.tree))
+        assert await blocking.run("path", digests, await node.attach()) == expected
+    finally:
+        stuck.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ class Overlay:
         self._shown = owned.blocks * block
         self._adopts = adopts
         self._lock = threading.Lock()  # whoever makes blocks its own
+        self._syncing = threading.Lock()
         self._adopted: set[int] = set()
         self._failed: BaseException | None = None
 
@@ -140,7 +141,7 @@ class Overlay:
             if outcomes[number] is None:
                 fresh += self._foreign(writes[number][0], len(writes[number][1]))
         if any(self._shows_data(*run) for run in fresh):
-            self._sync_inner()
+            self._sync(self._inner)
         for run in fresh:
             self._owned.add(*run)
         return [outcomes[number] for number in range(len(writes))]
@@ -201,21 +202,25 @@ class Overlay:
     def sync(self) -> None:
         with self._lock:
             adopted, self._adopted = self._adopted, set()
-        self._sync_inner()
+        self._sync(self._inner)
         with self._lock:
             for first, count in runs(sorted(adopted)):
                 self._owned.add(first, count)
-        self._owned.sync()
+        self._sync(self._owned)
 
-    def _sync_inner(self) -> None:
-        """The first failure is final: what it lost would not be missed by the next one."""
-        if self._failed is not None:
-            raise OSError(errno.EIO, f"an earlier sync failed: {self._failed}")
-        try:
-            self._inner.sync()
-        except BaseException as error:
-            self._failed = error
-            raise
+    def _sync(self, file: DiskFile | Owned) -> None:
+        """One at a time: others are about the same bytes.
+
+        The first failure is final: what it lost would not be missed by the next one.
+        """
+        with self._syncing:
+            if self._failed is not None:
+                raise OSError(errno.EIO, f"an earlier sync failed: {self._failed}")
+            try:
+                file.sync()
+            except BaseException as error:
+                self._failed = error
+                raise
 
     def truncate(self, size: int) -> None:
         self._inner.truncate(size)

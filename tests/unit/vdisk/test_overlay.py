@@ -2,7 +2,9 @@
 
 import errno
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -189,6 +191,48 @@ def test_failed_sync_of_a_first_write_is_final(clone: Overlay) -> None:
     clone._inner.sync = works  # type: ignore[method-assign]
     with pytest.raises(OSError, match="broken"):
         clone.sync()
+
+
+def test_failed_sync_of_the_bits_is_final(clone: Overlay) -> None:
+    def fails() -> None:
+        raise OSError(errno.EIO, "broken")
+
+    clone.write(0, b"n" * BLOCK)
+    works, clone._owned._file.sync = clone._owned._file.sync, fails  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="broken"):
+        clone.sync()
+    clone._owned._file.sync = works  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="broken"):
+        clone.sync()
+
+
+def test_sync_waits_for_the_bits_that_another_one_is_syncing(clone: Overlay) -> None:
+    """Reads sync too, when they have copied much: a flush that comes meanwhile is about the same bits."""
+    begun, may_end, done = threading.Event(), threading.Event(), []
+    works = clone._owned._file.sync
+
+    def slow() -> None:
+        begun.set()
+        assert may_end.wait(60)
+        works()
+        done.append("bits")
+
+    def flush() -> None:
+        clone.sync()
+        done.append("flush")
+
+    clone.write(0, b"n" * BLOCK)
+    clone._owned._file.sync = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(clone.sync)
+        assert begun.wait(60)
+        second = pool.submit(flush)
+        finished, _ = wait([second], 0.2)
+        may_end.set()
+        first.result(60)
+        second.result(60)
+    assert not finished
+    assert done == ["bits", "flush"]
 
 
 def test_block_status_of_a_clone_is_that_of_what_it_shows() -> None:

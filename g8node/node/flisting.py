@@ -72,11 +72,19 @@ async def make(containers: "Containers", id: int, wanted: Wanted) -> str:
             source, output = await blocking.run("path", _places, container.rootfs, wanted)
             options = packing.PackOptions(info=_info(container, wanted), router=_router(wanted), pool="path")
             await unless_it_ends(container, packing.pack(source, output, store, options))
+            # Once it moves, the container may put anything in its place, links to files of the node too.
+            data = await blocking.run("path", _content, output) if wanted.hub else b""
     finally:
         await store.close()
     if wanted.hub:
-        await unless_it_ends(container, _upload(output, wanted))
+        await unless_it_ends(container, _upload(data, wanted))
     return output
+
+
+@off_loop
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @off_loop
@@ -123,17 +131,12 @@ def _router(wanted: Wanted) -> Router:
     return Router({"private": (Rule(_EVERY, without_credentials(wanted.store)),)}, ("private",))
 
 
-async def _upload(path: str, wanted: Wanted) -> None:
+async def _upload(data: bytes, wanted: Wanted) -> None:
     """To the repository of the token's user, under the name of the file."""
     http: Any = await blocking.run("disk", importlib.import_module, "aiohttp")
     timeout = http.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
-    file = await blocking.run("path", open, path, "rb")
-    try:
-        data = await blocking.run("path", file.read)
-    finally:
-        await blocking.run("path", file.close)
     form = http.FormData()
-    form.add_field("file", data, filename=os.path.basename(path))
+    form.add_field("file", data, filename=os.path.basename(wanted.output))
     headers = {"Authorization": f"Bearer {wanted.token}"}
     try:
         async with (

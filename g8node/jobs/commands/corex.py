@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from g8node.errors import Conflict, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from g8node.jobs import discreet
-from g8node.jobs.access import may_see
+from g8node.jobs.access import check_role, may_see
 from g8node.jobs.arguments import CommandObject, ContainerId, Text
 from g8node.jobs.commands import core, inside
 from g8node.jobs.interactive import Session
@@ -129,9 +129,6 @@ class _Stopper:
 
 def check_rights(ctx: Context, spec: Spec) -> None:
     """What makes a container as mighty as the node."""
-    caller = ctx.job.request.caller or LOCAL
-    if Role.named(caller.role) >= Role.ADMIN:
-        return
     mighty = {
         "privileged": bool(spec.privileged),
         "mount": specs.mounts_host(spec),
@@ -140,7 +137,7 @@ def check_rights(ctx: Context, spec: Spec) -> None:
     }
     for field, asked in mighty.items():
         if asked:
-            raise PermissionDenied(f"{field}: needs the role admin, {caller.name} is {caller.role}")
+            check_role(ctx.job.request.caller or LOCAL, Role.ADMIN, f"{field}:")
 
 
 def _submit(ctx: Context, container: Container, started: "asyncio.Future[None]") -> Job:

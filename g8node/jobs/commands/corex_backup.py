@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from g8node.errors import PermissionDenied
+from g8node.jobs.access import check_role
 from g8node.jobs.arguments import ContainerId, Text
 from g8node.jobs.commands import corex
 from g8node.jobs.model import LOCAL, Role
@@ -71,9 +71,8 @@ async def restore(ctx: Context, args: RestoreArgs) -> int:
 
 
 def _allowed(ctx: Context, repo: Repository) -> Repository:
-    caller = ctx.job.request.caller or LOCAL
-    if repo.is_the_node_s and Role.named(caller.role) < Role.ADMIN:
-        raise PermissionDenied(f"url: a repository of the node needs the role admin, {caller.name} is not")
+    if repo.is_the_node_s:
+        check_role(ctx.job.request.caller or LOCAL, Role.ADMIN, "url: a repository of the node")
     return repo
 
 
@@ -122,9 +121,8 @@ async def flist_create(ctx: Context, args: FlistArgs) -> str:
     job ends it.
     """
     wanted = flisting.checked(args.src, args.flist, args.storage, args.hub, args.token)
-    caller = ctx.job.request.caller or LOCAL
-    if not is_remote(wanted.store) and Role.named(caller.role) < Role.ADMIN:
-        raise PermissionDenied(f"storage: a store of the node needs the role admin, {caller.name} is not")
+    if not is_remote(wanted.store):
+        check_role(ctx.job.request.caller or LOCAL, Role.ADMIN, "storage: a store of the node")
     container = corex.live(ctx, args.container)
     corex.check_rights(ctx, container.spec)
     return await corex.stoppable(ctx, flisting.make(ctx.node.containers, container.id, wanted))

@@ -45,7 +45,7 @@ class Store:
 
 
 class Tail:
-    """The last STREAM_CHUNKS chunks of a stream; small pieces share a chunk.
+    """The last STREAM_CHUNKS chunks of a stream, all but the newest full, however it arrived.
 
     When all streams together keep too much, those that go on keep STREAM_CHUNKS_LEAST.
     """
@@ -57,10 +57,14 @@ class Tail:
         self._size = 0
 
     def add(self, text: str) -> None:
-        if self._size + len(text) > CHUNK_BYTES:
+        start = 0
+        while self._size + len(text) - start > CHUNK_BYTES:
+            end = start + CHUNK_BYTES - self._size
+            self._pieces.append(text[start:end])
             self._seal()
-        self._pieces.append(text)
-        self._size += len(text)
+            start = end
+        self._pieces.append(text[start:])
+        self._size += len(text) - start
 
     def _seal(self) -> None:
         if not self._pieces:

@@ -6,6 +6,17 @@ from g8node.runtime.stdio import CHUNK_BYTES
 CHUNK = "x" * CHUNK_BYTES
 
 
+def test_tail_keeps_as_much_of_output_that_arrives_in_pieces_of_any_size() -> None:
+    """A reader takes what is there at the moment: a chunk may not stay half empty for that."""
+    most = STREAM_CHUNKS * CHUNK_BYTES
+    for piece in (1000, CHUNK_BYTES // 2 + 1, CHUNK_BYTES, 3 * CHUNK_BYTES - 1):
+        tail = Tail(Store())
+        whole = "".join(f"{number:07d}\n" for number in range(most // 8))
+        for start in range(0, most, piece):
+            tail.add(whole[start : start + piece])
+        assert tail.text() == whole, piece
+
+
 def test_tail_keeps_its_last_chunks_and_gives_all_back() -> None:
     store = Store()
     tail = Tail(store)

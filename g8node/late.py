@@ -76,6 +76,7 @@ _COMMANDS: Final = (
     "service",
     "vdisk",
     "web",
+    "zerotier",
 )
 
 

@@ -87,6 +87,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "vdisk or empty": ("", ("a b", "é", "a" * 81)),
     "wireguard key": ("A" * 43 + "=", ("", "x", "A" * 44, "A" * 42 + "B=")),
     "variable": ("X", ("", "a=b")),
+    "zerotier network": ("0" * 16, ("", "x", "0" * 15, "0" * 17)),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.IntType: ("many", 1.5, True, [], {}, 10**400),

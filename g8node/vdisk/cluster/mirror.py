@@ -246,6 +246,9 @@ class Mirror:
     def _place(self, one: int | bytes) -> Shard:
         return self.shard(one if isinstance(one, int) else one[0])
 
+    def lane(self, index: int) -> int:
+        return self.shard(index).number
+
     async def get(self, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]:
         return await self._read(fields, self.shard, Shard.get, ("HMGET", self.key))
 

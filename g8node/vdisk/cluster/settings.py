@@ -75,11 +75,26 @@ class Server(Struct, frozen=True):
 
 
 class StorageCluster(Struct, frozen=True):
+    """`type` and `replicas` are ours, not the original's.
+
+    `servers` of a Redis Cluster are some of those that it has; a change is answered when `replicas` of its
+    replicas have it.
+    """
+
     servers: Annotated[tuple[Server, ...], Meta(min_length=1, max_length=1024)]
+    type: Literal["servers", "redis-cluster"] = "servers"
+    replicas: Annotated[int, Meta(ge=0, le=16)] = 1
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether it is a Redis Cluster, which knows by itself which server has what."""
+        return self.type == "redis-cluster"
 
     def check(self) -> None:
         for number, server in enumerate(self.servers):
             server.check(f"servers[{number}]")
+            if self.has_slots and (server.state != "online" or server.db):
+                raise InvalidArgument(f"servers[{number}]: in a Redis Cluster all are online, with db 0")
         if all(server.state == "rip" for server in self.servers):
             raise InvalidArgument("servers: all of them are rip")
 
@@ -188,6 +203,8 @@ class Vdisk(Struct, frozen=True):
     tlog: Tlog | None = None
 
     def check(self) -> None:
+        if self.slave is not None and (self.storage.has_slots or self.slave.has_slots):
+            raise InvalidArgument("slaveStorageClusterID: a Redis Cluster has replicas, and is no slave")
         if self.slave is not None and len(self.slave.servers) < len(self.storage.servers):
             raise InvalidArgument(
                 f"slaveStorageClusterID: cluster {self.nbd.slave!r} has {len(self.slave.servers)} servers, "

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from g8node.errors import InvalidArgument
+from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import BLOCK_MAX, ID_MAX, SIZE_MAX, Kind, Record
 from g8node.wire import yamltext
 
@@ -140,13 +141,14 @@ class ZeroStorCluster(Struct, frozen=True, rename="camel"):
 
 
 class Static(Struct, frozen=True):
-    """What a vdisk is. `size` in GiB."""
+    """What a vdisk is. `size` in GiB. `limits` are ours, not the original's."""
 
     block_size: BlockSize = field(name="blockSize")
     size: Gib
     type: Kind
     read_only: bool = field(default=False, name="readOnly")
     template: IdOrNone = field(default="", name="templateVdiskID")
+    limits: Limits = Limits()
 
     def check(self) -> None:
         if self.block_size & (self.block_size - 1):
@@ -160,6 +162,7 @@ class Static(Struct, frozen=True):
             size=self.size * _GIB,
             block_size=self.block_size,
             read_only=self.read_only,
+            limits=self.limits,
         )
 
 
@@ -291,7 +294,8 @@ def convert(tree: Any, where: str, type: type[T]) -> T:
 
 def encode(value: Static | Nbd | VdiskList) -> bytes:
     """A value of etcd: JSON, which is YAML as well; what is empty is left out."""
-    tree = {key: one for key, one in msgspec.to_builtins(value).items() if one not in ("", None)}
+    empty = ("", None, msgspec.to_builtins(Limits()))
+    tree = {key: one for key, one in msgspec.to_builtins(value).items() if one not in empty}
     return msgspec.json.encode(tree)
 
 

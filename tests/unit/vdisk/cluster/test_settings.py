@@ -9,6 +9,7 @@ import yaml
 from g8node.errors import InvalidArgument
 from g8node.vdisk.cluster import settings
 from g8node.vdisk.cluster.settings import Nbd, Server, Static, StorageCluster, parse_file, parse_value
+from g8node.vdisk.limits import Limits
 
 EXAMPLE = b"""
 vdisks:
@@ -52,6 +53,13 @@ parityShards = 1
 dataServers = [{address = "10.0.0.5:1"}, {address = "10.0.0.6:1"}, {address = "10.0.0.7:1"}]
 """
     assert parse_file(text, "config.toml") == parse_file(EXAMPLE, "config.yml")
+
+
+def test_limits_of_a_vdisk_are_kept_in_etcd() -> None:
+    static = Static(4096, 10, "db", limits=Limits(iops=500))
+    assert settings.parse_value(settings.encode(static), "key", Static) == static
+    assert static.record("vd1").limits.iops == 500
+    assert b"limits" not in settings.encode(Static(4096, 10, "db"))
 
 
 def test_redis_cluster_is_named_by_its_type() -> None:

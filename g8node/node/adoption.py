@@ -32,6 +32,7 @@ from g8node.node.container import Container, Mounts
 from g8node.node.crun import Streams
 from g8node.node.nics import Nics
 from g8node.node.specs import Spec
+from g8node.node.volumes import Volumes
 from g8node.node.wires import Network, Record
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -165,7 +166,7 @@ def container_of(id: int, folder: str, journal: Journal) -> Container:
     return container
 
 
-async def adopt(container: Container, mounts: Mounts, *, cgroups: bool) -> None:
+async def adopt(container: Container, mounts: Mounts, volumes: Volumes, *, cgroups: bool) -> None:
     """Give it files again, and a child that is followed; what is to be undone at its end is on its `undo`.
 
     Raises what is in the way; then it must be ended, and its `undo` be unwound.
@@ -178,6 +179,7 @@ async def adopt(container: Container, mounts: Mounts, *, cgroups: bool) -> None:
         await mounts.attach(flist, lower, storage=container.spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
     undo.push_async_callback(blocking.run, "path", rootfs.unstack, root)
+    await volumes.attach(container.id, container.spec.volumes or {}, undo)
     container.swaps += 1
     while await blocking.run("path", os.path.exists, f"{tree.data}/work-live{container.swaps}"):
         container.swaps += 1

@@ -35,7 +35,7 @@ from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
 from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
-from g8node.node.leftovers import Places, end_runtimes
+from g8node.node.leftovers import Places, end_workers
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
@@ -111,7 +111,7 @@ class Containers:
         self._host = await blocking.run("disk", host.find_out, self._parent)
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
         await blocking.run("disk", host.make_folders, self._state, self._folder)
-        await blocking.run("disk", end_runtimes, self._state)
+        await blocking.run("disk", end_workers, self._places())
         if self._host.cgroups:
             self._ooms.open()
         if found := await self._journals.survivors(self._folder):

@@ -26,12 +26,14 @@ from g8node.ids import ContainerId
 from g8node.linux import survivor
 from g8node.linux.guard import off_loop
 from g8node.node import building, livelayer, rootfs
-from g8node.node.backups import is_backup
+from g8node.node.backups import is_backup, unmark
 from g8node.node.bundle import Place
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Streams
 from g8node.node.nics import Nics
 from g8node.node.specs import Spec
+from g8node.node.stillness import release
+from g8node.node.volumes import Volumes
 from g8node.node.wires import Network, Record
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -165,7 +167,7 @@ def container_of(id: int, folder: str, journal: Journal) -> Container:
     return container
 
 
-async def adopt(container: Container, mounts: Mounts, *, cgroups: bool) -> None:
+async def adopt(container: Container, mounts: Mounts, volumes: Volumes, *, cgroups: bool) -> None:
     """Give it files again, and a child that is followed; what is to be undone at its end is on its `undo`.
 
     Raises what is in the way; then it must be ended, and its `undo` be unwound.
@@ -178,12 +180,19 @@ async def adopt(container: Container, mounts: Mounts, *, cgroups: bool) -> None:
         await mounts.attach(flist, lower, storage=container.spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
     undo.push_async_callback(blocking.run, "path", rootfs.unstack, root)
+    await volumes.attach(container.id, container.spec.volumes or {}, undo)
     container.swaps += 1
     while await blocking.run("path", os.path.exists, f"{tree.data}/work-live{container.swaps}"):
         container.swaps += 1
     container.child = await _followed(container.pid)
     container.running.set()
-    await livelayer.swap(container, root.lowers, container.cgroup if cgroups else "")
+    group = container.cgroup if cgroups else ""
+    if held := await blocking.run("path", os.path.exists, tree.held):
+        await blocking.run("disk", release, container.pid, group)  # who has a folder open is to close it
+    await livelayer.swap(container, root.lowers, group)
+    if held:
+        await blocking.run("path", unmark, container.rootfs)
+        await blocking.run("path", os.unlink, tree.held)
 
 
 async def _followed(pid: int) -> Child:

@@ -1,4 +1,4 @@
-"""NBD with pre-shared keys: a server on the image's Python, since Debian 12's cannot, and clients of this machine."""
+"""NBD with pre-shared keys: a server on the image's Python, since 3.11 cannot, and clients from here."""
 
 import secrets
 import socket
@@ -20,7 +20,8 @@ mount --rbind "$2" "$1/g8node"
 mount --bind "$3" "$1/mnt"
 mount --rbind /dev "$1/dev"
 exec chroot "$1" /usr/bin/env -i PATH=/usr/bin HOME=/mnt LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \\
-    python3 -m g8tools.g8 vdisk serve --data /mnt/vdisks --listen "127.0.0.1:$4" --tls-psk /mnt/keys.psk --tls-only
+    python3 -m g8tools.g8 vdisk serve --data /mnt/vdisks --listen "127.0.0.1:$4" \\
+    --tls-psk /mnt/keys.psk --tls-only
 """
 
 

@@ -33,6 +33,7 @@ from g8node.node.crun import Streams
 from g8node.node.nics import Nics
 from g8node.node.specs import Spec
 from g8node.node.stillness import release
+from g8node.node.volumes import Volumes
 from g8node.node.wires import Network, Record
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -168,18 +169,22 @@ def container_of(id: int, folder: str, journal: Journal) -> Container:
     return container
 
 
-async def adopt(container: Container, journal: Journal, mounts: Mounts, *, cgroups: bool) -> None:
+async def adopt(
+    container: Container, journal: Journal, mounts: Mounts, volumes: Volumes, *, cgroups: bool
+) -> None:
     """Give it files again, and a child that is followed; what is to be undone at its end is on its `undo`.
 
-    Raises what is in the way; then it must be ended, and its layer and its `undo` be unwound.
+    Raises what is in the way; then it must be ended, and its `undo` be unwound.
     """
     tree, undo = container.tree, container.undo
     undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
     undo.push_async_callback(blocking.run, "path", livelayer.clear, tree.top)
+    undo.push_async_callback(livelayer.drop, container, mounts)
     await blocking.run("path", livelayer.clear, tree.top)
     await _attach(container, journal, mounts)
     for layers in tree.layers:
         undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
+    await volumes.attach(container.id, container.spec.volumes or {}, undo)
     container.swaps += 1
     while await blocking.run("path", os.path.exists, f"{tree.data}/work-live{container.swaps}"):
         container.swaps += 1

@@ -41,6 +41,7 @@ from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
+from g8node.node.volumes import Volumes
 from g8node.node.wires import Network
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -70,12 +71,13 @@ class Containers:
         keeper: str = "",
         groups: Groups | None = None,
         restored: str = "",
+        volumes: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
-        Without `nics` containers have no other links than their loopback, without `groups` none is put into a
-        group of an operator. Roots that come from backups are kept in `restored`. With `keeper`, a file of
-        `linux.survivor`, containers outlive us when we are killed.
+        Without `nics` containers have no link but their loopback, without `groups` none is put into a group
+        of an operator. `restored` is for roots of backups. With `keeper`, a file of `linux.survivor`,
+        containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
@@ -89,9 +91,9 @@ class Containers:
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
         self.backups = Backups(self, reaper, restored or f"{folder}/restored")
+        self.volumes = Volumes(reaper, volumes or f"{folder}/volumes")
         self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
-        self.adopted: list[tuple[Container, Life]] = []
-        """What an earlier agent has started."""
+        self.adopted: list[tuple[Container, Life]] = []  # what an earlier agent has started
         self._live: dict[int, Container] = {}
         self._last_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -119,6 +121,7 @@ class Containers:
         if not self._live:
             await blocking.run("path", rootfs.clear, self._folder)
         await self.backups.clear()
+        await self.volumes.open()
 
     async def _adopt(self, id: int, journal: adoption.Journal) -> None:
         """Take a container over, or end it."""
@@ -127,7 +130,7 @@ class Containers:
         try:
             async with self._starts:
                 await self._journals.reconnect(container, journal)
-                await adoption.adopt(container, journal, self._mounts, cgroups=facts.cgroups)
+                await adoption.adopt(container, journal, self._mounts, self.volumes, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
                     await blocking.run("path", building.write, container, facts, crun)
@@ -135,7 +138,6 @@ class Containers:
         except (NodeError, OSError) as error:
             log.warning("a container cannot be taken over", container=id, error=str(error))
             await crun.delete(container.name)
-            await livelayer.drop(container, self._mounts)
             await container.undo.aclose()
             self._forget(container)
             return
@@ -374,7 +376,8 @@ class Containers:
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, self.backups, *self.opened())
+                owners = self._mounts, self.backups, self.volumes
+                await building.build(container, undo, *owners, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:

@@ -27,6 +27,7 @@ class Main(Struct, frozen=True):
 class Containers(Struct, frozen=True):
     max_count: Annotated[int, Meta(ge=0, le=65534, description="0 means 1000.")] = 1000
     starts: Annotated[int, Meta(ge=1, description="Container starts under way at once.")] = 8
+    volumes: Annotated[str, Meta(description="Folder of volumes; empty: var/lib/g8node/volumes.")] = ""
 
 
 class Network(Struct, frozen=True):

@@ -75,6 +75,7 @@ _COMMANDS: Final = (
     "rtinfo",
     "service",
     "vdisk",
+    "volume",
     "web",
     "zerotier",
 )

@@ -226,6 +226,7 @@ class Core0:
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
             restored=f"{paths.cache}/restored",
+            volumes=settings.containers.volumes or paths.volumes,
             groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state

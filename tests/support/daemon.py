@@ -148,7 +148,7 @@ def daemon(
                 process.wait()
 
 
-def refused(node: Daemon, name: str, **arguments: object) -> str:
+def refused(node: Daemon, name: str, /, **arguments: object) -> str:
     """What a command is refused with: its status, and why."""
     try:
         with node.gate() as gate:

@@ -155,7 +155,7 @@ class VdiskSettings(Struct, frozen=True):
     key_command: Annotated[
         list[str],
         Meta(
-            description="Program and arguments that print the master key, in place of key_file; run at the start."
+            description="Program and arguments that print the master key at the start; in place of key_file."
         ),
     ] = []
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""

@@ -65,6 +65,26 @@ async def test_signal_to_create_sync_before_process_1_is_not_lost(agent: Agent) 
 
 
 @in_agent
+async def test_signal_while_the_root_is_mounted_is_the_result_and_leaves_nothing(agent: Agent) -> None:
+    client = Client(agent)
+    begun, wait_for_ever = asyncio.Event(), asyncio.Event()
+
+    async def attach(*_: object, **__: object) -> None:
+        begun.set()
+        await wait_for_ever.wait()
+
+    agent.mounts.attach = attach  # type: ignore[assignment,method-assign]
+    waiting = asyncio.create_task(client.send("corex.create-sync", {"root": str(agent.root)}))
+    await begun.wait()
+    (job,) = client.manager
+    job.kill(9)
+    result = await waiting
+    assert (result.state, result.code, result.signal) == ("ERROR", 999, 9)
+    wait_for_ever.set()
+    await until(lambda: not agent.containers.all(), timeout_s=30)
+
+
+@in_agent
 async def test_stats_are_of_the_whole_container(agent: Agent) -> None:
     client = Client(agent)
     id = await client.create()

@@ -20,6 +20,7 @@ from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Command, Level, Result, Role, decode_command
 from g8node.jobs.outcome import Outcome, success
 from g8node.jobs.registry import Context, command
+from g8node.jobs.runs import KILLED_CODE
 from g8node.node import adoption, backups, bundle, specs
 from g8node.node.container import Container
 from g8node.node.crun import Streams
@@ -54,7 +55,10 @@ async def create_sync(ctx: Context, args: Spec) -> Outcome:
 
     A signal to this job is one to that process, its time limit ends the container. Meant for services.
     """
-    container, job = await created(ctx, args)
+    try:
+        container, job = await created(ctx, args)
+    except GivenUp as given_up:  # as if process 1 had been there already
+        return Outcome("ERROR", KILLED_CODE, signal=given_up.number)
     try:
         ctx.job.attach(_Inner(job))
         ended = await job.result()
@@ -86,7 +90,7 @@ async def created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     check_rights(ctx, args)
     containers = ctx.node.containers
     spec = msgspec.structs.replace(args, tags=ctx.job.request.tags)
-    container = await stoppable(ctx, containers.prepare(spec))
+    container = await stoppable(ctx, containers.prepare(spec), undo=containers.abandon)
     started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         job = _submit(ctx, container, started)
@@ -97,20 +101,39 @@ async def created(ctx: Context, args: Spec) -> tuple[Container, Job]:
     return container, job
 
 
-async def stoppable(ctx: Context, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, which a signal to the job gives up: it may take long."""
+class GivenUp(Unavailable):
+    """A signal to the job ended what it waited for."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"given up: signal {number}")
+        self.number = number
+
+
+async def stoppable(
+    ctx: Context, work: Coroutine[Any, Any, T], *, undo: Callable[[T], object] | None = None
+) -> T:
+    """What `work` gives, which a signal to the job gives up: it may take long. GivenUp.
+
+    `undo` takes back what it gave when the job is cancelled at just that moment; a signal of that moment is
+    kept for what the job runs next.
+    """
     working = asyncio.ensure_future(work)
     stopper = _Stopper(working)
     ctx.job.attach(stopper)
     try:
-        return await working
+        value = await working
     except asyncio.CancelledError:
-        working.cancel()
+        has_ended = not working.cancel() and not working.cancelled() and working.exception() is None
+        if has_ended and undo is not None:
+            undo(working.result())
         if not stopper.number:
             raise
-        raise Unavailable(f"given up: signal {stopper.number}") from None
+        raise GivenUp(stopper.number) from None
     finally:
         ctx.job.run = None
+    if stopper.number:
+        ctx.job.early.add(stopper.number)
+    return value
 
 
 class _Stopper:

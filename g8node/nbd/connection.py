@@ -376,9 +376,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read(self, export: Export, reads: Sequence[Request], size: int) -> None:
         """Answer what is in memory with one write to the socket; the rest waits in tasks."""
+        export.count(nbd.CMD_READ, len(reads), size)
+        if self._batched is not None:
+            self._read_in_lanes(self._batched, reads)
+            return
         replies = self._replies
         head = replies.data_bytes
-        export.count(nbd.CMD_READ, len(reads), size)
         out = bytearray(size + head * len(reads))
         view = memoryview(out)
         pos = 0
@@ -398,13 +401,13 @@ class Connection(asyncio.BufferedProtocol):
             pos = end
         if pos:
             self._send(view[:pos])
-        if self._batched is None:
-            for request in later:
-                self._start(self._read_slowly(export, request), request.length + _WEIGHT)
-        else:
-            for lane in in_lanes(later, self._batched):
-                weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
-                self._start(self._read_together(self._batched, lane), weight)
+        for request in later:
+            self._start(self._read_slowly(export, request), request.length + _WEIGHT)
+
+    def _read_in_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
+        for lane in in_lanes(reads, export):
+            weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
+            self._start(self._read_together(export, lane), weight)
 
     async def _read_together(self, export: BatchedExport, reads: Sequence[Request]) -> None:
         replies = ReadReplies(self._replies, reads)

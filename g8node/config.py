@@ -27,6 +27,7 @@ class Main(Struct, frozen=True):
 class Containers(Struct, frozen=True):
     max_count: Annotated[int, Meta(ge=0, le=65534, description="0 means 1000.")] = 1000
     starts: Annotated[int, Meta(ge=1, description="Container starts under way at once.")] = 8
+    volumes: Annotated[str, Meta(description="Folder of volumes; empty: var/lib/g8node/volumes.")] = ""
 
 
 class Network(Struct, frozen=True):
@@ -151,6 +152,12 @@ class VdiskSettings(Struct, frozen=True):
     key_file: Annotated[
         str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
     ] = ""
+    key_command: Annotated[
+        list[str],
+        Meta(
+            description="Program and arguments that print the master key at the start; in place of key_file."
+        ),
+    ] = []
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
     config: Annotated[
         str,

@@ -75,7 +75,9 @@ _COMMANDS: Final = (
     "rtinfo",
     "service",
     "vdisk",
+    "volume",
     "web",
+    "zerotier",
 )
 
 

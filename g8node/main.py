@@ -226,6 +226,7 @@ class Core0:
             starts=settings.containers.starts,
             keeper="" if self._init else paths.keeper,
             restored=f"{paths.cache}/restored",
+            volumes=settings.containers.volumes or paths.volumes,
             groups=self.statistics.groups if self.statistics is not None else None,
         )
         self.jobs.counters["stores"] = flists.stores.state
@@ -246,7 +247,9 @@ class Core0:
 
     async def _start_blocks(self) -> None:
         paths = self.node.paths
-        blocks = self._late.blocks.Blocks(self._settings.vdisk, folder=paths.vdisks, socket=paths.nbd_socket)
+        blocks = self._late.blocks.Blocks(
+            self._settings.vdisk, self.node.reaper, folder=paths.vdisks, socket=paths.nbd_socket
+        )
         self.jobs.counters["vdisks"] = blocks.state
         await blocks.start()
         self.node.blocks = blocks

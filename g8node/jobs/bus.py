@@ -1,10 +1,11 @@
 """The bus between redis and the job manager (async); spec core0-protocol 2.
 
 Theory of operation. Commands are moved from `core:default` to `core:pending` by redis itself, checked against
-the flags, submitted, and trimmed from `core:pending` in the same write that pushes their flags (outbox.py).
-Whatever breaks in between, a popped command is in `core:pending` or in the manager, never in neither: after
-a break the outbox first repeats its last write, and then what is left in `core:pending` is what nobody has
-seen yet. A duplicate (its flag exists, or the job is known here) is dropped: its one result answers both.
+the flags, submitted, and trimmed from `core:pending` in the same write that pushes their flags and takes the
+next commands (outbox.py). Whatever breaks in between, a popped command is in `core:pending` or in the
+manager, never in neither: after a break the outbox first repeats its last write, and then what is left in
+`core:pending` is what nobody has seen yet. A duplicate (its flag exists, or the job is known here) is
+dropped: its one result answers both.
 """
 
 import asyncio
@@ -24,32 +25,17 @@ from g8node.jobs.known import FINGERPRINT_BYTES, Known
 from g8node.jobs.link import REFUSED_S, RETRY_S, Link, ReplyError, Script
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import LOCAL, Caller, Command, Flag, Message, Record, Result, decode_command
-from g8node.jobs.outbox import PENDING, RESULT_TTL_S, Outbox
+from g8node.jobs.outbox import PENDING, QUEUE, RESULT_TTL_S, Entry, Outbox
 from g8node.runtime import logs
 
 log = logs.get("bus")
 
-QUEUE: Final = "core:default"
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 32 << 20
 _BLOCK_S: Final = 10
 _PATIENCE_S: Final = 5.0
 _KNOWN_MAX: Final = 20_000
 _SORTED_BYTES: Final = 64 << 10
-
-# What is pending, topped up from the queue to ARGV[1] entries or ARGV[2] bytes.
-_TAKE = f"""
-local entries = redis.call('LRANGE', '{PENDING}', 0, ARGV[1] - 1)
-local size = 0
-for _, entry in ipairs(entries) do size = size + #entry end
-while #entries < tonumber(ARGV[1]) and size < tonumber(ARGV[2]) do
-  local entry = redis.call('LMOVE', '{QUEUE}', '{PENDING}', 'LEFT', 'RIGHT')
-  if not entry then break end
-  entries[#entries + 1] = entry
-  size = size + #entry
-end
-return entries
-"""
 
 _SEEN = """
 local seen = {}
@@ -73,7 +59,6 @@ class Bus:
         self._manager = manager
         self._closing = False
         self._blocking = Link(socket)
-        self._take = Script(self.link, _TAKE)
         self._seen = Script(self.link, _SEEN)
         self._known = Known(_KNOWN_MAX, RESULT_TTL_S)
         self._claims: OrderedDict[str, Caller] = OrderedDict()
@@ -153,21 +138,22 @@ class Bus:
                 await asyncio.sleep(REFUSED_S)
 
     async def _pop_batch(self) -> None:
-        await self.outbox.flushed()
         await self._manager.wait_for_room()
-        entries = await self._take(min(_BATCH, self._manager.room), _BATCH_BYTES)
+        entries = await self.outbox.take(min(_BATCH, self._manager.room), _BATCH_BYTES)
         if not entries:  # nothing is pending, so that what comes next is all there is
-            entry = await self._blocking.call("BLMOVE", QUEUE, PENDING, "LEFT", "RIGHT", _BLOCK_S)
-            entries = [] if entry is None else [entry]
+            data = await self._blocking.call("BLMOVE", QUEUE, PENDING, "LEFT", "RIGHT", _BLOCK_S)
+            entries = [] if data is None else [Entry(data)]
         if entries:
             await self._accept(entries)
 
-    async def _accept(self, entries: list[bytes]) -> None:
+    async def _accept(self, entries: list[Entry]) -> None:
         """Submit the commands of a batch. Nothing awaits between the first submission and the trim."""
-        commands = [command for entry in entries if (command := self._decoded(entry)) is not None]
-        seen = await self._seen(*(command.id for command in commands)) if commands else []
-        for command, has_flag in zip(commands, seen, strict=True):
-            if has_flag or self._is_known(command.id):
+        decoded = ((entry, self._decoded(entry.data)) for entry in entries)
+        commands = [(entry, command) for entry, command in decoded if command is not None]
+        unsure = [command.id for entry, command in commands if command.id.encode() != entry.id]
+        flagged = dict(zip(unsure, await self._seen(*unsure), strict=True)) if unsure else {}
+        for entry, command in commands:
+            if flagged.get(command.id, entry.has_flag) or self._is_known(command.id):
                 self._duplicate(command)
             else:
                 self.submit(command)

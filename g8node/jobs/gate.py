@@ -20,12 +20,13 @@ from g8node import __version__, config
 from g8node.errors import AlreadyExists, InvalidArgument, NodeError, PermissionDenied, Unavailable
 from g8node.jobs.access import RULES, Rule, check, check_role, may_see
 from g8node.jobs.audit import Audit
-from g8node.jobs.bus import QUEUE, Bus
+from g8node.jobs.bus import Bus
 from g8node.jobs.direct import direct_command, direct_reply
 from g8node.jobs.identity import Identities
 from g8node.jobs.link import Link, ReplyError
 from g8node.jobs.manager import Manager
 from g8node.jobs.model import Caller, Command, decode_command
+from g8node.jobs.outbox import QUEUE
 from g8node.jobs.registry import Spec
 from g8node.jobs.session import Session, Slot
 from g8node.jobs.tls import Tls, certificate_caller
@@ -189,7 +190,7 @@ class Gate:
                 return await self._redis(session, rule, args)
             if (spec := await self._manager.registry.wait_find(word)) is not None:
                 return await self._direct(session, spec, args)
-            raise PermissionDenied(f"no permission to run {word[:80]!r}")
+            raise PermissionDenied(f"{word[:80]!r} is no command of this node (core.help lists them)")
         except NodeError as error:
             if isinstance(error, PermissionDenied):
                 self._audit.refused(session.address, session.caller, word, str(error))

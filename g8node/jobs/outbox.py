@@ -1,10 +1,11 @@
-"""Everything the bus writes to redis, in order and exactly once (async).
+"""Everything the bus writes to redis, in order and exactly once, and the taking of commands (async).
 
 Theory of operation. Flags, results and stream records are queued here and leave in batches, each by one Lua
-script, which redis runs and logs as a whole. A batch has a token of its own that the script stores: when a
-connection breaks and nobody can say whether the batch was applied, it is sent again, and the script does
-nothing when it finds its token. So an outage delays writes but neither loses nor doubles them. What piles up
-meanwhile is bounded: a job's unsent stream records to what the list keeps anyway, results by bytes.
+script, which redis runs and logs as a whole; it also takes commands, after what was queued before, so that
+this costs no trip of its own. A batch has a token that the script stores: when a connection breaks and nobody
+can say whether the batch was applied, it is sent again, and the script writes nothing when it finds its
+token. So an outage delays writes but neither loses nor doubles them. What piles up meanwhile is bounded: a
+job's unsent stream records to what the list keeps anyway, results by bytes.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from g8node.errors import Unavailable
 from g8node.jobs.link import REFUSED_S, RETRY_S, Arg, Link, ReplyError, Script
@@ -24,6 +25,7 @@ log = logs.get("bus")
 RESULT_TTL_S: Final = 300
 STREAM_TTL_S: Final = 60
 STREAM_KEPT: Final = 1000
+QUEUE: Final = "core:default"
 PENDING: Final = "core:pending"
 
 _BATCH_OPS = 512
@@ -32,10 +34,28 @@ _HIGH_BYTES = 16 << 20
 _LOW_BYTES = 4 << 20
 _RESULT_BYTES = 256 << 20
 
+# ARGV[2], ARGV[3]: what is pending is topped up from the queue to so many entries or bytes. The id whose
+# flag is looked for is only a guess.
 _WRITE = f"""
-if redis.call('GET', 'core:outbox') == ARGV[1] then return 0 end
-redis.call('SET', 'core:outbox', ARGV[1])
-local i = 2
+local function take(most, bytes)
+  local entries = redis.call('LRANGE', '{PENDING}', 0, most - 1)
+  local size, ids, flags = 0, {{}}, {{}}
+  for _, entry in ipairs(entries) do size = size + #entry end
+  while #entries < most and size < bytes do
+    local entry = redis.call('LMOVE', '{QUEUE}', '{PENDING}', 'LEFT', 'RIGHT')
+    if not entry then break end
+    entries[#entries + 1] = entry
+    size = size + #entry
+  end
+  for i, entry in ipairs(entries) do
+    ids[i] = string.match(entry, '"id"%s*:%s*"([^"]*)"') or ''
+    flags[i] = redis.call('EXISTS', 'result:' .. ids[i] .. ':flag')
+  end
+  return {{entries, ids, flags}}
+end
+local i = 4
+if redis.call('GET', 'core:outbox') == ARGV[1] then i = #ARGV + 1 end
+if i <= #ARGV then redis.call('SET', 'core:outbox', ARGV[1]) end
 while i <= #ARGV do
   local op, id = ARGV[i], ARGV[i + 1]
   if op == 'F' then
@@ -62,7 +82,10 @@ while i <= #ARGV do
     i = i + 2
   end
 end
-return 1
+if ARGV[2] == '0' then return 0 end
+local ok, taken = pcall(take, tonumber(ARGV[2]), tonumber(ARGV[3]))
+if not ok then return taken.err or tostring(taken) end
+return taken
 """
 
 
@@ -84,6 +107,29 @@ class _Op:
         return f"result:{self.id}:flag" if self.kind == "F" else f"result:{self.id}"
 
 
+class Entry(NamedTuple):
+    """A command as it was pushed, and whether the flag of `id`, which need not be its id, exists."""
+
+    data: bytes
+    id: bytes = b""
+    has_flag: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Take:
+    most: int
+    size: int
+    entries: "asyncio.Future[list[Entry]]"
+
+    def answer(self, reply: Any) -> None:
+        if self.entries.done():
+            return
+        if isinstance(reply, list):
+            self.entries.set_result([Entry(*row) for row in zip(*reply, strict=True)])
+        else:  # the text of an error: what was written beside it stands
+            self.entries.set_exception(ReplyError(reply.decode(errors="replace")))
+
+
 class Outbox:
     """The queue of writes and the task that empties it. `on_pushed` hears the keys of each batch."""
 
@@ -100,6 +146,7 @@ class Outbox:
         self._epoch = uuid.uuid4().hex
         self._sequence = 0
         self._batch: list[_Op] = []
+        self._take: _Take | None = None
         self._queued = 0
         self._written = 0
         self._watchers: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -162,11 +209,21 @@ class Outbox:
         self._watchers.append((self._queued, future))
         await future
 
+    async def take(self, most: int, size: int) -> list[Entry]:
+        """What is in core:pending, topped up from the queue to `most` entries or `size` bytes.
+
+        It waits until everything queued before is in redis, also for as long as redis is away. ReplyError
+        when redis does not let it be read. One caller at a time.
+        """
+        take = self._take = _Take(most, size, asyncio.get_running_loop().create_future())
+        self._work.set()
+        return await take.entries
+
     async def run(self) -> None:
         """Write batches for ever. Cancelling keeps what is unsent for the next `run`."""
         while True:
             if not self._batch:
-                if not self._ops:
+                while not self._ops and self._wanted() is None:
                     self._work.clear()
                     await self._work.wait()
                 self._batch = self._next_batch()
@@ -191,13 +248,15 @@ class Outbox:
         return batch
 
     async def _apply(self, batch: list[_Op]) -> None:
-        args: list[Arg] = [f"{self._epoch}:{self._sequence}"]
+        args: list[Arg] = []
         for op in batch:
             args += op.args()
         complained = False
         while True:
+            take = self._wanted()
+            limits = (0, 0) if take is None else (take.most, take.size)
             try:
-                await self._write(*args)
+                reply = await self._write(f"{self._epoch}:{self._sequence}", *limits, *args)
             except Unavailable:
                 self._valve.open()
                 await asyncio.sleep(RETRY_S)
@@ -207,7 +266,14 @@ class Outbox:
                 complained = True
                 await asyncio.sleep(REFUSED_S)
             else:
+                if take is not None:
+                    take.answer(reply)
                 return
+
+    def _wanted(self) -> _Take | None:
+        """The take to send with a batch: nothing that was queued before it may still be here."""
+        take = self._take
+        return None if take is None or take.entries.done() or self._ops else take
 
     def _settle(self, batch: list[_Op]) -> None:
         if self._valve.is_shut and self._size < _LOW_BYTES:

@@ -167,8 +167,8 @@ class Runner:
 def _check_text(process: Process) -> None:
     if not process.argv or not process.argv[0]:
         raise InvalidArgument("name: expected the name of a program, got an empty string")
-    for what, texts in (("arguments", process.argv), ("dir", [process.cwd])):
-        if any("\0" in text for text in texts):
+    for what, text in (("arguments", "".join(process.argv)), ("dir", process.cwd)):
+        if "\0" in text:
             raise InvalidArgument(f"{what}: a NUL character cannot be passed to a process")
     for name, value in (process.env or {}).items():
         if not name or "=" in name or "\0" in name or "\0" in value:
@@ -186,6 +186,7 @@ class ProcessRun:
         self._pipes: Pipes | None = None
         self._killed = False
         self._tails = {Level.STDOUT: Tail(runner.kept), Level.STDERR: Tail(runner.kept)}
+        self._parsers: dict[Level, LevelParser] = {}  # of what has written anything
         self._data = ""
         self._data_level = 0
 
@@ -201,12 +202,11 @@ class ProcessRun:
                 tail.close()
 
     async def _run(self) -> Outcome:
-        parsers = [LevelParser(Level.STDOUT), LevelParser(Level.STDERR)]
         try:
             pipes = self._pipes = Pipes(
                 self._process.stdin,
-                lambda data: self._feed(parsers[0], data),
-                lambda data: self._feed(parsers[1], data),
+                lambda data: self._feed(Level.STDOUT, data),
+                lambda data: self._feed(Level.STDERR, data),
             )
         except OSError as error:
             return self._not_started(error)
@@ -222,8 +222,8 @@ class ProcessRun:
             if self._killed:
                 self._signal_group(signal.SIGKILL)
             pipes.close()
-        for parser in parsers:
-            self._emit(parser.close())
+        for level in sorted(self._parsers):
+            self._emit(self._parsers[level].close())
         return self._ended(code)
 
     async def _to_end(self, pipes: Pipes) -> int | None:
@@ -281,7 +281,10 @@ class ProcessRun:
             return False
         return True
 
-    def _feed(self, parser: LevelParser, data: bytes) -> None:
+    def _feed(self, level: Level, data: bytes) -> None:
+        parser = self._parsers.get(level)
+        if parser is None:
+            parser = self._parsers[level] = LevelParser(level)
         self._emit(parser.feed(data))
         if self._runner.valve.is_shut and self._job.request.stream and self._pipes is not None:
             self._runner.valve.hold(self._pipes)

@@ -23,7 +23,7 @@ async def at_rest(containers: "Containers", id: int) -> AsyncIterator[Container]
     async with container.layering:
         if container.cleaning or container.child is None or not container.child.running:
             raise Conflict(f"container {id} ended")
-        async with still(container.stillness, container.pid, group):
+        async with still(container.stillness, container.pid, group, container.tree.held):
             yield container
 
 

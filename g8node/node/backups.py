@@ -99,7 +99,7 @@ async def _marked(root: str, meta: bytes) -> AsyncIterator[list[str]]:
     try:
         yield await blocking.run("path", _mark, root, meta)
     finally:
-        await asyncio.shield(blocking.run("path", _unmark, root))
+        await asyncio.shield(blocking.run("path", unmark, root))
 
 
 @off_loop
@@ -116,8 +116,9 @@ def _mark(root: str, meta: bytes) -> list[str]:
 
 
 @off_loop
-def _unmark(root: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+def unmark(root: str) -> None:
+    """Remove the meta file."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         os.unlink(f"{root}/{META}")
 
 
@@ -168,7 +169,7 @@ def _fresh(folder: str) -> None:
 
 @off_loop
 def _show(folder: str, lower: str) -> None:
-    _unmark(folder)
+    unmark(folder)
     if not os.listdir(folder):
         raise NotFound("root: the snapshot is empty")
     os.chmod(folder, 0o755)  # it becomes the container's /

@@ -19,6 +19,7 @@ from g8node.node.crun import Crun
 from g8node.node.groups import Groups
 from g8node.node.innertree import InnerTree
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
+from g8node.node.volumes import Volumes
 from g8node.runtime import blocking
 
 STARTUP: Final = "/.startup.toml"
@@ -57,7 +58,13 @@ async def enter(container: Container, undo: AsyncExitStack, groups: Groups | Non
 
 
 async def build(
-    container: Container, undo: AsyncExitStack, mounts: Mounts, backups: Backups, host: Host, crun: Crun
+    container: Container,
+    undo: AsyncExitStack,
+    mounts: Mounts,
+    backups: Backups,
+    volumes: Volumes,
+    host: Host,
+    crun: Crun,
 ) -> None:
     """Everything up to the start; what was done is on `undo`, also when this fails half-way."""
     spec, tree = container.spec, container.tree
@@ -79,6 +86,8 @@ async def build(
             container.place = replace(container.place, program=image.program(spec, attached.info))
     for layers in tree.layers:
         undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
+    kept = await volumes.attach(container.id, spec.volumes or {}, undo)
+    container.place = replace(container.place, volumes=kept)
     inside = zip((layers.target for layers in tree.layers[1:]), flists.values(), strict=True)
     await blocking.run("path", _finish, container, (*hosts.items(), *inside), host, crun)
 

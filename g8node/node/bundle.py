@@ -61,6 +61,8 @@ class Place:
     rootfs: str
     cgroup: str
     binds: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[tuple[str, str, bool], ...] = ()
+    """Source, path inside, whether it is read-only."""
     resolv_conf: str = ""
     devices: tuple[tuple[Device, str], ...] = ()
     """Nodes of the host with the access that is given, r, w and m."""
@@ -206,6 +208,9 @@ def _mounts(spec: Spec, host: Host, place: Place) -> list[dict[str, Any]]:
     extra = [
         _mount(target, "bind", "rbind", "rprivate", "rw", source=source) for source, target in place.binds
     ]
+    for source, target, readonly in place.volumes:
+        how = ("bind", "rprivate", "ro" if readonly else "rw", "nosuid", "nodev")
+        extra.append(_mount(target, "bind", *how, source=source))
     for target, size_bytes in (spec.tmpfs or {}).items():
         extra.append(_mount(target, "tmpfs", "nosuid", "nodev", "mode=1777", f"size={size_bytes}"))
     # A mount point below another one must come after it.

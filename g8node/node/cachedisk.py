@@ -5,7 +5,8 @@ is one; else one is made, on the disk that was named or, with `auto`, on the fir
 with a signature of anything (partition table, file system, array, swap) is never written to; `auto` also
 wants to find nothing but zeros at its beginning, in its middle and at its end.
 
-Of its subvolumes, `cache` becomes /var/cache (chunks, flists, images), and a fresh one of `logs` /var/log.
+Of its folders, `cache` becomes /var/cache (chunks, flists, images), `volumes` holds those of containers,
+and a fresh one of `logs` becomes /var/log.
 """
 
 import asyncio
@@ -147,7 +148,12 @@ class CacheDisk:
         fresh = f"{pool}/logs/{earlier[0] + 1 if earlier else 1}"
         os.makedirs(fresh)
         os.makedirs(f"{pool}/cache", exist_ok=True)
-        for source, target in ((f"{pool}/cache", "var/cache"), (fresh, "var/log")):
+        os.makedirs(f"{pool}/volumes", mode=0o700, exist_ok=True)
+        for source, target in (
+            (f"{pool}/cache", "var/cache"),
+            (f"{pool}/volumes", "var/lib/g8node/volumes"),
+            (fresh, "var/log"),
+        ):
             where = f"{self._root}/{target}"
             os.makedirs(where, exist_ok=True)
             mounting.bind(source, where)

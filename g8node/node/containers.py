@@ -35,12 +35,13 @@ from g8node.node.crun import Crun, Streams
 from g8node.node.execs import Execs
 from g8node.node.groups import Groups
 from g8node.node.inner import Inner, close_inner
-from g8node.node.leftovers import Places, end_runtimes
+from g8node.node.leftovers import Places, end_workers
 from g8node.node.limits import Limits
 from g8node.node.lives import Life, Lives, event, first, stop
 from g8node.node.nics import Nics
 from g8node.node.ooms import Ooms
 from g8node.node.specs import Spec
+from g8node.node.volumes import Volumes
 from g8node.node.wires import Network
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Child, Reaper
@@ -70,12 +71,13 @@ class Containers:
         keeper: str = "",
         groups: Groups | None = None,
         restored: str = "",
+        volumes: str = "",
     ) -> None:
         """`folder` holds bundles and roots, `state` is the runtime's; both are made when missing.
 
-        Without `nics` containers have no other links than their loopback, without `groups` none is put into a
-        group of an operator. Roots that come from backups are kept in `restored`. With `keeper`, a file of
-        `linux.survivor`, containers outlive us when we are killed.
+        Without `nics` containers have no link but their loopback, without `groups` none is put into a group
+        of an operator. `restored` is for roots of backups. With `keeper`, a file of `linux.survivor`,
+        containers outlive us when we are killed.
         """
         if any(char in folder for char in ",:\\"):
             raise InvalidArgument(f"folder of containers: expected a path without , : and \\, got {folder}")
@@ -89,9 +91,9 @@ class Containers:
         self._starts = asyncio.Semaphore(starts)
         self.execs = Execs(self, self._background, most=2 * starts)
         self.backups = Backups(self, reaper, restored or f"{folder}/restored")
+        self.volumes = Volumes(reaper, volumes or f"{folder}/volumes")
         self._journals = adoption.Journals(reaper, nics, keeper, self.find_id)
-        self.adopted: list[tuple[Container, Life]] = []
-        """What an earlier agent has started."""
+        self.adopted: list[tuple[Container, Life]] = []  # what an earlier agent has started
         self._live: dict[int, Container] = {}
         self._last_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -109,7 +111,7 @@ class Containers:
         self._host = await blocking.run("disk", host.find_out, self._parent)
         self._crun = Crun(self._reaper, self._state, cgroups=self._host.cgroups)
         await blocking.run("disk", host.make_folders, self._state, self._folder)
-        await blocking.run("disk", end_runtimes, self._state)
+        await blocking.run("disk", end_workers, self._places())
         if self._host.cgroups:
             self._ooms.open()
         if found := await self._journals.survivors(self._folder):
@@ -119,6 +121,7 @@ class Containers:
         if not self._live:
             await blocking.run("path", rootfs.clear, self._folder)
         await self.backups.clear()
+        await self.volumes.open()
 
     async def _adopt(self, id: int, journal: adoption.Journal) -> None:
         """Take a container over, or end it."""
@@ -127,7 +130,7 @@ class Containers:
         try:
             async with self._starts:
                 await self._journals.reconnect(container, journal)
-                await adoption.adopt(container, self._mounts, cgroups=facts.cgroups)
+                await adoption.adopt(container, journal, self._mounts, self.volumes, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
                     await blocking.run("path", building.write, container, facts, crun)
@@ -213,7 +216,7 @@ class Containers:
         """
         container = await self.started(id)
         facts, _ = self.opened()
-        putting = livelayer.put(container, flist, self._mounts, cgroups=facts.cgroups)
+        putting = livelayer.put(container, flist, self._mounts, self._journals.note, cgroups=facts.cgroups)
         await asyncio.shield(self._background(putting))
 
     async def limit(self, id: int, wanted: Limits) -> Limits:
@@ -373,7 +376,8 @@ class Containers:
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
                 await self._connect(container, undo)
-                await building.build(container, undo, self._mounts, self.backups, *self.opened())
+                owners = self._mounts, self.backups, self.volumes
+                await building.build(container, undo, *owners, *self.opened())
             container.undo = undo.pop_all()
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> None:

@@ -131,21 +131,27 @@ def remove(leftover: Leftover, places: Places) -> None:
 
 
 @off_loop
-def end_runtimes(state: str) -> None:
-    """Kill what is left of the runtime's own processes: they could still start something. Waits for it."""
+def end_workers(places: Places) -> None:
+    """Kill what an agent of before has left at work on containers, and wait until it is gone.
+
+    The runtime could still start something; a snapshot of restic would lack the files that nobody serves now.
+    """
     deadline = time.monotonic() + _DEATH_S
     while time.monotonic() < deadline:  # again: who was being started by one may be one
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_runtime(int(name), state)]
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and _works(int(name), places)]
         if not pids:
             return
         for pid in pids:
-            pidfd.kill(pid, functools.partial(_is_runtime, pid, state), _DEATH_S)
+            pidfd.kill(pid, functools.partial(_works, pid, places), _DEATH_S)
 
 
-def _is_runtime(pid: int, state: str) -> bool:
+def _works(pid: int, places: Places) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
             words = file.read().split("\0")
+        if words[0].endswith("/restic"):
+            inside = os.readlink(f"/proc/{pid}/cwd").removeprefix(f"{os.path.realpath(places.folder)}/")
+            return re.fullmatch(r"\d{1,5}/rootfs", inside) is not None
     except OSError:
         return False
-    return words[0].endswith("/crun") and words[1:3] == ["--root", state]
+    return words[0].endswith("/crun") and words[1:3] == ["--root", places.state]

@@ -77,6 +77,11 @@ class Paths:
         return self._at("var/lib/g8node/vdisks")
 
     @property
+    def volumes(self) -> str:
+        """Volumes of containers, unless the settings name a folder; on the cache disk if there is one."""
+        return self._at("var/lib/g8node/volumes")
+
+    @property
     def nbd_socket(self) -> str:
         """Where the NBD server listens for this machine."""
         return self._at("run/nbd.sock")

@@ -2,6 +2,7 @@
 
 <containers>/<id>/config.json   the OCI bundle
                   journal.json  see `adoption`
+                  held          there while the container is held still
                   lower         the flist, read-only (mounted by g8ufs)
                   layer<n>      flists over it (`layers`), 1 the lowest
                   data          a tmpfs of bounded size: upper and work folders
@@ -57,6 +58,11 @@ class Tree:
         return f"{self.top}/data"
 
     @property
+    def held(self) -> str:
+        """There while nothing in the container is to move; see `stillness`."""
+        return f"{self.top}/held"
+
+    @property
     def layers(self) -> list[Layers]:
         """The root's first."""
         above = (f"{self.top}/layer{number}" for number in range(1, self.above + 1))
@@ -99,7 +105,7 @@ def remove(tree: Tree) -> None:
         for folder in (*layers.lowers, layers.target, os.path.dirname(layers.target)):
             if folder != tree.top:
                 _discard(os.rmdir, folder)
-    for name in ("config.json", "journal.json", "journal.json.new"):
+    for name in ("config.json", "journal.json", "journal.json.new", "held"):
         _discard(os.unlink, f"{tree.top}/{name}")
     _discard(os.rmdir, tree.data)
     _discard(os.rmdir, tree.top)

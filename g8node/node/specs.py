@@ -3,6 +3,7 @@
 import posixpath
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -11,6 +12,7 @@ from g8node.errors import InvalidArgument
 from g8node.node import nicspec
 from g8node.node.limits import Limits
 from g8node.node.policies import HealthCheck, Restart, health_command
+from g8node.node.volumespec import Volume
 
 LAYERS_MAX: Final = 16
 DEFAULT_HOSTNAME: Final = "corex"
@@ -129,6 +131,14 @@ class Spec(Struct, frozen=True, omit_defaults=False):
         | None,
         Meta(description="absolute path inside -> bytes: folders in memory"),
     ] = None
+    volumes: Annotated[
+        Annotated[
+            dict[Annotated[str, Meta(extra={"kind": "mount target"})], Volume],
+            Meta(max_length=64),
+        ]
+        | None,
+        Meta(description="absolute path inside -> {name, size, readonly}: folders that outlive it; see docs"),
+    ] = None
     devices: Annotated[
         Annotated[list[Annotated[str, Meta(extra={"kind": "device rule"})]], Meta(max_length=64)] | None,
         Meta(description="/dev/x, /dev/x:/dev/y or /dev/x:/dev/y:rwm; needs the role admin"),
@@ -179,6 +189,7 @@ def _validate_rights(spec: Spec) -> None:
     check_user(spec.user or "")
     for target in spec.tmpfs or {}:
         _validate_target("tmpfs", target)
+    _validate_volumes(spec.volumes or {})
     for rule in spec.devices or ():
         device_rule(rule)
     for name in spec.sysctls or {}:
@@ -187,6 +198,14 @@ def _validate_rights(spec: Spec) -> None:
                 f"sysctls: expected net.* (with a network of its own), fs.mqueue.*, kernel.shm*, kernel.msg*"
                 f" or kernel.sem, got {name[:80]!r}"
             )
+
+
+def _validate_volumes(volumes: Mapping[str, Volume]) -> None:
+    sizes: dict[str, int | None] = {}
+    for target, volume in volumes.items():
+        _validate_target("volumes", target)
+        if sizes.setdefault(volume.name, volume.size) != volume.size:
+            raise InvalidArgument(f"volumes: {volume.name} is given two sizes, expected one")
 
 
 def check_user(user: str) -> None:

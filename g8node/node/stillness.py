@@ -1,7 +1,8 @@
 """Holding a container still for as long as something takes (async): freezing it, and who waits meanwhile.
 
 A process that enters a frozen container would stop on the threshold, with the runtime that starts it, so that
-none enters: it is waited for those that have begun, and others wait until the container moves again.
+none enters: it is waited for those that have begun, and others wait until the container moves again. A file
+says that it is held, for the agent that comes after one that was killed meanwhile.
 """
 
 import asyncio
@@ -63,11 +64,15 @@ class Stillness:
 
 
 @contextlib.asynccontextmanager
-async def still(stillness: Stillness, pid: int, group: str) -> AsyncIterator[None]:
-    """Nothing moves in the control group or, when there is none, in the pid namespace of `pid`."""
+async def still(stillness: Stillness, pid: int, group: str, mark: str) -> AsyncIterator[None]:
+    """Nothing moves in the control group or, when there is none, in the pid namespace of `pid`.
+
+    The file `mark` is there for as long.
+    """
     stopped: set[int] = set()
 
     async def freeze() -> None:
+        await blocking.run("path", _write, mark)
         if group:
             await blocking.run("disk", cgroup.freeze, group)
         else:
@@ -78,9 +83,29 @@ async def still(stillness: Stillness, pid: int, group: str) -> AsyncIterator[Non
             await blocking.run("disk", cgroup.thaw, group)
         else:
             await blocking.run("disk", _continue, pid, stopped)
+        await blocking.run("path", _remove, mark)
 
     async with stillness.held(freeze, thaw):
         yield
+
+
+@off_loop
+def release(pid: int, group: str) -> None:
+    """Set going what somebody else has left still."""
+    if group:
+        cgroup.thaw(group)
+    else:
+        _signal(set(namespace.inner_pids(pid)), signal.SIGCONT)
+
+
+def _write(mark: str) -> None:
+    with open(mark, "wb"):
+        pass
+
+
+def _remove(mark: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(mark)
 
 
 @off_loop

@@ -294,6 +294,43 @@ async def test_bus_close_writes_what_is_unsent(stack: Stack) -> None:
     assert await stack.redis.llen("result:1") == 1
 
 
+async def test_bus_id_is_that_of_the_command_and_not_one_in_its_arguments(stack: Stack) -> None:
+    """Redis looks for flags by what looks like an id; commands that queue together are taken so."""
+    for id in ("old", "ol\u00e9"):
+        await stack.run("test.count", id)
+    entries = [
+        '{"arguments": {"id": "old"}, "id": "new", "command": "test.count"}',
+        '{"arguments": {"id": "new2"}, "id": "old", "command": "test.count"}',
+        '{"tags": ["\\"id\\": \\"x"], "id" : "new3", "command": "test.count"}',
+        '{"id": "ol\\u00e9", "command": "test.count"}',
+        '{"id": "n\\"\\u0000w", "command": "test.count"}',
+        '{"command": "test.count"}',
+        '\0"id":"old"',
+        '{"id": "new4", "command": "test.count"}',
+        '{"id": "new4", "command": "test.count"}',
+        '{"id": "last", "command": "core.ping"}',
+    ]
+    await stack.supervisor.stop("bus")
+    await stack.redis.rpush("core:default", *entries)
+    stack.supervisor.start("bus", stack.bus.run)
+    await stack.result("last")
+    await eventually(lambda: not stack.manager.jobs)
+    ran = {"old": 1, "ol\u00e9": 1, "new": 1, "new3": 1, 'n"\0w': 1, "new4": 1}
+    assert ran == STATS
+    assert await stack.redis.llen("core:pending") == 0
+
+
+async def test_bus_results_are_written_while_the_queue_cannot_be_read(stack: Stack) -> None:
+    await stack.run("core.ping", "0")
+    await stack.redis.delete("core:default")
+    await stack.redis.set("core:default", "no list")
+    async with asyncio.timeout(20):
+        assert (await stack.bus.call(Command.make("1", "core.ping"))).state == "SUCCESS"
+        assert (await stack.result("1"))["state"] == "SUCCESS"
+        await stack.redis.delete("core:default")
+        assert (await stack.run("core.ping", "2"))["state"] == "SUCCESS"
+
+
 async def test_bus_20000_queued_pings(stack: Stack) -> None:
     """The figure is `make bench`'s; here only that a flood is worked off, in order and completely."""
     total = 20_000

@@ -68,7 +68,7 @@ async def test_blank_disk_is_made_ours_and_found_again(agent: Agent) -> None:
             node = agent.tmp / "node"
             assert made.device == f"{path}p1"
             targets = [m.target for m in await blocking.run("disk", mounts)]
-            for folder in ("var/cache", "var/log", f"mnt/storagepools/{LABEL}"):
+            for folder in ("var/cache", "var/log", "var/lib/g8node/volumes", f"mnt/storagepools/{LABEL}"):
                 assert str(node / folder) in targets
             kept = node / "var/cache/kept"
             assert kept.exists() == (boot == 2)

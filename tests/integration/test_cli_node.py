@@ -197,6 +197,8 @@ def test_g8_containers(node: Daemon, busybox: str) -> None:
         "A=b c",
         "--tag",
         "t",
+        "--volume",
+        "db=/srv,size=16M",
     )
     container = g8(node, *create).stdout.strip()
     rows = g8(node, "container", "list").stdout.splitlines()
@@ -210,8 +212,14 @@ def test_g8_containers(node: Daemon, busybox: str) -> None:
     assert talk.stdout == "typed\n"
     assert "cpu" in g8(node, "container", "stats", container).stdout
     assert g8(node, "container", "logs", container).stdout == ""
+    assert g8(node, "volume", "list").stdout.splitlines()[1].split() == ["db", "16.0", "MiB", container]
+    assert "used" in g8(node, "volume", "inspect", "db").stdout
+    assert "409" in g8(node, "volume", "remove", "db", "--json", code=100).stdout
     g8(node, "container", "terminate", container)
     assert container not in json.loads(g8(node, "container", "list", "--json").stdout)
+    g8(node, "volume", "remove", "db")
+    assert g8(node, "volume", "create", "more").stdout == "more\n"
+    assert [row["name"] for row in json.loads(g8(node, "volume", "list", "--json").stdout)] == ["more"]
 
 
 async def test_client_in_a_container(node: Daemon, busybox: str) -> None:

@@ -404,6 +404,17 @@ def test_logs_settings_and_statistics(client: Client) -> None:
     assert client.aggregator.query("no.such") == {}
 
 
+def test_volumes(client: Client) -> None:
+    volume = client.volume
+    row = {"name": str, "size": int, "created": int, "containers": list}
+    has(volume.create("kept"), row)
+    assert [each["name"] for each in volume.list()] == ["kept"]
+    has(volume.get("kept"), row | {"used": int, "path": str})
+    refused(409, lambda: volume.create("kept"))
+    volume.remove("kept")
+    refused(404, lambda: volume.remove("kept"))
+
+
 def test_groups_of_processes(client: Client) -> None:
     """Where version 2 of control groups is not to be had, each says 503; tests/qemu has the values."""
     group = client.cgroup

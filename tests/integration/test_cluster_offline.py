@@ -248,6 +248,22 @@ async def test_content_that_nobody_names_is_removed_on_slaves_too(
     assert await read(config, "vd", 8) == b"".join(map(block, (100, 101, 102, 103, 4, 5, 6, 7)))
 
 
+async def test_rate_is_kept_by_pauses(three: list[RedisProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep, pauses = asyncio.sleep, []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async with running(configured(cluster(three), kind="boot")) as vd:
+        await vd.write(0, b"".join(block(number) for number in range(8)))
+        await vd.vdisk.flush()
+        monkeypatch.setattr(asyncio, "sleep", pause)
+        await vd.exports.collect("primary", bytes_s=1000)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert sum(pauses) >= BLOCK / 1000  # the sector of hashes, at least
+
+
 async def test_content_that_a_clone_elsewhere_names_stays(
     three: list[RedisProcess], slaves: list[RedisProcess]
 ) -> None:
@@ -345,7 +361,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
         async def g8(*words: str) -> None:
             await asyncio.to_thread(run, *G8, "vdisk", *words, "--config", etcd.place, "--id", "vm1")
 
-        await g8("create", "vd", "1G", "--type", "boot", "--cluster", "c1")
+        await g8("create", "vd", "1G", "--type", "boot", "--cluster", "c1", "--iops", "1000000")
         remote = Remote(etcd.place, "vm1", patience=STEADY)
         await remote.start()
         static, nbd = Static(4096, 1, "db"), Nbd("c1")
@@ -353,6 +369,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
             await remote.create("vd", static, nbd)
         with pytest.raises(InvalidArgument, match="storageClusterID"):
             await remote.create("odd", static, Nbd("nosuch"))
+        assert remote.vdisks.info("vd")["limits"]["iops"] == 1000000
         export = await remote.vdisks.open("vd")
         assert await export.write_many([(0, memoryview(block(1)))]) == [None]
         await remote.vdisks.leave("vd", export)

@@ -17,7 +17,7 @@ from g8node.node.crun import Streams
 from g8node.runtime import blocking
 from tests.support.agent import Agent, in_agent, mounts_now
 from tests.support.commands import Client
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, refused
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
 
@@ -151,12 +151,12 @@ def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, bus
         ids = {
             name: node.direct("corex.create", **base, name=name, **more)
             for name, more in {
-                "idle": {},
+                "idle": {"volumes": {"/kept": {"name": "kept", "size": 16 << 20}, "/free": {"name": "free"}}},
                 "talker": {"command": ["sh", "-c", talker]},
                 "again": {"command": ["sleep", "1000"], "restart": {"policy": "always"}},
             }.items()
         }
-        node.run_in(ids["idle"], "echo kept >/mine")
+        node.run_in(ids["idle"], "echo kept | tee /mine /kept/file >/free/file")
         before = node.direct("corex.list")
         node.process.kill()
         node.process.wait()
@@ -167,7 +167,9 @@ def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, bus
             id: row["container"]["pid"] for id, row in before.items()
         }
         assert after[str(ids["idle"])]["container"]["arguments"]["name"] == "idle"
-        assert node.run_in(ids["idle"], "cat /mine")["streams"][0] == "kept\n"
+        assert node.run_in(ids["idle"], "cat /mine /kept/file /free/file")["streams"][0] == 3 * "kept\n"
+        for name in ("kept", "free"):
+            assert "409" in refused(node, "volume.remove", name=name)
         deadline = time.monotonic() + 30
         while not any(
             row["message"].startswith("line") for row in node.direct("corex.logs", container=ids["talker"])
@@ -181,7 +183,11 @@ def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, bus
         assert node.direct("corex.create", **base) > max(ids.values())
         node.direct("corex.terminate", container=ids["idle"])
         assert node.result(f"core-{ids['idle']}")["code"] == 1255
+        node.direct("volume.remove", name="free")
+        again = node.direct("corex.create", **base, volumes={"/kept": {"name": "kept"}})
+        assert node.run_in(again, "cat /kept/file")["streams"][0] == "kept\n"
         root = node.folder / "root"
     assert of_containers(root) == {}
     assert not os.path.exists(root / "run/mounts.keeper")
     assert os.listdir(root / "run/containers") == []
+    assert os.listdir(root / "var/lib/g8node/volumes") == ["kept"]

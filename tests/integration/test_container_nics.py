@@ -4,8 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.busybox import Containers, busybox_flist
+from tests.support.daemon import eventually
 from tests.support.dns import asked
 from tests.support.netns import Inside, daemon_inside, inside, network_of
 
@@ -35,14 +35,6 @@ def boxes(tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]) -> It
     with daemon_inside(tmp_path_factory.mktemp("node")) as node:
         yield Containers(node, flist)
         assert "Traceback" not in node.log()
-
-
-def eventually(find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def traces(node: Inside) -> dict[str, Any]:

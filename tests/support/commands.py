@@ -17,6 +17,7 @@ from g8node.jobs.commands import (
     ip,
     job,
     process,
+    volume,
 )
 from g8node.jobs.job import Job
 from g8node.jobs.manager import Manager
@@ -49,7 +50,7 @@ class Client:
         # Mounts of real folders instead of flists.
         node.complete(agent.mounts, agent.containers, Files())  # type: ignore[arg-type]
         node.links = Links(agent.reaper)
-        commands = (bash, core, corex, corex_backup, corex_exec, filesystem, info, ip, job, process)
+        commands = (bash, core, corex, corex_backup, corex_exec, filesystem, info, ip, job, process, volume)
         self.manager = Manager(node, Registry(commands), environ={})
         self.manager.sinks.append(self)
         containerevents.connect(self.manager, agent.containers)

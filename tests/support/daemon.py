@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,15 @@ from g8node.linux.mount import parse_mountinfo
 from g8tools.up.vm import free_port
 
 READY_S = 30.0
+
+
+def eventually(find: Callable[[], Any]) -> Any:
+    """What it finds, as soon as that is something."""
+    deadline = time.monotonic() + 60
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 class Daemon:
@@ -91,6 +100,11 @@ class Daemon:
         [minor] = {int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"}
         return minor
 
+    def kill(self) -> None:
+        """With SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, as an operator's supervisor would; the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -148,7 +162,7 @@ def daemon(
                 process.wait()
 
 
-def refused(node: Daemon, name: str, **arguments: object) -> str:
+def refused(node: Daemon, name: str, /, **arguments: object) -> str:
     """What a command is refused with: its status, and why."""
     try:
         with node.gate() as gate:

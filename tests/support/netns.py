@@ -68,10 +68,15 @@ def agent_inside(folder: Path) -> Iterator[Daemon]:
 
 @contextmanager
 def daemon_inside(
-    folder: Path, script: str = "", config: str = "", prefix: Sequence[str] = ("unshare", "--net")
+    folder: Path,
+    script: str = "",
+    config: str = "",
+    prefix: Sequence[str] = ("unshare", "--net"),
+    **options: Any,
 ) -> Iterator[Inside]:
     """`script`: shell commands that prepare the namespace, whose loopback is up already."""
     prepare = f'ip link set lo up; {script or ":"}; exec "$@"'
-    with daemon(folder, config, prefix=[*prefix, "/bin/sh", "-ec", prepare, "sh"], kind=Inside) as running:
+    entered = [*prefix, "/bin/sh", "-ec", prepare, "sh"]
+    with daemon(folder, config, prefix=entered, kind=Inside, **options) as running:
         assert isinstance(running, Inside)
         yield running

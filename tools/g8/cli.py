@@ -19,6 +19,7 @@ from g8tools.g8 import (
     cli_jobs,
     cli_networks,
     cli_node,
+    cli_volumes,
     connection,
     console,
     frame,
@@ -35,7 +36,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for part in (cli_node, cli_jobs, cli_files, cli_container, cli_networks, cli_config, cli_context):
+for part in (
+    cli_node,
+    cli_jobs,
+    cli_files,
+    cli_container,
+    cli_networks,
+    cli_volumes,
+    cli_config,
+    cli_context,
+):
     part.register(app)
 app.add_typer(flist_app, name="flist")
 app.add_typer(hub_app, name="hub")
@@ -66,11 +76,11 @@ def options(
 
 
 @app.command()
-def version() -> None:
+def version(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print the version."""
     from g8node import __version__
 
-    print(__version__)
+    console.show({"version": __version__}, json=json, text=__version__)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import typer
 
 from g8node.errors import InvalidArgument
-from g8tools.g8 import cli_nics, console
+from g8tools.g8 import cli_nics, cli_volumes, console
 from g8tools.g8.cli_nics import ContainerArgument
 from g8tools.g8.frame import Node, Pairs, arguments_of, command, texts_of
 
@@ -44,6 +44,9 @@ def create(
     ] = None,
     layer: Annotated[Many, typer.Option(metavar="FLIST", help="Over the root; the last is on top.")] = None,
     tmpfs: Annotated[Many, typer.Option(metavar="PATH=SIZE", help=f"A folder in memory: {_SIZE}.")] = None,
+    volume: Annotated[
+        Many, typer.Option(metavar=cli_volumes.VOLUME, help="A volume of the node; made if it is not there.")
+    ] = None,
     size: Annotated[str, typer.Option(metavar="SIZE", help=f"What may be written: {_SIZE}.")] = "",
     readonly: Annotated[bool, typer.Option("--readonly", help="Nothing can be written to the root.")] = False,
     device: Annotated[Many, typer.Option(metavar="DEV[:DEV[:rwm]]", help="A device of the node.")] = None,
@@ -85,6 +88,7 @@ def create(
         "port": cli_nics.ports_of(port),
         "layers": layer,
         "tmpfs": {path: _size("--tmpfs", text) for path, text in texts_of("--tmpfs", tmpfs).items()},
+        "volumes": cli_volumes.volumes_of(volume),
         "size": _size("--size", size),
         "readonly": readonly,
         "devices": device,

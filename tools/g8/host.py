@@ -23,7 +23,7 @@ from g8tools.g8.managers.node import (
     Socat,
     Web,
 )
-from g8tools.g8.managers.storage import Btrfs, Disk
+from g8tools.g8.managers.storage import Btrfs, Disk, Volume
 from g8tools.g8.managers.zfs import ZFS
 from g8tools.g8.results import Return
 
@@ -51,6 +51,7 @@ class HostClient(BaseClient[M]):
         self.kvm: Kvm[M] = Kvm(self)
         self.disk: Disk[M] = Disk(self)
         self.btrfs: Btrfs[M] = Btrfs(self)
+        self.volume: Volume[M] = Volume(self)
         self.logger: Logger[M] = Logger(self)
         self.config: Config[M] = Config(self)
         self.aggregator: Aggregator[M] = Aggregator(self)

@@ -127,6 +127,11 @@ ROWS: list[Row] = [
     (lambda c: c.g8ufs.unpin("/f"), "g8ufs.unpin", {"flist": "/f"}),
     (lambda c: c.g8ufs.profile("/f"), "g8ufs.profile", {"flist": "/f"}),
     (lambda c: c.g8ufs.drop(), "g8ufs.drop", {}),
+    (lambda c: c.volume.create("v", 1 << 26), "volume.create", {"name": "v", "size": 1 << 26}),
+    (lambda c: c.volume.create("v"), "volume.create", {"name": "v"}),
+    (lambda c: c.volume.list(), "volume.list", {}),
+    (lambda c: c.volume.get("v"), "volume.get", {"name": "v"}),
+    (lambda c: c.volume.remove("v"), "volume.remove", {"name": "v"}),
     (lambda c: c.core.reboot(), "core.reboot", {}),
     (lambda c: c.core.poweroff(), "core.poweroff", {}),
 ]  # fmt: skip

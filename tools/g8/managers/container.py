@@ -51,6 +51,7 @@ class ContainerManager(Manager[M]):
         sysctls: Mapping[str, str] | None = None,
         restart: Mapping[str, Any] | None = None,
         health: Mapping[str, Any] | None = None,
+        volumes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Flow[JSONResponse[M]]:
         """Start a container of an flist; `.get()` gives its id.
 
@@ -85,6 +86,7 @@ class ContainerManager(Manager[M]):
             "sysctls": sysctls,
             "restart": restart,
             "health": health,
+            "volumes": volumes,
         }
         return self._client.json_response("corex.create", arguments, tags=tags)
 

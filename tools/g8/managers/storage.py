@@ -159,3 +159,27 @@ class Btrfs(Manager[M]):
         return self._done(
             "btrfs.subvol_snapshot", source=source, destination=destination, read_only=read_only
         )
+
+
+class Volume(Manager[M]):
+    """Volumes: folders with a name that outlive the containers that have them."""
+
+    @call
+    def create(self, name: str, size: int | None = None) -> Flow[dict[str, Any]]:
+        """Make an empty one; `size` in bytes, without it there is no limit."""
+        return self._json("volume.create", name=name, size=size)
+
+    @call
+    def list(self) -> Flow[Rows]:
+        """All: name, size, created, and the containers that have it."""
+        return self._json("volume.list")
+
+    @call
+    def get(self, name: str) -> Flow[dict[str, Any]]:
+        """One, with the bytes that are used."""
+        return self._json("volume.get", name=name)
+
+    @call
+    def remove(self, name: str) -> Flow[None]:
+        """Remove one with all that is in it; refused while a container has it."""
+        return self._done("volume.remove", name=name)

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from g8node.errors import Conflict
 from g8node.ids import ContainerId
-from g8node.linux import survivor
+from g8node.linux import files, survivor
 from g8node.linux.guard import off_loop
-from g8node.node import building, livelayer, rootfs
+from g8node.node import building, livelayer, owners, rootfs
 from g8node.node.backups import is_backup, unmark
 from g8node.node.bundle import Place
 from g8node.node.container import Container, Mounts
@@ -132,7 +132,7 @@ def write(container: Container, network: Record | None) -> None:
         network,
     )
     path = f"{container.tree.top}/{_NAME}"
-    with open(f"{path}.new", "wb") as file:
+    with open(f"{path}.new", "wb", opener=files.private) as file:
         file.write(msgspec.json.encode(journal))
     os.replace(f"{path}.new", path)
 
@@ -175,10 +175,13 @@ async def adopt(container: Container, mounts: Mounts, volumes: Volumes, *, cgrou
     tree, undo = container.tree, container.undo
     root = tree.layers[0]
     undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
+    await owners.adopt(container, undo)
     for flist, lower in zip([container.spec.root, *(container.spec.layers or ())], root.lowers, strict=True):
+        await owners.unmap_layer(container, lower)
         await blocking.run("path", rootfs.unmount, lower)
         await mounts.attach(flist, lower, storage=container.spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
+        await owners.map_layer(container, lower, undo)
     undo.push_async_callback(blocking.run, "path", rootfs.unstack, root)
     await volumes.attach(container.id, container.spec.volumes or {}, undo)
     container.swaps += 1

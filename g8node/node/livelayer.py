@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from g8node.errors import Conflict, Unavailable
 from g8node.linux import cgroup, mount, rootswap
 from g8node.linux.guard import off_loop
-from g8node.node import rootfs
+from g8node.node import owners, rootfs
 from g8node.node.container import Container, Mounts
 from g8node.runtime import blocking, logs
 
@@ -38,13 +38,14 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
             undo.push_async_callback(blocking.run, "path", os.rmdir, lower)
             await mounts.attach(flist, lower, storage=container.spec.storage or "")
             undo.push_async_callback(mounts.detach, lower)
+            await owners.map_layer(container, lower, undo)
             await swap(
                 container, (*container.tree.layers[0].lowers, lower), container.cgroup if cgroups else ""
             )
             undo.pop_all()
         old, container.live, container.live_flist = container.live, lower, flist
         if old:
-            await _detach(old, mounts)
+            await _detach(container, old, mounts)
         await _renew(container)
     log.info("layer put over a running container", container=container.id, flist=flist)
 
@@ -54,7 +55,7 @@ async def drop(container: Container, mounts: Mounts) -> None:
     async with container.layering:
         old, container.live, container.live_flist = container.live, "", ""
         if old:
-            await _detach(old, mounts)
+            await _detach(container, old, mounts)
 
 
 def _check(container: Container) -> None:
@@ -71,7 +72,8 @@ async def _renew(container: Container) -> None:
                 await inner.result().renew(container.pid)
 
 
-async def _detach(lower: str, mounts: Mounts) -> None:
+async def _detach(container: Container, lower: str, mounts: Mounts) -> None:
+    await owners.unmap_layer(container, lower)
     await mounts.detach(lower)
     await blocking.run("path", os.rmdir, lower)
 
@@ -100,7 +102,7 @@ def _swap_now(container: Container, lowers: tuple[str, ...], group: str) -> None
     work, place = f"{tree.data}/work-live{container.swaps}", f"{tree.top}/next"
     for folder in (work, place):
         os.makedirs(folder, exist_ok=True)
-    layers = rootfs.Layers(lowers, root.upper, work, place)
+    layers = rootfs.Layers(lowers, root.upper, work, place, root.mapped)
     try:
         rootfs.over(layers, devices=bool(container.spec.privileged))
         _swap_still(container, place, group)

@@ -3,20 +3,25 @@
 overlayfs takes no layer while it is mounted, so the container gets a new overlay and its whole mount
 namespace is moved onto it: pivot_root(2) called inside that namespace also replaces the root, and a working
 folder that is the root, of every process that has the old one (chroot_fs_refs in the kernel's
-fs/fs_struct.c). What processes hold open of the old root they keep.
+fs/fs_struct.c). What processes hold open of the old root they keep. Other mounts in there can be replaced in
+the same turn; who works in one of them stays on the old one, which can only be read from then on.
 """
 
+import contextlib
 import ctypes
+import errno
 import os
 import platform
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from g8node.errors import Conflict
 from g8node.linux import namespace
 from g8node.linux.guard import off_loop
-from g8node.linux.mount import Umount, mounts, unmount
+from g8node.linux.mount import Mount, MountEntry, Umount, mount, mounts, unmount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,27 +35,75 @@ _EMPTY_PATH: Final = 4
 _PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+_FLAGS: Final = {
+    "ro": Mount.RDONLY,
+    "nosuid": Mount.NOSUID,
+    "nodev": Mount.NODEV,
+    "noexec": Mount.NOEXEC,
+    "noatime": Mount.NOATIME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A mount at `target` in the namespace, and the descriptor of the one that takes its place."""
+
+    target: str
+    tree: int
+    flags: int
+    children: tuple[str, ...] = ()
+    """What is mounted right on it, below `target`."""
+    user: str = ""
+    """Who would stay on it with a folder of it."""
+
+
 @off_loop
-def swap(pid: int, root: str) -> None:
+def swap(pid: int, root: str, others: Mapping[str, str] | None = None) -> None:
     """Make the mount at `root` (ours) the root of all processes in the mount namespace of `pid`.
 
-    All or nothing. Conflict: something in there would go on using the old root, or has no place in the new
-    one. Processes should stand still meanwhile.
+    `others`: the device of a file system that is mounted in there -> the mount (ours) that takes its place.
+    All or nothing, of the root; a failure may come after it, with others. Conflict: something in there would
+    go on using the old root, or has no place in the new one. Processes should stand still meanwhile.
     """
     pivot_root = _PIVOT_ROOT[platform.machine()]
-    tree = _call("open_tree", root, _OPEN_TREE, _AT_FDCWD, root, _TREE_CLONE | os.O_CLOEXEC)
-    try:
-        targets = _mounted(pid)
-        for target in targets:
+    with ExitStack() as open_ones:
+        tree = _clone(root, open_ones)
+        table = mounts(f"/proc/{pid}/mountinfo")
+        old = _root(table)
+        change = _Change("/", tree, _flags(old), _on(table, old))
+        for target in change.children:
             _check_place(pid, tree, target)
         check_users(pid)
+        later = _changes(pid, table, others or {}, open_ones)
         inside = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            namespace.call_alone(lambda: _enter(inside, tree, targets, pivot_root))
-        finally:
-            os.close(inside)
-    finally:
-        os.close(tree)
+        open_ones.callback(os.close, inside)
+        namespace.call_alone(lambda: _enter(inside, change, later, pivot_root))
+
+
+def _clone(path: str, open_ones: ExitStack) -> int:
+    tree = _call("open_tree", path, _OPEN_TREE, _AT_FDCWD, path, _TREE_CLONE | os.O_CLOEXEC)
+    open_ones.callback(os.close, tree)
+    return tree
+
+
+def _flags(entry: MountEntry) -> int:
+    return sum(_FLAGS.get(word, 0) for word in entry.options.split(","))
+
+
+def _changes(
+    pid: int, table: Sequence[MountEntry], others: Mapping[str, str], open_ones: ExitStack
+) -> list[_Change]:
+    """The outermost first. Conflict for a mount that cannot be replaced."""
+    changes = []
+    for entry in table:
+        if entry.device not in others:
+            continue
+        children = tuple(target.removeprefix(entry.target) for target in _on(table, entry))
+        if entry.root != "/" or "" in children:
+            raise Conflict(f"{entry.target} cannot be mounted anew: it is a part of a mount, or covered")
+        tree = _clone(others[entry.device], open_ones)
+        changes.append(_Change(entry.target, tree, _flags(entry), children, _user(pid, entry.device)))
+    return changes
 
 
 def _call(what: str, path: str, number: int, *args: int | str) -> int:
@@ -62,16 +115,20 @@ def _call(what: str, path: str, number: int, *args: int | str) -> int:
     return result
 
 
-def _mounted(pid: int) -> list[str]:
-    """What is mounted right on the root, in order; Conflict for a folder of the root mounted elsewhere."""
-    table = mounts(f"/proc/{pid}/mountinfo")
+def _root(table: Sequence[MountEntry]) -> MountEntry:
+    """Conflict for a folder of the root mounted elsewhere."""
     root = next((entry for entry in reversed(table) if entry.target == "/"), None)
     if root is None:
         raise Conflict("process 1 has another root than its mount namespace: it would not see the layer")
     for entry in table:
         if entry.device == root.device and entry is not root:
             raise Conflict(f"{entry.target} is a part of the root that is mounted there: it would not change")
-    return [entry.target for entry in table if entry.parent_id == root.mount_id]
+    return root
+
+
+def _on(table: Sequence[MountEntry], mounted: MountEntry) -> tuple[str, ...]:
+    """What is mounted right on it, in order."""
+    return tuple(entry.target for entry in table if entry.parent_id == mounted.mount_id)
 
 
 def _check_place(pid: int, tree: int, target: str) -> None:
@@ -129,6 +186,26 @@ def _check_open(path: str, place: os.stat_result) -> None:
         raise Conflict(f"has the folder {os.readlink(path)} open: it would not see the layer")
 
 
+def _user(pid: int, device: str) -> str:
+    """A process that works in a folder of the file system, or has one open; empty for none."""
+    major, _, minor = device.partition(":")
+    wanted = os.makedev(int(major), int(minor))
+    for outer, inner in namespace.inner_pids(pid).items():
+        try:
+            held = [
+                f"/proc/{outer}/cwd",
+                *(f"/proc/{outer}/fd/{fd}" for fd in os.listdir(f"/proc/{outer}/fd")),
+            ]
+        except OSError:
+            continue  # it ended meanwhile
+        for path in held:
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                if found.st_dev == wanted and stat.S_ISDIR(found.st_mode):
+                    return f"process {inner} ({_name(outer)})"
+    return ""
+
+
 def _name(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
@@ -137,7 +214,7 @@ def _name(pid: int) -> str:
         return "?"
 
 
-def _enter(inside: int, tree: int, targets: Sequence[str], pivot_root: int) -> None:
+def _enter(inside: int, root: _Change, others: Sequence[_Change], pivot_root: int) -> None:
     """In a thread that ends afterwards: it stays in the container's namespace, and imports nothing there."""
     for what, result in (
         ("unshare(CLONE_FS)", _libc.unshare(_CLONE_FS)),
@@ -145,17 +222,67 @@ def _enter(inside: int, tree: int, targets: Sequence[str], pivot_root: int) -> N
     ):
         if result < 0:
             raise OSError(ctypes.get_errno(), what)
-    _call("move_mount", "/", _MOVE_MOUNT, tree, "", _AT_FDCWD, "/", _EMPTY_PATH)
-    os.fchdir(tree)
+    for change in others:
+        _end_writing(change)
+    _call("move_mount", "/", _MOVE_MOUNT, root.tree, "", _AT_FDCWD, "/", _EMPTY_PATH)
+    os.fchdir(root.tree)
     moved: list[str] = []
     try:
-        for target in targets:
-            _call("move_mount", target, _MOVE_MOUNT, _AT_FDCWD, target, tree, target.lstrip("/"), 0)
+        _set_flags(".", root.flags)
+        for target in root.children:
+            below = target.lstrip("/")
+            _call("move_mount", target, _MOVE_MOUNT, _AT_FDCWD, target, root.tree, below, 0)
             moved.append(target)
         _call("pivot_root", "/", pivot_root, ".", ".")
     except BaseException:
         for target in reversed(moved):
-            _call("move_mount", target, _MOVE_MOUNT, tree, target.lstrip("/"), _AT_FDCWD, target, 0)
+            _call("move_mount", target, _MOVE_MOUNT, root.tree, target.lstrip("/"), _AT_FDCWD, target, 0)
         unmount(".", Umount.DETACH)
         raise
-    unmount(".", Umount.DETACH)  # the old root, which lies on the new one
+    # The old root lies on the new one, and the others on it, so that one after another is on top.
+    for done, change in enumerate(others):
+        try:
+            _replace(change)
+        except BaseException:
+            _unstack(done + 1)
+            raise
+    _unstack(len(others) + 1)
+
+
+def _set_flags(target: str, flags: int) -> None:
+    mount("none", target, "", Mount.BIND | Mount.REMOUNT | flags)
+
+
+def _end_writing(change: _Change) -> None:
+    """Nobody makes names by the old mount any more: two file systems over one upper folder do not hear of
+    each other's. Files that are open for writing go on being written, and are in the way of it."""
+    try:
+        _set_flags(change.target, change.flags | Mount.RDONLY)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        if change.user:
+            raise Conflict(
+                f"{change.user} has a folder of {change.target}, in which files are written"
+            ) from error
+
+
+def _replace(change: _Change) -> None:
+    """The old one goes on top of the old root, and what is mounted on it to the new one."""
+    old = os.open(change.target, _PATH)
+    try:
+        _call("move_mount", change.target, _MOVE_MOUNT, _AT_FDCWD, change.target, _AT_FDCWD, ".", 0)
+        _call(
+            "move_mount", change.target, _MOVE_MOUNT, change.tree, "", _AT_FDCWD, change.target, _EMPTY_PATH
+        )
+        _set_flags(change.target, change.flags)
+        for child in change.children:
+            below = child.lstrip("/")
+            _call("move_mount", child, _MOVE_MOUNT, old, below, change.tree, below, 0)
+    finally:
+        os.close(old)
+
+
+def _unstack(count: int) -> None:
+    for _ in range(count):
+        unmount(".", Umount.DETACH)

@@ -2,13 +2,13 @@
 
 Theory of operation. When an agent is killed its containers go on: their mounts are kept by `linux/survivor`,
 their output stays in pipes that they themselves hold open for reading. What served the files of their flists
-died with it, so that reading what is not in the page cache fails until the next agent has put a new overlay,
-on the same upper folder, under the whole container, as `corex.flist-layer` does. A journal in the container's
-folder, written when it runs and when its network changes, says all that is not in the runtime's own state:
-links stay as they are, forwards and names are made anew. What cannot be taken over is ended and removed: a
-container without a journal or of a backup, with flists mounted inside or put over it while it ran, one whose
-links are gone or in another network namespace, and one in which a process stands in the way of the new
-overlay. How a container ends that is not our child nobody tells us: its exit code is 255.
+died with it, so that reading what is not in the page cache fails until the next agent has put new overlays,
+on the same upper folders, under the whole container, as `corex.flist-layer` does, and in the place of the
+flists that are mounted inside. A journal in the container's folder, written when it runs and when its network
+or its layer changes, says all that is not in the runtime's own state: links stay as they are, forwards and
+names are made anew. What cannot be taken over is ended and removed: a container without a journal or of a
+backup, one whose links are gone or in another network namespace, and one in which a process stands in the way
+of the new overlays. How a container ends that is not our child nobody tells us: its exit code is 255.
 """
 
 import asyncio
@@ -54,6 +54,9 @@ class Journal(Struct, frozen=True):
     runs: int
     network: Record | None
     """Its own."""
+    live: str = ""
+    """Where the flist is that was put over it, and which one."""
+    live_flist: str = ""
 
 
 class Journals:
@@ -130,6 +133,8 @@ def write(container: Container, network: Record | None) -> None:
         container.place,
         container.restarts.count,
         network,
+        container.live,
+        container.live_flist,
     )
     path = f"{container.tree.top}/{_NAME}"
     with open(f"{path}.new", "wb", opener=files.private) as file:
@@ -150,10 +155,7 @@ def read(folder: str) -> dict[int, Journal]:
         except (OSError, msgspec.MsgspecError):
             continue
         alive = journal.since and survivor.start_time(journal.pid) == journal.since
-        simple = not is_backup(journal.spec.root) and not any(
-            building.is_flist(source) for source in journal.spec.mount or ()
-        )
-        if alive and simple and not os.path.exists(f"{folder}/{name}/live1"):
+        if alive and not is_backup(journal.spec.root):
             found[int(name)] = journal
     return found
 
@@ -167,22 +169,22 @@ def container_of(id: int, folder: str, journal: Journal) -> Container:
     return container
 
 
-async def adopt(container: Container, mounts: Mounts, volumes: Volumes, *, cgroups: bool) -> None:
+async def adopt(
+    container: Container, journal: Journal, mounts: Mounts, volumes: Volumes, *, cgroups: bool
+) -> None:
     """Give it files again, and a child that is followed; what is to be undone at its end is on its `undo`.
 
     Raises what is in the way; then it must be ended, and its `undo` be unwound.
     """
     tree, undo = container.tree, container.undo
-    root = tree.layers[0]
     undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
     await owners.adopt(container, undo)
-    for flist, lower in zip([container.spec.root, *(container.spec.layers or ())], root.lowers, strict=True):
-        await owners.unmap_layer(container, lower)
-        await blocking.run("path", rootfs.unmount, lower)
-        await mounts.attach(flist, lower, storage=container.spec.storage or "")
-        undo.push_async_callback(mounts.detach, lower)
-        await owners.map_layer(container, lower, undo)
-    undo.push_async_callback(blocking.run, "path", rootfs.unstack, root)
+    undo.push_async_callback(blocking.run, "path", livelayer.clear, tree.top)
+    undo.push_async_callback(livelayer.drop, container, mounts)
+    await blocking.run("path", livelayer.clear, tree.top)
+    await _attach(container, journal, mounts)
+    for layers in tree.layers:
+        undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
     await volumes.attach(container.id, container.spec.volumes or {}, undo)
     container.swaps += 1
     while await blocking.run("path", os.path.exists, f"{tree.data}/work-live{container.swaps}"):
@@ -192,10 +194,29 @@ async def adopt(container: Container, mounts: Mounts, volumes: Volumes, *, cgrou
     group = container.cgroup if cgroups else ""
     if held := await blocking.run("path", os.path.exists, tree.held):
         await blocking.run("disk", release, container.pid, group)  # who has a folder open is to close it
-    await livelayer.swap(container, root.lowers, group)
+    lowers = (*tree.layers[0].lowers, *([container.live] if container.live else []))
+    await livelayer.swap(container, lowers, group, inside=True)
     if held:
         await blocking.run("path", unmark, container.rootfs)
         await blocking.run("path", os.unlink, tree.held)
+
+
+async def _attach(container: Container, journal: Journal, mounts: Mounts) -> None:
+    """Mount its flists where they were: of the root, inside, and the one put over it."""
+    spec, tree = container.spec, container.tree
+    storage = spec.storage or ""
+    inside = [source for source in spec.mount or () if building.is_flist(source)]
+    lowers = [lower for layers in tree.layers for lower in layers.lowers]
+    for flist, lower in zip([spec.root, *(spec.layers or ()), *inside], lowers, strict=True):
+        await owners.unmap_layer(container, lower)
+        await blocking.run("path", rootfs.unmount, lower)
+        await mounts.attach(flist, lower, storage=storage)
+        container.undo.push_async_callback(mounts.detach, lower)
+        await owners.map_layer(container, lower, container.undo)
+    if journal.live:
+        await mounts.attach(journal.live_flist, journal.live, storage=storage)
+        container.live, container.live_flist = journal.live, journal.live_flist
+        await owners.map_layer(container, journal.live, container.undo)
 
 
 async def _followed(pid: int) -> Child:

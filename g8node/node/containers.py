@@ -140,7 +140,7 @@ class Containers:
         try:
             async with self._starts:
                 await self._journals.reconnect(container, journal)
-                await adoption.adopt(container, self._mounts, self.volumes, cgroups=facts.cgroups)
+                await adoption.adopt(container, journal, self._mounts, self.volumes, cgroups=facts.cgroups)
                 streams = None
                 if container.may_restart:
                     await blocking.run("path", building.write, container, facts, crun)
@@ -226,7 +226,7 @@ class Containers:
         """
         container = await self.started(id)
         facts, _ = self.opened()
-        putting = livelayer.put(container, flist, self._mounts, cgroups=facts.cgroups)
+        putting = livelayer.put(container, flist, self._mounts, self._journals.note, cgroups=facts.cgroups)
         await asyncio.shield(self._background(putting))
 
     async def limit(self, id: int, wanted: Limits) -> Limits:

@@ -9,6 +9,8 @@ which both overlays read alike; whoever could still make or remove names by way 
 import asyncio
 import contextlib
 import os
+import re
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from g8node.errors import Conflict, Unavailable
@@ -24,10 +26,18 @@ _TRIES = 20
 _PAUSE_S = 0.1
 
 
-async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool) -> None:
+async def put(
+    container: Container,
+    flist: str,
+    mounts: Mounts,
+    note: Callable[[Container], Awaitable[None]],
+    *,
+    cgroups: bool,
+) -> None:
     """Put the flist over the container's layers, in place of the one put before; all or nothing.
 
-    To be run to its end: a cancelled caller leaves it in the background. Conflict says who is in the way.
+    `note` writes down that it is there, for the next agent. To be run to its end: a cancelled caller leaves
+    it in the background. Conflict says who is in the way.
     """
     async with container.layering:
         _check(container)
@@ -44,10 +54,23 @@ async def put(container: Container, flist: str, mounts: Mounts, *, cgroups: bool
             )
             undo.pop_all()
         old, container.live, container.live_flist = container.live, lower, flist
+        try:
+            await note(container)
+        except OSError as error:
+            log.warning("a journal is not written", container=container.id, reason=str(error))
         if old:
             await _detach(container, old, mounts)
         await _renew(container)
     log.info("layer put over a running container", container=container.id, flist=flist)
+
+
+@off_loop
+def clear(top: str) -> None:
+    """Remove the folders of layers that nobody takes over from an earlier agent."""
+    for name in os.listdir(top):
+        if re.fullmatch(r"live\d+(-own)?", name):
+            rootfs.unmount(f"{top}/{name}")
+            os.rmdir(f"{top}/{name}")
 
 
 async def drop(container: Container, mounts: Mounts) -> None:
@@ -78,15 +101,16 @@ async def _detach(container: Container, lower: str, mounts: Mounts) -> None:
     await blocking.run("path", os.rmdir, lower)
 
 
-async def swap(container: Container, lowers: tuple[str, ...], group: str) -> None:
+async def swap(container: Container, lowers: tuple[str, ...], group: str, *, inside: bool = False) -> None:
     """Give the container a root of these lowers and its own upper folder. Conflict: who is in the way.
 
-    Somebody may have a folder open just for a moment: tried again until nobody has, or the last try.
+    `inside`: the flists mounted in it are mounted anew too. Somebody may have a folder open just for a
+    moment: tried again until nobody has, or the last try.
     """
     for left in reversed(range(_TRIES)):
         try:
             _check(container)
-            await blocking.run("path", _swap_now, container, lowers, group)
+            await blocking.run("path", _swap_now, container, _stack(container, lowers, inside), group)
         except Conflict:
             if not left:
                 raise
@@ -95,41 +119,60 @@ async def swap(container: Container, lowers: tuple[str, ...], group: str) -> Non
             return
 
 
+def _stack(container: Container, lowers: tuple[str, ...], inside: bool) -> dict[str, rootfs.Layers]:
+    """What is to be mounted, by the place whose mount it replaces; the root's first."""
+    tree, turn = container.tree, container.swaps
+    root, *others = tree.layers
+    work, place = f"{tree.data}/work-live{turn}", f"{tree.top}/next"
+    stack = {root.target: rootfs.Layers(lowers, root.upper, work, place, tree.mapped)}
+    for number, old in enumerate(others if inside else ()):
+        work, place = f"{tree.data}/work{number}-live{turn}", f"{tree.top}/next{number}"
+        stack[old.target] = rootfs.Layers(old.lowers, old.upper, work, place, tree.mapped)
+    return stack
+
+
 @off_loop
-def _swap_now(container: Container, lowers: tuple[str, ...], group: str) -> None:
-    tree = container.tree
-    root = tree.layers[0]
-    work, place = f"{tree.data}/work-live{container.swaps}", f"{tree.top}/next"
-    for folder in (work, place):
-        os.makedirs(folder, exist_ok=True)
-    layers = rootfs.Layers(lowers, root.upper, work, place, root.mapped)
+def _swap_now(container: Container, stack: dict[str, rootfs.Layers], group: str) -> None:
     try:
-        rootfs.over(layers, devices=bool(container.spec.privileged))
-        _swap_still(container, place, group)
-        rootfs.unmount(root.target)
-        try:
-            mount.bind(place, root.target)
-        except OSError as error:
-            log.error(
-                "the root of a container is not shown any more", container=container.id, error=str(error)
-            )
+        for layers in stack.values():
+            for folder in (layers.work, layers.target):
+                os.makedirs(folder, exist_ok=True)
+            rootfs.over(layers, devices=bool(container.spec.privileged))
+        _swap_still(container, stack, group)
     except BaseException:
-        rootfs.unmount(place)
-        for folder in (f"{work}/work", work):
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(folder)
+        for layers in stack.values():
+            rootfs.unmount(layers.target)
+            for folder in (f"{layers.work}/work", layers.work):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(folder)
         raise
+    else:
+        for target, layers in stack.items():
+            _show(container, layers.target, target)
     finally:
-        rootfs.unmount(place)
-        os.rmdir(place)
+        for layers in stack.values():
+            rootfs.unmount(layers.target)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(layers.target)
 
 
-def _swap_still(container: Container, place: str, group: str) -> None:
+def _show(container: Container, place: str, target: str) -> None:
+    """In the node's own tree as it is in the container."""
+    rootfs.unmount(target)
+    try:
+        mount.bind(place, target)
+    except OSError as error:
+        log.error("a part of a container is not shown any more", container=container.id, error=str(error))
+
+
+def _swap_still(container: Container, stack: dict[str, rootfs.Layers], group: str) -> None:
     """While nothing in the container moves, where it has a control group."""
+    place, *others = (layers.target for layers in stack.values())
+    devices = _devices(list(stack)[1:])
     try:
         if group:
             cgroup.freeze(group)
-        rootswap.swap(container.pid, place)
+        rootswap.swap(container.pid, place, dict(zip(devices, others, strict=True)))
     except (FileNotFoundError, ProcessLookupError) as error:
         raise Conflict(f"container {container.id} ended") from error
     except OSError as error:
@@ -137,3 +180,11 @@ def _swap_still(container: Container, place: str, group: str) -> None:
     finally:
         if group:
             cgroup.thaw(group)
+
+
+def _devices(targets: list[str]) -> list[str]:
+    """Of the file systems that are mounted there, as the kernel shows them."""
+    table = {entry.target: entry.device for entry in mount.mounts()} if targets else {}
+    return [
+        table[f"{os.path.realpath(os.path.dirname(target))}/{os.path.basename(target)}"] for target in targets
+    ]

@@ -167,7 +167,7 @@ class Cluster:
         (reply,) = await self._server(place).exchange([("CLUSTER", "SLOTS")])
         if isinstance(reply, Unavailable):
             raise reply
-        masters = _map_of(reply, place[0])
+        masters = map_of(reply, place[0])
         if not any(masters):
             raise Unavailable(f"{place[0]}:{place[1]} knows no slots: {str(reply)[:200]}")
         return masters
@@ -179,7 +179,7 @@ class Cluster:
             await server.close()
 
 
-def _map_of(reply: Any, asked: str) -> list[Place | None]:
+def map_of(reply: Any, asked: str) -> list[Place | None]:
     """CLUSTER SLOTS: [[first, last, [host, port, …] of the master, …], …]. What is malformed is skipped."""
     masters: list[Place | None] = [None] * SLOTS
     for entry in reply if isinstance(reply, list) else ():

@@ -345,7 +345,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
         async def g8(*words: str) -> None:
             await asyncio.to_thread(run, *G8, "vdisk", *words, "--config", etcd.place, "--id", "vm1")
 
-        await g8("create", "vd", "1G", "--type", "boot", "--cluster", "c1")
+        await g8("create", "vd", "1G", "--type", "boot", "--cluster", "c1", "--iops", "1000000")
         remote = Remote(etcd.place, "vm1", patience=STEADY)
         await remote.start()
         static, nbd = Static(4096, 1, "db"), Nbd("c1")
@@ -353,6 +353,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
             await remote.create("vd", static, nbd)
         with pytest.raises(InvalidArgument, match="storageClusterID"):
             await remote.create("odd", static, Nbd("nosuch"))
+        assert remote.vdisks.info("vd")["limits"]["iops"] == 1000000
         export = await remote.vdisks.open("vd")
         assert await export.write_many([(0, memoryview(block(1)))]) == [None]
         await remote.vdisks.leave("vd", export)

@@ -88,6 +88,33 @@ def test_fio_finds_all_it_wrote_while_servers_die_and_stand_still(
         verify_while(served, 64, partial(server_trouble, four, slaves, served))
 
 
+def states(primary: list[RedisProcess], slaves: list[RedisProcess], served: ServedConfig, kind: str) -> None:
+    """Every state of a server, by changes of the file."""
+
+    def say(state: str) -> None:
+        address = f'{{address: "127.0.0.1:{primary[2].port}"'
+        served.replace(yaml_of(primary, slaves, kind=kind).replace(address, f"{address}, state: {state}"))
+
+    say("repair")
+    until(lambda: 210 in events(served))
+    say("online")
+    say("respread")
+    until(lambda: 211 in events(served))
+    say("rip")
+    primary[2].kill()
+    slaves[2].kill()
+
+
+@pytest.mark.parametrize("kind", ["db", pytest.param("boot", marks=pytest.mark.soak)])
+def test_fio_finds_all_it_wrote_while_a_server_is_repaired_spread_and_gone(
+    four: list[RedisProcess], slaves: list[RedisProcess], tmp_path: Path, kind: str
+) -> None:
+    with ServedConfig(
+        tmp_path / "nbd", yaml_of(four, slaves, kind=kind), "--patience", "2"
+    ).running() as served:
+        verify_while(served, 64, partial(states, four, slaves, served, kind))
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["db", "boot"])
 def test_fio_finds_all_it_wrote_while_servers_fail_again_and_again(
@@ -261,7 +288,9 @@ def test_node_serves_vdisks_on_clusters_beside_its_own(node: Daemon, four: list[
     client.close()
     assert node.direct("core.state")["vdisks"]["on_clusters"] == 1
     assert refused(node, "vdisk.create", id="new", size=1 << 30, cluster="primary").startswith("409 ")
-    assert "iops" in refused(node, "vdisk.create", id="new", size=1 << 30, cluster="primary", iops=5)
+    assert "encrypted" in refused(
+        node, "vdisk.create", id="new", size=1 << 30, cluster="primary", encrypted=True
+    )
     assert "slave_cluster" in refused(node, "vdisk.create", id="new", size=1 << 30, slave_cluster="x")
     assert refused(node, "vdisk.copy", id="vd", target="own").startswith("409 ")
     assert refused(node, "vdisk.gc-cluster", cluster="nosuch").startswith("404 ")

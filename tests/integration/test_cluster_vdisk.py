@@ -12,7 +12,8 @@ import pytest
 from g8node.errors import Unavailable
 from g8node.vdisk.cluster.layout import content_hash, server_of
 from g8node.vdisk.cluster.member import Patience
-from g8node.vdisk.cluster.settings import Server, StorageCluster
+from g8node.vdisk.cluster.settings import Configuration, Server, StorageCluster
+from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import Kind
 from g8node.wire import nbd
 from tests.support.clusters import KEPT, Running, cluster, configured, redis_servers, running
@@ -163,6 +164,19 @@ async def test_extents_tell_what_was_written(four: list[RedisProcess], kind: Kin
         extents = await vd.vdisk.extents(100, 8 * BLOCK, 100)
         assert extents == [(4 * BLOCK - 100, hole), (2 * BLOCK, 0), (2 * BLOCK + 100, hole)]
         assert await vd.vdisk.extents(100, 8 * BLOCK, 1) == [(4 * BLOCK - 100, hole)]
+
+
+async def test_limits_of_the_configuration_hold_from_its_change_on(four: list[RedisProcess]) -> None:
+    config = configured(cluster(four))
+    one = config.vdisks["vd"]
+    static = msgspec.structs.replace(one.static, limits=Limits(bytes_s=BLOCK))
+    async with running(config) as vd:
+        assert not vd.vdisk.limited
+        await vd.exports.update(Configuration({"vd": msgspec.structs.replace(one, static=static)}))
+        assert vd.vdisk.limited
+        assert vd.vdisk.pause_s(BLOCK) == 0
+        assert vd.vdisk.pause_s(3600 * BLOCK) == 0
+        assert vd.vdisk.pause_s(BLOCK) > 60
 
 
 async def test_servers_with_tls_users_and_passwords_are_used(tmp_path: Path) -> None:

@@ -109,3 +109,111 @@ def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, busybox: 
                 eventually(lambda: int(sh(node, id, "cat /count")) > before)  # noqa: B023
                 assert sh(node, id, "ls -A / | grep corex || :") == ""
                 assert not (top / "held").exists()
+
+
+@pytest.fixture(scope="module", params=["erofs", "tree"])
+def view(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def folder(place: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    return place
+
+
+@pytest.fixture(scope="module")
+def flists(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    tmp = tmp_path_factory.mktemp("trees")
+    with hub(tmp_path_factory.mktemp("hub")) as images:
+        trees = {"busybox": busybox_tree(tmp / "root")}
+        for name in ("outer", "inner", "live", "other"):
+            files = {f"{name}-{n}": f"{name} {n}\n" * 50_000 for n in range(3)}
+            trees[name] = folder(tmp / name, {**files, "deep/inner/file": name, "sh/x": name})
+        yield {name: publish(images, tree, name) for name, tree in trees.items()}
+
+
+# One works in a folder of a mounted flist, one has a file open that it writes in another.
+WORKERS = """
+(cd /vol; while :; do sleep 0.1; done) &
+(while :; do echo x; sleep 0.1; done) >/vol/deep/inner/log &
+sleep 100000
+"""
+IN_THE_WAY = "cd /vol; exec 3>written; touch /vol/up; sleep 100000; true"
+
+
+def shown(node: Daemon, id: int) -> dict[str, Any]:
+    found: dict[str, Any] = node.direct("corex.get", query=id)["container"]
+    return found
+
+
+def mounted(node: Daemon, id: int) -> str:
+    """Where, and how."""
+    return sh(node, id, "cut -d' ' -f5,6 /proc/self/mountinfo | sort")
+
+
+def test_flists_inside_and_over_a_container_are_taken_over(
+    tmp_path: Path, flists: dict[str, str], view: str
+) -> None:
+    config = f'[g8ufs]\nview = "{view}"\n'
+    shared = folder(tmp_path / "shared", {"own": "the node's\n"})
+    root = {"root": flists["busybox"], "host_network": True}
+    inside = {flists["outer"]: "/vol", flists["inner"]: "/vol/deep/inner"}
+    with daemon(tmp_path, config) as node:
+        id = node.direct(
+            "corex.create",
+            **root,
+            mount={**inside, str(shared): "/vol/deep/inner/sh"},
+            command=["sh", "-c", WORKERS],
+            restart={"policy": "always"},
+        )
+        closed = node.direct("corex.create", **root, readonly=True)
+        hindered = node.direct("corex.create", **root, mount=inside, command=["sh", "-c", IN_THE_WAY])
+        eventually(lambda: sh(node, hindered, "cat /vol/up && echo up || :"))
+        sh(node, id, "echo mine >/vol/mine; echo mine >/vol/deep/inner/mine; rm /vol/outer-2; echo r >/top")
+        for each in (id, closed):
+            node.direct("corex.flist-layer", container=each, flist=flists["live"])
+        pid = shown(node, id)["pid"]
+        before = {each: mounted(node, each) for each in (id, closed)}
+        kill(node)
+    dead = [
+        f"/proc/{pid}/root{path}" for path in ("/vol/outer-0", "/vol/deep/inner/inner-0", "/live-0", "/vol")
+    ]
+    subprocess.run(["ls", "-l", *dead], capture_output=True, timeout=60, check=False)  # whatever it says
+    subprocess.run(["cat", *dead], capture_output=True, timeout=60, check=False)
+    for _ in range(2):
+        with daemon(tmp_path, config) as node:
+            assert sorted(node.direct("corex.list")) == sorted([str(id), str(closed)])
+            assert (shown(node, id)["pid"], shown(node, id)["live_layer"]) == (pid, flists["live"])
+            assert {each: mounted(node, each) for each in (id, closed)} == before
+            assert node.run_in(closed, "touch /new")["state"] == "ERROR"
+            check_files(node, id)
+            kill(node)
+    with daemon(tmp_path, config) as node:
+        node.direct("corex.flist-layer", container=id, flist=flists["other"])
+        os.kill(pid, 9)
+        eventually(lambda: shown(node, id)["pid"] not in (0, pid))  # the next run has all of it too
+        assert (
+            sh(node, id, "cat /vol/mine /vol/deep/inner/sh/own; ls -d /*-0") == "mine\nthe node's\n/other-0\n"
+        )
+        for each in (id, closed):
+            node.direct("corex.terminate", container=each)
+        assert os.listdir(tmp_path / "root/run/containers") == []
+        assert node.direct("g8ufs.list") == []
+
+
+def check_files(node: Daemon, id: int) -> None:
+    """All that was there is there, and writing goes on."""
+    for name, path in (("outer", "/vol"), ("inner", "/vol/deep/inner"), ("live", "")):
+        assert sh(node, id, f"grep -c '{name} 1' {path}/{name}-1") == "50000\n"
+    assert (
+        sh(node, id, "cd /vol; cat mine deep/inner/mine deep/inner/sh/own /top")
+        == "mine\nmine\nthe node's\nr\n"
+    )
+    assert sh(node, id, "ls /vol").split() == ["deep", "mine", "outer-0", "outer-1", "sh"]
+    assert sh(node, id, "echo again >/vol/again && cat /vol/again && rm /vol/again") == "again\n"
+    size = "wc -c </vol/deep/inner/log"
+    before = int(sh(node, id, size))
+    eventually(lambda: int(sh(node, id, size)) > before)
+    assert node.direct("core.gc", dry_run=True) == []

@@ -42,18 +42,18 @@ class Tools:
     """The clients of one Debian."""
 
     def __init__(self, root: str) -> None:
-        self._root = root
+        self.root = root
 
     @property
     def is_new(self) -> bool:
-        return bool(self._root)
+        return bool(self.root)
 
     def __call__(self, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        if not self._root:
+        if not self.root:
             return run(program, *arguments)
-        libraries = f"{self._root}/usr/lib/x86_64-linux-gnu"
-        loader = f"{self._root}/lib64/ld-linux-x86-64.so.2", "--library-path", libraries
-        return run(*loader, f"{self._root}/usr/bin/{program}", *arguments)
+        libraries = f"{self.root}/usr/lib/x86_64-linux-gnu"
+        loader = f"{self.root}/lib64/ld-linux-x86-64.so.2", "--library-path", libraries
+        return run(*loader, f"{self.root}/usr/bin/{program}", *arguments)
 
 
 @pytest.fixture(scope="module", params=["debian 12", "debian 13"])
@@ -189,6 +189,7 @@ import nbd, sys
 h = nbd.NBD()
 h.add_meta_context("base:allocation")
 h.connect_uri(sys.argv[1])
+new_headers = hasattr(h, "get_extended_headers_negotiated") and h.get_extended_headers_negotiated()
 assert h.get_size() == 64 << 20
 h.pwrite(b"x" * 3000, 1000, nbd.CMD_FLAG_FUA)
 assert bytes(h.pread(5000, 0)) == bytes(1000) + b"x" * 3000 + bytes(1000)
@@ -228,5 +229,9 @@ h.shutdown()
 """
 
 
-def test_libnbd_python_does_everything(server: Served) -> None:
-    run("/usr/bin/python3", "-c", LIBNBD, server.uri())
+def test_libnbd_python_does_everything(server: Served, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tools.is_new:
+        monkeypatch.setenv("PYTHONHOME", f"{tools.root}/usr")
+        tools("python3.13", "-c", LIBNBD + "assert new_headers", server.uri())
+    else:
+        tools("/usr/bin/python3", "-c", LIBNBD, server.uri())

@@ -124,7 +124,8 @@ def create(
 
     if config and data is None:
         clusters = cluster, template_cluster, slave_cluster
-        _create_there(config, server, vdisk, clusters, (type_, size, block_size, template))
+        limits = {"iops": iops, "bytes_s": size_of(bytes_s, "bandwidth")}
+        _create_there(config, server, vdisk, clusters, (type_, size, block_size, template), limits)
         return
     folder = _either(data, config)
 
@@ -151,7 +152,12 @@ def create(
 
 
 def _create_there(
-    config: str, server: str, vdisk: str, clusters: tuple[str, str, str], rest: tuple[str, str, str, str]
+    config: str,
+    server: str,
+    vdisk: str,
+    clusters: tuple[str, str, str],
+    rest: tuple[str, str, str, str],
+    limits: dict[str, int],
 ) -> None:
     """`rest`: type, size, block size and template, as words."""
     import msgspec
@@ -163,7 +169,7 @@ def _create_there(
     if odd:
         raise InvalidArgument(f"size: expected a multiple of 1G, not {size!r}")
     bytes_ = size_of(block_size, "block size")
-    fields = {"blockSize": bytes_, "size": gib, "type": type_, "templateVdiskID": template}
+    fields = {"blockSize": bytes_, "size": gib, "type": type_, "templateVdiskID": template, "limits": limits}
     static = convert(fields, "vdisk", Static)
     try:
         nbd = msgspec.convert(dict(zip(_CLUSTER_KEYS, clusters, strict=True)), Nbd)

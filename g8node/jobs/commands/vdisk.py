@@ -152,15 +152,14 @@ async def _create_on_cluster(ctx: Context, args: CreateArgs) -> None:
     storage = "dedup" if args.type == "boot" else "plain"
     for name, wrong in (
         ("encrypted", args.encrypted),
-        ("iops", args.iops),
-        ("bytes_s", args.bytes_s),
         ("storage", args.storage not in ("", storage)),
         ("size", args.size % GIB),
     ):
         if wrong:
             expected = "a multiple of 1 GiB" if name == "size" else "none of it on a cluster"
             raise InvalidArgument(f"{name}: expected {storage if name == 'storage' else expected}")
-    static = Static(args.block_size, args.size // GIB, args.type, args.read_only, args.template)
+    limits = Limits(args.iops, args.bytes_s, args.burst_ms / 1000)
+    static = Static(args.block_size, args.size // GIB, args.type, args.read_only, args.template, limits)
     static.check()
     nbd = Nbd(args.cluster, args.template_cluster, args.slave_cluster)
     await ctx.node.blocks.on_clusters.create(args.id, static, nbd)

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from g8node.errors import Unavailable
-from g8node.vdisk.cluster.layout import plain_key
+from g8node.vdisk.cluster.fields import Fields
 from g8node.vdisk.cluster.locks import Locks
-from g8node.vdisk.cluster.mirror import Mirror
 from g8node.vdisk.cluster.template import Keeping, Template
 
 Answer = bytes | Unavailable | None
@@ -54,15 +53,12 @@ class Blocks(Protocol):
 
 
 class PlainBlocks:
-    """See the module. `source`: the vdisk whose blocks the template's cluster has. `keep`: also here."""
+    """See the module. `keep`: what the template has, here too."""
 
-    def __init__(
-        self, mirror: Mirror, template: Template | None, locks: Locks, *, source: str, keep: bool
-    ) -> None:
+    def __init__(self, mirror: Fields, template: Template | None, locks: Locks, *, keep: bool) -> None:
         self.mirror = mirror
         self.locks = locks
         self._template = template
-        self._source_key = plain_key(source)
         self._keep = keep
         self._keeping = Keeping(template)
 
@@ -71,7 +67,7 @@ class PlainBlocks:
         return self.mirror.late
 
     def lane(self, block: int) -> int:
-        return self.mirror.shard(block).number
+        return self.mirror.lane(block)
 
     async def get(self, blocks: Sequence[int]) -> Mapping[int, Answer]:
         answers = await self.mirror.get(blocks)
@@ -79,7 +75,7 @@ class PlainBlocks:
             return answers
         absent = [block for block, data in answers.items() if data is None]
         if absent:
-            found = await self._template.get(self._source_key, absent)
+            found = await self._template.get(absent)
             kept = {block: data for block, data in found.items() if isinstance(data, bytes)}
             if kept and self._keep:
                 self._keeping.start(self._keep_here(kept))

@@ -24,9 +24,9 @@ from g8node.errors import Unavailable
 from g8node.runtime.resp import ReplyError
 from g8node.vdisk.cluster import scan
 from g8node.vdisk.cluster.events import Tell
-from g8node.vdisk.cluster.layout import HASH_BYTES, NO_HASH, SECTOR_BYTES
+from g8node.vdisk.cluster.layout import HASH_BYTES, MARK, NO_HASH, SECTOR_BYTES
 from g8node.vdisk.cluster.member import Member, Patience
-from g8node.vdisk.cluster.offline import members
+from g8node.vdisk.cluster.offline import members, slots_of
 from g8node.vdisk.cluster.settings import StorageCluster
 from g8node.vdisk.record import BLOCK_MAX
 
@@ -105,9 +105,12 @@ class ClusterCollection:
         """Unavailable when a server does not answer: then nothing is removed, or no more than was."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        maps = await self._maps()
         async with self._members(self._marked) as servers:
             for member in servers:
                 await self._mark(member)
+        if await self._maps() != maps:
+            raise Unavailable("slots were moved during the collection", hint="begin it anew")
         async with self._members(self._swept) as servers:
             for member in servers:
                 await self._sweep(member, began)
@@ -115,6 +118,15 @@ class ClusterCollection:
 
     def _members(self, clusters: Iterable[StorageCluster]) -> Any:
         return members(clusters, vdisk="", patience=self._patience, tell=self._tell)
+
+    async def _maps(self) -> list[Any]:
+        """Where the slots are. Unavailable while they are moved: a hash on its way would not be marked."""
+        maps = []
+        for cluster in self._marked:
+            if cluster.has_slots:
+                async with slots_of(cluster, self._patience, self._tell) as slots:
+                    maps.append(await slots.steady())
+        return maps
 
     async def _step(self, moved: int) -> None:
         await asyncio.sleep(moved / self._bytes_s if self._bytes_s else 0)
@@ -131,7 +143,9 @@ class ClusterCollection:
         while True:
             (reply,) = await member.call([("HSCAN", key, cursor, "COUNT", scan.BATCH)])
             cursor, flat = scan.as_list(reply)
-            for sector in flat[1::2]:
+            for field, sector in zip(flat[::2], flat[1::2], strict=True):
+                if field == MARK:
+                    continue
                 if len(sector) != SECTOR_BYTES:
                     raise Unavailable(f"{member!r}: {key!r} has a sector of {len(sector)} bytes")
                 for at in range(0, SECTOR_BYTES, HASH_BYTES):
@@ -149,10 +163,17 @@ class ClusterCollection:
             blocks = size = 0
             if dead:
                 idle_s = int(loop.time() - began + self._grace_s) + 1
-                (reply,) = await member.call([("EVAL", _SWEEP, len(dead), *dead, idle_s)])
-                if isinstance(reply, ReplyError):
-                    raise Unavailable(f"{member!r}: {reply}", hint="maxmemory-policy must not be an LFU one")
-                blocks, size = scan.as_list(reply)
+                # Of a Redis Cluster, a script gets keys of one slot only.
+                groups = [[one] for one in dead] if self._swept[0].has_slots else [dead]
+                for reply in await member.call(
+                    [("EVAL", _SWEEP, len(group), *group, idle_s) for group in groups]
+                ):
+                    if isinstance(reply, ReplyError):
+                        raise Unavailable(
+                            f"{member!r}: {reply}", hint="maxmemory-policy must not be an LFU one"
+                        )
+                    freed, freed_bytes = scan.as_list(reply)
+                    blocks, size = blocks + freed, size + freed_bytes
             self.done.blocks += blocks
             self.done.bytes += size
             self.done.kept += len(contents) - blocks

@@ -13,9 +13,9 @@ from typing import Any, Final
 from g8node.errors import Unavailable
 from g8node.runtime import blocking, logs
 from g8node.vdisk.cluster.blocks import Answer, Blocks
+from g8node.vdisk.cluster.fields import Fields
 from g8node.vdisk.cluster.layout import NO_HASH, SECTOR_HASHES, content_hash
 from g8node.vdisk.cluster.locks import Locks
-from g8node.vdisk.cluster.mirror import Mirror
 from g8node.vdisk.cluster.sectors import CACHE_BYTES, Sectors, clock
 from g8node.vdisk.cluster.template import Keeping, Template
 
@@ -32,7 +32,7 @@ class ContentBlocks:
 
     def __init__(
         self,
-        mirror: Mirror,
+        mirror: Fields,
         template: Template | None,
         locks: Locks,
         *,
@@ -53,7 +53,7 @@ class ContentBlocks:
 
     def lane(self, block: int) -> int:
         hash = self._sectors.peek(block)
-        return self.mirror.shard(block // SECTOR_HASHES if hash is None else hash[0]).number
+        return self.mirror.lane(block // SECTOR_HASHES if hash is None else hash[0])
 
     async def get(self, blocks: Sequence[int]) -> Mapping[int, Answer]:
         hashes = await self._sectors.hashes(blocks)

@@ -7,6 +7,9 @@
 The number goes modulo the servers there are. Where that server is gone for good (RIP), jump consistent
 hashing (Lamping and Veach) of the number picks another; when that is gone too, of the number plus one, ...
 vdisk ids may hold colons: a key is never split, only its known beginning is taken off.
+
+In a Redis Cluster, which the original did not know, `nondedup:<vdisk>` is 1,024 hashes with the names
+`nondedup:{<n>:<vdisk>}`: field i is in that of n = i mod 1024; the same with `lba:`.
 """
 
 import hashlib
@@ -20,6 +23,9 @@ SECTOR_HASHES: Final = 128
 SECTOR_BYTES: Final = SECTOR_HASHES * HASH_BYTES
 NO_HASH: Final = bytes(HASH_BYTES)
 NO_SECTOR: Final = bytes(SECTOR_BYTES)
+PARTS: Final = 1024
+MARK: Final = b"g8node"
+"""The field that every part in a Redis Cluster has."""
 _MASK: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 2862933555777941757
 
@@ -30,6 +36,16 @@ def plain_key(vdisk: str) -> str:
 
 def sectors_key(vdisk: str) -> str:
     return f"lba:{vdisk}"
+
+
+def part_key(key: str, index: int) -> bytes:
+    """The hash of a Redis Cluster that has a field of the original's hash `key`.
+
+    What stands between braces decides on the slot, and begins with the number: no id gets all its parts into
+    one slot.
+    """
+    kind, _, vdisk = key.partition(":")
+    return f"{kind}:{{{index % PARTS}:{vdisk}}}".encode()
 
 
 def content_hash(block: bytes | bytearray | memoryview) -> bytes:

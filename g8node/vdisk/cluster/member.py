@@ -44,11 +44,13 @@ class Patience:
     """`attempt_s`: silence after which a connection is given up; `total_s`: after that the server is.
 
     `probe_s`: the first pause between looks at a server that is down; it doubles up to 16 times that.
+    `take_over_s`: how much longer a Redis Cluster gets to have a replica take over: twice its usual timeout.
     """
 
     attempt_s: float = 2.0
     total_s: float = 8.0
     probe_s: float = 0.5
+    take_over_s: float = 30.0
 
     @classmethod
     def of(cls, total_s: float) -> "Patience":
@@ -119,6 +121,10 @@ class Member:
         return connection.send(command)
 
     @property
+    def connected(self) -> bool:
+        return self._connection is not None and self._connection.is_open
+
+    @property
     def late(self) -> bool:
         """Whether answers of it may take long."""
         connection = self._connection
@@ -166,12 +172,20 @@ class Member:
         return next((reply for reply in got if isinstance(reply, Unavailable)), None)
 
     async def once(self, commands: Sequence[Command]) -> list[Any]:
-        """Like `call`, but nothing is sent twice, and a ReplyError is raised as Unavailable."""
+        """Like `together`, but a ReplyError is raised as Unavailable."""
+        replies = await self.together(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise Unavailable(f"{self!r}: {reply}")
+        return replies
+
+    async def together(self, commands: Sequence[Command]) -> list[Any]:
+        """Like `call`, but nothing is sent twice, and all of it goes over one connection."""
         if self.why:
             raise Unavailable(f"{self!r}: {self.why}")
         replies = await self._exchange(await self.connect(), commands)
         for reply in replies:
-            if isinstance(reply, ReplyError | Unavailable):
+            if isinstance(reply, Unavailable):
                 raise Unavailable(f"{self!r}: {reply}")
         return replies
 
@@ -189,11 +203,16 @@ class Member:
     async def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
         futures = [connection.send(command) for command in commands]
         replies: list[Any] = []
-        for future in futures:
-            try:
-                replies.append(await future)
-            except (ReplyError, Unavailable) as error:
-                replies.append(error)
+        try:
+            for future in futures:
+                try:
+                    replies.append(await future)
+                except (ReplyError, Unavailable) as error:
+                    replies.append(error)
+        except asyncio.CancelledError:
+            for future in futures:
+                future.cancel()
+            raise
         if any(isinstance(reply, Unavailable) for reply in replies):
             self._drop(connection)
         return replies

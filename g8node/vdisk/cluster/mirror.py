@@ -18,13 +18,12 @@ from typing import Any, Final, TypeVar
 
 from g8node.errors import NodeError, Unavailable
 from g8node.runtime import logs
-from g8node.runtime.resp import ReplyError
 from g8node.vdisk.cluster import events, heal, layout, ledger, scan
 from g8node.vdisk.cluster.events import Role, Tell
 from g8node.vdisk.cluster.ledger import Ledger
 from g8node.vdisk.cluster.member import Member, Patience, Refused
 from g8node.vdisk.cluster.settings import Server, StorageCluster
-from g8node.vdisk.cluster.shard import Copy, Moved, Shard
+from g8node.vdisk.cluster.shard import Copy, Moved, Shard, reply_of, taken
 
 log = logs.get("vdisk")
 
@@ -246,6 +245,9 @@ class Mirror:
     def _place(self, one: int | bytes) -> Shard:
         return self.shard(one if isinstance(one, int) else one[0])
 
+    def lane(self, index: int) -> int:
+        return self.shard(index).number
+
     async def get(self, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]:
         return await self._read(fields, self.shard, Shard.get, ("HMGET", self.key))
 
@@ -276,7 +278,7 @@ class Mirror:
         answers: dict[K, Any] = {}
         left: list[tuple[Shard, list[K]]] = []
         for future, (shard, asked) in zip(begun, groups.items(), strict=True):
-            if future is None or not _taken(answers, asked, await _reply(future)):
+            if future is None or not taken(answers, asked, await reply_of(future)):
                 left.append((shard, asked))
 
         async def one(shard: Shard, part: Sequence[K]) -> dict[K, Any]:
@@ -480,19 +482,3 @@ class Mirror:
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(copy.member.close() for copy in self._copies.values()))
-
-
-async def _reply(future: "asyncio.Future[Any]") -> Any:
-    """None for any failure."""
-    try:
-        return await future
-    except (ReplyError, Unavailable):
-        return None
-
-
-def _taken(answers: dict[K, Any], items: Sequence[K], reply: Any) -> bool:
-    """Whether the reply is values for the items."""
-    if type(reply) is not list or len(reply) != len(items):
-        return False
-    answers.update(zip(items, reply, strict=True))
-    return True

@@ -8,6 +8,7 @@ import msgspec
 
 from g8node.errors import AlreadyExists, InvalidArgument, Unavailable
 from g8node.runtime.resp import ReplyError
+from g8node.vdisk.cluster import slotmirror
 from g8node.vdisk.cluster.blocks import PlainBlocks
 from g8node.vdisk.cluster.content import ContentBlocks
 from g8node.vdisk.cluster.events import Tell
@@ -16,21 +17,20 @@ from g8node.vdisk.cluster.ledger import key_of
 from g8node.vdisk.cluster.locks import Locks
 from g8node.vdisk.cluster.member import Member, Patience
 from g8node.vdisk.cluster.open import open_blocks
-from g8node.vdisk.cluster.settings import StorageCluster, Vdisk
+from g8node.vdisk.cluster.settings import Server, StorageCluster, Vdisk
+from g8node.vdisk.cluster.slotmirror import SlotMirror
+from g8node.vdisk.cluster.slots import SlotServers
 
 
 @asynccontextmanager
 async def members(
     clusters: Iterable[StorageCluster | None], *, vdisk: str, patience: Patience, tell: Tell
 ) -> AsyncIterator[list[Member]]:
-    """One for each server that is not gone; those of several clusters once."""
-    servers = dict.fromkeys(
-        (server.address, server.db, server)
-        for cluster in clusters
-        if cluster is not None
-        for server in cluster.servers
-        if server.state != "rip"
-    )
+    """One for each server that is not gone, or is a master with slots; those of several clusters once."""
+    servers: dict[tuple[str, int, Server], None] = {}
+    for cluster in clusters:
+        for server in await servers_of(cluster, patience, tell) if cluster is not None else ():
+            servers[server.address, server.db, server] = None
     made = [
         Member(server, number, role="primary", vdisk=vdisk, patience=patience, tell=tell)
         for number, (_, _, server) in enumerate(servers)
@@ -41,12 +41,34 @@ async def members(
         await asyncio.gather(*(member.close() for member in made))
 
 
+async def servers_of(cluster: StorageCluster, patience: Patience, tell: Tell) -> list[Server]:
+    """Those that have something. Unavailable."""
+    if not cluster.has_slots:
+        return [server for server in cluster.servers if server.state != "rip"]
+    async with slots_of(cluster, patience, tell) as slots:
+        return [slots.server(place) for place in slots.masters()]
+
+
+@asynccontextmanager
+async def slots_of(cluster: StorageCluster, patience: Patience, tell: Tell) -> AsyncIterator[SlotServers]:
+    """A Redis Cluster. Unavailable."""
+    slots = SlotServers(cluster, vdisk="", role="primary", patience=patience, tell=tell)
+    try:
+        await slots.open()
+        yield slots
+    finally:
+        await slots.close()
+
+
 async def remove(vdisk: Vdisk, *, patience: Patience, tell: Tell) -> None:
     """Take a vdisk's blocks, hashes and ledger off all its servers. Content stays: see `collect`.
 
     Unavailable when one of them does not answer; what the others had is gone then, and it may be done again.
     """
     name = vdisk.id
+    if vdisk.storage.has_slots:
+        await slotmirror.remove(vdisk.storage, vdisk=name, patience=patience, tell=tell)
+        return
     data = [plain_key(name), sectors_key(name), f"semidedup:bitmap:{name}", f"tlog:{name}"]
     ledgers = [key_of(name), f"{key_of(name)}:flush"]
     async with members((vdisk.storage, vdisk.slave), vdisk=name, patience=patience, tell=tell) as servers:
@@ -119,6 +141,9 @@ def _shown(vdisk: Vdisk) -> tuple[str, StorageCluster | None]:
 
 async def _refuse_blocks(target: Vdisk, *, patience: Patience, tell: Tell) -> None:
     name = target.id
+    if target.storage.has_slots:
+        await _refuse_fields(target, patience=patience, tell=tell)
+        return
     async with members((target.storage, target.slave), vdisk=name, patience=patience, tell=tell) as servers:
         for member in servers:
             replies = await member.call([("EXISTS", plain_key(name)), ("EXISTS", sectors_key(name))])
@@ -126,6 +151,19 @@ async def _refuse_blocks(target: Vdisk, *, patience: Patience, tell: Tell) -> No
                 raise Unavailable(f"{member!r}: {replies}")
             if any(replies):
                 raise AlreadyExists(f"vdisk {name!r} has blocks on {member!r}", hint="delete it first")
+
+
+async def _refuse_fields(target: Vdisk, *, patience: Patience, tell: Tell) -> None:
+    for key in (plain_key(target.id), sectors_key(target.id)):
+        there = SlotMirror(
+            target.storage, vdisk=target.id, key=key, role="primary", patience=patience, tell=tell
+        )
+        try:
+            await there.open(read_only=True)
+            if await there.has_fields():
+                raise AlreadyExists(f"vdisk {target.id!r} has blocks", hint="delete it first")
+        finally:
+            await there.close()
 
 
 async def _copy_blocks(reader: PlainBlocks, writer: PlainBlocks) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from g8node.errors import Unavailable
+from g8node.vdisk.cluster.fields import Fields
 from g8node.vdisk.cluster.layout import HASH_BYTES, NO_HASH, NO_SECTOR, SECTOR_BYTES, SECTOR_HASHES
-from g8node.vdisk.cluster.mirror import Mirror
 
 CACHE_BYTES: Final = 20 << 20
 LATE_S: Final = 300.0
@@ -30,7 +30,7 @@ def clock() -> float:
 class Sectors:
     """At most `cache_bytes` of clean sectors, and half as many dirty ones before they are written."""
 
-    def __init__(self, mirror: Mirror, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, mirror: Fields, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._mirror = mirror
         self._most = max(2, cache_bytes // SECTOR_BYTES)
         self._cached: OrderedDict[int, bytearray] = OrderedDict()

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from g8node.errors import InvalidArgument
+from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import BLOCK_MAX, ID_MAX, SIZE_MAX, Kind, Record
 from g8node.wire import yamltext
 
@@ -75,11 +76,26 @@ class Server(Struct, frozen=True):
 
 
 class StorageCluster(Struct, frozen=True):
+    """`type` and `replicas` are ours, not the original's.
+
+    `servers` of a Redis Cluster are some of those that it has; a change is answered when `replicas` of its
+    replicas have it.
+    """
+
     servers: Annotated[tuple[Server, ...], Meta(min_length=1, max_length=1024)]
+    type: Literal["servers", "redis-cluster"] = "servers"
+    replicas: Annotated[int, Meta(ge=0, le=16)] = 1
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether it is a Redis Cluster, which knows by itself which server has what."""
+        return self.type == "redis-cluster"
 
     def check(self) -> None:
         for number, server in enumerate(self.servers):
             server.check(f"servers[{number}]")
+            if self.has_slots and (server.state != "online" or server.db):
+                raise InvalidArgument(f"servers[{number}]: in a Redis Cluster all are online, with db 0")
         if all(server.state == "rip" for server in self.servers):
             raise InvalidArgument("servers: all of them are rip")
 
@@ -125,13 +141,14 @@ class ZeroStorCluster(Struct, frozen=True, rename="camel"):
 
 
 class Static(Struct, frozen=True):
-    """What a vdisk is. `size` in GiB."""
+    """What a vdisk is. `size` in GiB. `limits` are ours, not the original's."""
 
     block_size: BlockSize = field(name="blockSize")
     size: Gib
     type: Kind
     read_only: bool = field(default=False, name="readOnly")
     template: IdOrNone = field(default="", name="templateVdiskID")
+    limits: Limits = Limits()
 
     def check(self) -> None:
         if self.block_size & (self.block_size - 1):
@@ -145,6 +162,7 @@ class Static(Struct, frozen=True):
             size=self.size * _GIB,
             block_size=self.block_size,
             read_only=self.read_only,
+            limits=self.limits,
         )
 
 
@@ -188,6 +206,8 @@ class Vdisk(Struct, frozen=True):
     tlog: Tlog | None = None
 
     def check(self) -> None:
+        if self.slave is not None and (self.storage.has_slots or self.slave.has_slots):
+            raise InvalidArgument("slaveStorageClusterID: a Redis Cluster has replicas, and is no slave")
         if self.slave is not None and len(self.slave.servers) < len(self.storage.servers):
             raise InvalidArgument(
                 f"slaveStorageClusterID: cluster {self.nbd.slave!r} has {len(self.slave.servers)} servers, "
@@ -274,7 +294,8 @@ def convert(tree: Any, where: str, type: type[T]) -> T:
 
 def encode(value: Static | Nbd | VdiskList) -> bytes:
     """A value of etcd: JSON, which is YAML as well; what is empty is left out."""
-    tree = {key: one for key, one in msgspec.to_builtins(value).items() if one not in ("", None)}
+    empty = ("", None, msgspec.to_builtins(Limits()))
+    tree = {key: one for key, one in msgspec.to_builtins(value).items() if one not in empty}
     return msgspec.json.encode(tree)
 
 

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from g8node.errors import Unavailable
 from g8node.runtime.resp import ReplyError
 from g8node.vdisk.cluster.member import Command, Member
 
+K = TypeVar("K", int, bytes)
 _PART_BYTES: Final = 1 << 20
 _PART_COUNT: Final = 1024
 _MISSED_MAX: Final = 1 << 20
@@ -328,3 +329,19 @@ def _joined(replies: Sequence[Any], count: int) -> list[bytes | None]:
     if len(values) != count or not all(value is None or type(value) is bytes for value in values):
         raise Unavailable(f"expected {count} values of the server")
     return values
+
+
+async def reply_of(future: "asyncio.Future[Any]") -> Any:
+    """None for any failure."""
+    try:
+        return await future
+    except (ReplyError, Unavailable):
+        return None
+
+
+def taken(answers: dict[K, Any], items: Sequence[K], reply: Any) -> bool:
+    """Whether the reply is values for the items."""
+    if type(reply) is not list or len(reply) != len(items):
+        return False
+    answers.update(zip(items, reply, strict=True))
+    return True

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from g8node.errors import NodeError, Unavailable
 from g8node.runtime import logs
@@ -11,6 +11,7 @@ from g8node.vdisk.cluster import layout
 from g8node.vdisk.cluster.events import Tell
 from g8node.vdisk.cluster.member import Command, Member, Patience
 from g8node.vdisk.cluster.settings import StorageCluster
+from g8node.vdisk.cluster.slotmirror import SlotMirror
 
 log = logs.get("vdisk")
 
@@ -18,13 +19,32 @@ K = TypeVar("K", int, bytes)
 _AT_ONCE: Final = 16
 
 
-class Template:
-    """`close` at the end. Answers are by item: bytes, None where there is nothing, or Unavailable.
+class Template(Protocol):
+    """`close` at the end. Answers are by item: bytes, None where there is nothing, or Unavailable."""
 
-    Without a cluster, though there should be one, they are all Unavailable.
-    """
+    async def get(self, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]: ...
 
-    def __init__(self, cluster: StorageCluster | None, *, vdisk: str, patience: Patience, tell: Tell) -> None:
+    async def get_contents(self, hashes: Sequence[bytes]) -> dict[bytes, bytes | Unavailable | None]: ...
+
+    async def close(self) -> None: ...
+
+
+def template_of(
+    cluster: StorageCluster | None, *, key: str, vdisk: str, patience: Patience, tell: Tell
+) -> Template:
+    """`key`: the hash of the template's vdisk."""
+    if cluster is None or not cluster.has_slots:
+        return ServersTemplate(cluster, key=key, vdisk=vdisk, patience=patience, tell=tell)
+    return SlotMirror(cluster, vdisk=vdisk, key=key, role="template", patience=patience, tell=tell)
+
+
+class ServersTemplate:
+    """A `Template` on single servers. Without a cluster, though there should be one, all is Unavailable."""
+
+    def __init__(
+        self, cluster: StorageCluster | None, *, key: str, vdisk: str, patience: Patience, tell: Tell
+    ) -> None:
+        self._key = key
         servers = cluster.servers if cluster is not None else ()
         self._count = max(1, len(servers))
         self._gone = {number for number, server in enumerate(servers) if server.state == "rip"}
@@ -34,8 +54,8 @@ class Template:
             if server.state in ("online", "respread")
         }
 
-    async def get(self, key: str, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]:
-        return await self._ask(fields, lambda one: one, lambda part: ("HMGET", key, *part))
+    async def get(self, fields: Sequence[int]) -> dict[int, bytes | Unavailable | None]:
+        return await self._ask(fields, lambda one: one, lambda part: ("HMGET", self._key, *part))
 
     async def get_contents(self, hashes: Sequence[bytes]) -> dict[bytes, bytes | Unavailable | None]:
         return await self._ask(hashes, lambda one: one[0], lambda part: ("MGET", *part))

@@ -9,6 +9,7 @@ import yaml
 from g8node.errors import InvalidArgument
 from g8node.vdisk.cluster import settings
 from g8node.vdisk.cluster.settings import Nbd, Server, Static, StorageCluster, parse_file, parse_value
+from g8node.vdisk.limits import Limits
 
 EXAMPLE = b"""
 vdisks:
@@ -52,6 +53,45 @@ parityShards = 1
 dataServers = [{address = "10.0.0.5:1"}, {address = "10.0.0.6:1"}, {address = "10.0.0.7:1"}]
 """
     assert parse_file(text, "config.toml") == parse_file(EXAMPLE, "config.yml")
+
+
+def test_limits_of_a_vdisk_are_kept_in_etcd() -> None:
+    static = Static(4096, 10, "db", limits=Limits(iops=500))
+    assert settings.parse_value(settings.encode(static), "key", Static) == static
+    assert static.record("vd1").limits.iops == 500
+    assert b"limits" not in settings.encode(Static(4096, 10, "db"))
+
+
+def test_redis_cluster_is_named_by_its_type() -> None:
+    def change(tree: Any) -> None:
+        tree["storageClusters"]["c1"] |= {"type": "redis-cluster", "replicas": 2}
+        tree["storageClusters"]["c1"]["servers"][1].pop("state")
+
+    storage = parse_file(changed(change), "config.yml").vdisks["vd1"].storage
+    assert (storage.has_slots, storage.replicas, len(storage.servers)) == (True, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "says"),
+    [
+        ({"type": "sentinel"}, r"storageClusters\.c1\.type"),
+        ({"type": "redis-cluster", "replicas": -1}, r"storageClusters\.c1\.replicas"),
+        ({"type": "redis-cluster", "servers": [{"address": "h:1", "db": 1}]}, r"servers\[0\].*db 0"),
+        ({"type": "redis-cluster", "servers": [{"address": "h:1", "state": "rip"}]}, r"servers\[0\].*online"),
+    ],
+)
+def test_wrong_redis_cluster_is_refused(cluster: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        parse_file(changed(lambda tree: tree["storageClusters"]["c1"].update(cluster)), "config.yml")
+
+
+def test_redis_cluster_has_no_slave() -> None:
+    def change(tree: Any) -> None:
+        tree["storageClusters"]["c1"]["type"] = "redis-cluster"
+        tree["vdisks"]["vd1"]["nbd"]["slaveStorageClusterID"] = "c1"
+
+    with pytest.raises(InvalidArgument, match="slaveStorageClusterID: a Redis Cluster has replicas"):
+        parse_file(changed(change), "config.yml")
 
 
 def changed(change: Callable[[Any], object]) -> bytes:

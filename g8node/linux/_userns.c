@@ -1,8 +1,8 @@
 /*
  * User namespaces for containers: see linux/userns.py.
  *
- * A process of many threads cannot enter or make one, only a child can; it shares our memory and does nothing but
- * wait for its end, so that nothing of the interpreter is copied. Limited API of 3.11.
+ * A process of many threads cannot make one, only a child can; it shares our memory and descriptors and does
+ * nothing but wait for its end, so that nothing is copied or closed. Limited API of 3.11.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -24,7 +24,7 @@ static int child(void *nothing)
 {
     (void)nothing;
     for (;;)
-        syscall(SYS_pause);
+        syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0); /* pause(2) is not on every architecture */
     return 0;
 }
 
@@ -55,7 +55,7 @@ static int make(const char *map, int *fds)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours is to run in the child */
     /* No signal at its end: it is nobody's business but ours. */
-    pid_t pid = clone(child, stack + sizeof stack, CLONE_VM | CLONE_NEWUSER | CLONE_NEWNET, NULL);
+    pid_t pid = clone(child, stack + sizeof stack, CLONE_VM | CLONE_FILES | CLONE_NEWUSER | CLONE_NEWNET, NULL);
     int error = pid < 0 ? errno : 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)

@@ -92,7 +92,7 @@ fill_kernels() {
     local source=$python313_raw/tree/build/kernels
     rm -rf "$source"
     mkdir -p "$source"
-    cp "$top"/g8node/wire/*.[ch] "$top"/g8node/linux/_{batch,spawn}.c "$source/"
+    cp "$top"/g8node/wire/*.[ch] "$top"/g8node/linux/_{batch,spawn,userns}.c "$source/"
     # shellcheck disable=SC2016 # expands inside
     in_root "$python313_raw/tree" /bin/sh -euc '
         cd /build/kernels

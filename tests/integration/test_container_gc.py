@@ -144,6 +144,10 @@ def test_node_killed_twenty_times_in_the_middle_of_creates(tmp_path: Path, busyb
         kill_in_the_middle(tmp_path, busybox, 1 + round * 5 // 2)
 
 
+LOOK = """cat /kept/file; echo x >/new
+    stat -c %u /new /kept/file /etc/hosts /box/bin; cat /proc/self/uid_map"""
+
+
 @pytest.fixture
 def public() -> Iterator[Path]:
     with public_folder() as folder:
@@ -165,7 +169,7 @@ def test_running_containers_are_taken_over_by_the_next_agent(public: Path, busyb
                 "nobody": {
                     "userns": True,
                     "host_network": False,
-                    "mount": {f"{public}/outer": "/tmp"},
+                    "mount": {f"{public}/outer": "/tmp", busybox: "/box"},
                     **kept,
                 },
             }.items()
@@ -182,9 +186,8 @@ def test_running_containers_are_taken_over_by_the_next_agent(public: Path, busyb
         }
         assert after[str(ids["idle"])]["container"]["arguments"]["name"] == "idle"
         assert node.run_in(ids["idle"], "cat /mine /kept/file /free/file")["streams"][0] == 3 * "kept\n"
-        look = "cat /kept/file; echo x >/new; stat -c %u /new /kept/file /etc/hosts; cat /proc/self/uid_map"
-        said = node.run_in(ids["nobody"], look)["streams"][0].split()
-        assert said == ["kept", *4 * ["0"], str(ids["nobody"] * 65536), "65536"]
+        said = node.run_in(ids["nobody"], LOOK)["streams"][0].split()
+        assert said == ["kept", *5 * ["0"], str(ids["nobody"] * 65536), "65536"]
         for name in ("kept", "free"):
             assert "409" in refused(node, "volume.remove", name=name)
         deadline = time.monotonic() + 30

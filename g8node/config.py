@@ -152,6 +152,12 @@ class VdiskSettings(Struct, frozen=True):
     key_file: Annotated[
         str, Meta(description="File with the master key of encrypted vdisks, 64 to 128 hex digits.")
     ] = ""
+    key_command: Annotated[
+        list[str],
+        Meta(
+            description="Program and arguments that print the master key at the start; in place of key_file."
+        ),
+    ] = []
     folder: Annotated[str, Meta(description="Folder of vdisks; empty: below the state folder.")] = ""
     config: Annotated[
         str,

@@ -77,6 +77,7 @@ _COMMANDS: Final = (
     "vdisk",
     "volume",
     "web",
+    "zerotier",
 )
 
 

@@ -247,7 +247,9 @@ class Core0:
 
     async def _start_blocks(self) -> None:
         paths = self.node.paths
-        blocks = self._late.blocks.Blocks(self._settings.vdisk, folder=paths.vdisks, socket=paths.nbd_socket)
+        blocks = self._late.blocks.Blocks(
+            self._settings.vdisk, self.node.reaper, folder=paths.vdisks, socket=paths.nbd_socket
+        )
         self.jobs.counters["vdisks"] = blocks.state
         await blocks.start()
         self.node.blocks = blocks

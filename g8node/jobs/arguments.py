@@ -5,6 +5,7 @@ int, a `Literal`. msgspec refuses everything else with the field's path; `descri
 docs/commands.md say.
 """
 
+import re
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -69,6 +70,42 @@ def described(arguments: type[Struct] | None) -> list[dict[str, Any]]:
             row["default"] = _default(shape)
         rows.append(row)
     return rows
+
+
+_UNFIT: Final = re.compile(
+    r"Expected `str` matching regex (?P<regex>.*) - at (?P<key>`key` in )?`\$(?P<path>.*)`", re.DOTALL
+)
+_STEP: Final = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
+
+
+def explained(refusal: str, arguments: type[Struct]) -> str:
+    """What msgspec says of arguments, with the field's kind in place of its regular expression."""
+    if (found := _UNFIT.fullmatch(refusal)) is None:
+        return refusal
+    shape: shapes.Type = shapes.type_info(arguments)
+    for step in _STEP.finditer(found["path"]):
+        shape = _below(shape, step[1], is_key=False)
+    if found["key"]:
+        shape = _below(shape, None, is_key=True)
+    text = f" ({said.rstrip('.')})" if (said := _text(shape)) else ""
+    zero = " without NUL bytes" if found["regex"] == repr(_NO_NUL) else ""
+    return f"Expected {kind(shape)}{zero}{text} - at {found['key'] or ''}`${found['path']}`"
+
+
+def _below(shape: shapes.Type, name: str | None, *, is_key: bool) -> shapes.Type:
+    """The field of that name, or an element; anything where a union leaves it open."""
+    while isinstance(shape, shapes.Metadata):
+        shape = shape.type
+    if isinstance(shape, shapes.UnionType):
+        inner = (each for each in shape.types if not isinstance(each, shapes.NoneType | shapes.StrType))
+        return _below(next(inner, shapes.AnyType()), name, is_key=is_key)
+    if isinstance(shape, shapes.StructType):
+        return next((each.type for each in shape.fields if each.encode_name == name), shapes.AnyType())
+    if isinstance(shape, shapes.DictType):
+        return shape.key_type if is_key else shape.value_type
+    if isinstance(shape, shapes.ListType | shapes.VarTupleType | shapes.SetType):
+        return shape.item_type
+    return shapes.AnyType()
 
 
 def shapes_of(arguments: type[Struct]) -> dict[str, shapes.Type]:

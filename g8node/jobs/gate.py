@@ -190,7 +190,7 @@ class Gate:
                 return await self._redis(session, rule, args)
             if (spec := await self._manager.registry.wait_find(word)) is not None:
                 return await self._direct(session, spec, args)
-            raise PermissionDenied(f"no permission to run {word[:80]!r}")
+            raise PermissionDenied(f"{word[:80]!r} is no command of this node (core.help lists them)")
         except NodeError as error:
             if isinstance(error, PermissionDenied):
                 self._audit.refused(session.address, session.caller, word, str(error))

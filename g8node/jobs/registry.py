@@ -160,7 +160,9 @@ def decode_arguments(raw: bytes | Raw, kind: type[Struct]) -> Struct:
             data = msgspec.json.encode(_without_null(msgspec.json.decode(data) or {}))
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"arguments: {error}") from error
+        from g8node.jobs.arguments import explained
+
+        raise InvalidArgument(f"arguments: {explained(str(error), kind)}") from error
 
 
 def _without_null(value: Any) -> Any:

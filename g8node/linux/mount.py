@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Final
 
 from g8node.linux.guard import off_loop
 
@@ -31,6 +32,16 @@ class Mount(IntFlag):
     PRIVATE = 1 << 18
     SLAVE = 1 << 19
     SHARED = 1 << 20
+
+
+FLAGS: Final = {
+    "ro": Mount.RDONLY,
+    "nosuid": Mount.NOSUID,
+    "nodev": Mount.NODEV,
+    "noexec": Mount.NOEXEC,
+    "noatime": Mount.NOATIME,
+}
+"""By the words of mountinfo and mount(8)."""
 
 
 class Umount(IntFlag):

@@ -21,7 +21,7 @@ from typing import Final
 from g8node.errors import Conflict
 from g8node.linux import namespace
 from g8node.linux.guard import off_loop
-from g8node.linux.mount import Mount, MountEntry, Umount, mount, mounts, unmount
+from g8node.linux.mount import FLAGS, Mount, MountEntry, Umount, mount, mounts, unmount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,15 +33,6 @@ _CLONE_NEWNS: Final = 0x20000
 _TREE_CLONE: Final = 1
 _EMPTY_PATH: Final = 4
 _PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-_FLAGS: Final = {
-    "ro": Mount.RDONLY,
-    "nosuid": Mount.NOSUID,
-    "nodev": Mount.NODEV,
-    "noexec": Mount.NOEXEC,
-    "noatime": Mount.NOATIME,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +78,7 @@ def _clone(path: str, open_ones: ExitStack) -> int:
 
 
 def _flags(entry: MountEntry) -> int:
-    return sum(_FLAGS.get(word, 0) for word in entry.options.split(","))
+    return sum(FLAGS.get(word, 0) for word in entry.options.split(","))
 
 
 def _changes(

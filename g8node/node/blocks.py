@@ -15,7 +15,8 @@ from g8node.nbd.joined import JoinedExports
 from g8node.nbd.server import Server
 from g8node.nbd.tls import context_of
 from g8node.runtime import blocking, logs
-from g8node.vdisk.seal import read_master_key
+from g8node.runtime.process import Reaper
+from g8node.vdisk.seal import master_key_of, read_master_key
 from g8node.vdisk.vdisks import Vdisks
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ log = logs.get("vdisk")
 class Blocks:
     """Owner of the vdisks and of their server."""
 
-    def __init__(self, settings: VdiskSettings, *, folder: str, socket: str) -> None:
+    def __init__(self, settings: VdiskSettings, reaper: Reaper, *, folder: str, socket: str) -> None:
         self._settings = settings
+        self._reaper = reaper
         self._folder = settings.folder or folder
         self.socket = socket
         self.address = ""
@@ -49,9 +51,7 @@ class Blocks:
         """Open the folder and listen. Never raises for what a setting or a disk is to blame for."""
         vdisks: Vdisks | None = None
         try:
-            key_file = self._settings.key_file
-            key = await blocking.run("disk", read_master_key, key_file) if key_file else b""
-            vdisks = Vdisks(self._folder, key=key)
+            vdisks = Vdisks(self._folder, key=await self._key())
             await vdisks.start()
             await self._listen(await self._joined(vdisks))
         except (NodeError, OSError) as error:
@@ -61,6 +61,20 @@ class Blocks:
             await self._close(vdisks)
             return
         self._vdisks = vdisks
+
+    async def _key(self) -> bytes:
+        """The master key, empty without one. InvalidArgument, Unavailable."""
+        path, command = self._settings.key_file, self._settings.key_command
+        if path and command:
+            raise InvalidArgument("vdisk.key_file: expected it or vdisk.key_command, not both")
+        if path:
+            return await blocking.run("disk", read_master_key, path)
+        if not command:
+            return b""
+        done = await self._reaper.run(command)
+        if done.code:
+            raise Unavailable(f"vdisk.key_command ended with {done.code}")  # what it printed may be the key
+        return master_key_of(done.stdout, "vdisk.key_command")
 
     async def _joined(self, vdisks: Vdisks) -> Exports:
         if not self._settings.config:

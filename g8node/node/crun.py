@@ -233,4 +233,6 @@ def _failure(verb: str, code: int, log: bytes) -> NodeError:
         return NotFound(text)
     if any(words in message.lower() for words in _NOT_EXECUTABLE):
         return InvalidArgument(text)
+    if message.startswith("mount `") and message.endswith(("Not a directory", "Is a directory")):
+        return InvalidArgument(f"mount: expected a folder for a folder and a file for a file: {text}")
     return Unavailable(text)

@@ -22,13 +22,6 @@ from g8node.wire import disktools
 
 _AT_ONCE: Final = 4
 _SMART_FAILED: Final = 0b11  # bad arguments, or the device cannot be opened; the other bits tell its health
-_FLAGS: Final = {
-    "ro": Mount.RDONLY,
-    "nosuid": Mount.NOSUID,
-    "nodev": Mount.NODEV,
-    "noexec": Mount.NOEXEC,
-    "noatime": Mount.NOATIME,
-}
 _DEFAULTS: Final = frozenset(
     {"", "auto", "defaults", "rw", "suid", "dev", "exec", "atime", "relatime", "async"}
 )
@@ -260,8 +253,8 @@ def _mount_options(text: str) -> tuple[Mount, str]:
     for word in text.split(","):
         if word in _REFUSED:
             raise InvalidArgument(f"options: {word} is not possible here")
-        if word in _FLAGS:
-            flags |= _FLAGS[word]
+        if word in mounting.FLAGS:
+            flags |= mounting.FLAGS[word]
         elif word not in _DEFAULTS:
             data.append(word)
     return flags, ",".join(data)

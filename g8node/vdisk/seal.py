@@ -31,13 +31,20 @@ class Seal(Struct, frozen=True):
 
 
 def read_master_key(path: str) -> bytes:
-    """The first line of a file: 64 to 128 hex digits. InvalidArgument, without a word of what is in it."""
+    """The key of a file, see `master_key_of`."""
     try:
-        with open(path, encoding="ascii") as file:
-            key = bytes.fromhex(file.readline(1024).strip())
-    except (ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "expected hex digits"
-        raise InvalidArgument(f"{path}: {reason}") from None
+        with open(path, "rb") as file:
+            return master_key_of(file.readline(1024), path)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {error.strerror}") from None
+
+
+def master_key_of(text: bytes, path: str) -> bytes:
+    """The first line: 64 to 128 hex digits. InvalidArgument, without a word of what is in it."""
+    try:
+        key = bytes.fromhex(text.partition(b"\n")[0].decode("ascii").strip())
+    except ValueError:
+        raise InvalidArgument(f"{path}: expected hex digits") from None
     if not _KEY_MIN <= len(key) <= _KEY_MAX:
         raise InvalidArgument(f"{path}: expected {2 * _KEY_MIN} to {2 * _KEY_MAX} hex digits")
     return key

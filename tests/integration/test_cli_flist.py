@@ -23,6 +23,7 @@ from g8node.errors import (
 )
 from g8node.linux.mount import mounts
 from g8tools.flist.cli import app
+from g8tools.g8 import console
 from tests.support.trees import look, nasty
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -33,6 +34,7 @@ class Failed(Exception):
 
 
 def flist(*words: str | Path) -> str:
+    console.set_json(False, afresh=True)  # what an earlier call asked for
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

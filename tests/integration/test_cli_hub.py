@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from g8node.errors import InvalidArgument, NodeError, NotFound, PermissionDenied
+from g8tools.g8 import console
 from g8tools.hub.cli import app
 from tests.support.hub import USER_TOKEN, RunningHub, hub
 
@@ -127,6 +128,7 @@ def test_changes_of_the_own_repository(running: RunningHub, tree: Path, tmp_path
     base, own = f"{running.url}/base/x.flist", f"{running.url}/alice"
 
     def change(*words: str) -> str:
+        console.set_json(False, afresh=True)  # what an earlier call asked for
         done = CliRunner().invoke(app, [*words, "--token-file", str(token)])
         if isinstance(done.exception, NodeError):
             raise done.exception

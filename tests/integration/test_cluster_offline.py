@@ -248,6 +248,22 @@ async def test_content_that_nobody_names_is_removed_on_slaves_too(
     assert await read(config, "vd", 8) == b"".join(map(block, (100, 101, 102, 103, 4, 5, 6, 7)))
 
 
+async def test_rate_is_kept_by_pauses(three: list[RedisProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep, pauses = asyncio.sleep, []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async with running(configured(cluster(three), kind="boot")) as vd:
+        await vd.write(0, b"".join(block(number) for number in range(8)))
+        await vd.vdisk.flush()
+        monkeypatch.setattr(asyncio, "sleep", pause)
+        await vd.exports.collect("primary", bytes_s=1000)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert sum(pauses) >= BLOCK / 1000  # the sector of hashes, at least
+
+
 async def test_content_that_a_clone_elsewhere_names_stays(
     three: list[RedisProcess], slaves: list[RedisProcess]
 ) -> None:

@@ -4,8 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.agent import public_folder
 from tests.support.busybox import Containers, busybox_flist
+from tests.support.daemon import eventually
 from tests.support.dns import asked
 from tests.support.netns import Inside, daemon_inside, inside, network_of
 
@@ -36,14 +36,6 @@ def boxes(flist: dict[str, str]) -> Iterator[Containers]:
     with public_folder() as folder, daemon_inside(folder) as node:
         yield Containers(node, flist)
         assert "Traceback" not in node.log()
-
-
-def eventually(find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def traces(node: Inside) -> dict[str, Any]:

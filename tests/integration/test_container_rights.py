@@ -102,6 +102,15 @@ async def test_nested_mounts_of_every_kind_lie_in_order(agent: Agent) -> None:
 
 
 @in_agent
+async def test_folder_does_not_go_over_a_file_nor_a_file_over_a_folder(agent: Agent) -> None:
+    (agent.tmp / "folder").mkdir()
+    (agent.tmp / "file").write_text("x")
+    for source, target in (("folder", "/etc/passwd"), ("file", "/etc")):
+        with pytest.raises(InvalidArgument, match=r"mount: .*`etc"):
+            await agent.start("true", mount={str(agent.tmp / source): target})
+
+
+@in_agent
 async def test_device_of_the_host_is_there_under_its_name(agent: Agent) -> None:
     ended = await agent.run("stat -c %F:%t:%T /dev/own", devices=["/dev/full:/dev/own:rw"])
     assert ended.out == "character special file:1:7\n", ended

@@ -4,41 +4,20 @@ import contextlib
 import os
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from g8node.linux import namespace
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, eventually
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 TALKER = "i=0; while :; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    tree = busybox_tree(tmp_path_factory.mktemp("tree") / "root")
-    with hub(tmp_path_factory.mktemp("hub")) as images:
-        yield publish(images, tree, "busybox")
-
-
-def kill(node: Daemon) -> None:
-    node.process.kill()
-    node.process.wait()
-
-
-def eventually(find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def sh(node: Daemon, id: int, script: str) -> str:
@@ -73,7 +52,7 @@ def restics(repo: Path) -> list[str]:
     return found
 
 
-def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, busybox: str) -> None:
+def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, flists: dict[str, str]) -> None:
     """In the middle of a backup, and of a corex.flist.create."""
     repo = tmp_path / "repo"
     restic = ["restic", "--no-cache", "--quiet", "--repo", str(repo), "init"]
@@ -81,7 +60,7 @@ def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, busybox: 
     os.mkfifo(repo / "locks" / ("0" * 64))  # restic waits for it as for a slow server
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with daemon(tmp_path) as node:
-            base = {"root": busybox, "host_network": True, "command": ["sh", "-c", TALKER]}
+            base = {"root": flists["busybox"], "host_network": True, "command": ["sh", "-c", TALKER]}
             ids = [node.direct("corex.create", **base) for _ in range(2)]
             pids = [node.direct("corex.get", query=id)["container"]["pid"] for id in ids]
             for id in ids:
@@ -97,7 +76,7 @@ def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, busybox: 
                 )
             )
             eventually(lambda: Path(f"/proc/{node.pid}/root{tops[0]}/rootfs/.corex.meta").exists())
-            kill(node)
+            node.kill()
         assert all(is_held(pid) for pid in pids)
         assert restics(repo)
         with daemon(tmp_path) as node:
@@ -111,7 +90,7 @@ def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, busybox: 
                 assert not (top / "held").exists()
 
 
-@pytest.fixture(scope="module", params=["erofs", "tree"])
+@pytest.fixture(scope="module", params=["erofs", pytest.param("tree", marks=pytest.mark.soak)])
 def view(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -176,7 +155,7 @@ def test_flists_inside_and_over_a_container_are_taken_over(
             node.direct("corex.flist-layer", container=each, flist=flists["live"])
         pid = shown(node, id)["pid"]
         before = {each: mounted(node, each) for each in (id, closed)}
-        kill(node)
+        node.kill()
     dead = [
         f"/proc/{pid}/root{path}" for path in ("/vol/outer-0", "/vol/deep/inner/inner-0", "/live-0", "/vol")
     ]
@@ -189,7 +168,7 @@ def test_flists_inside_and_over_a_container_are_taken_over(
             assert {each: mounted(node, each) for each in (id, closed)} == before
             assert node.run_in(closed, "touch /new")["state"] == "ERROR"
             check_files(node, id)
-            kill(node)
+            node.kill()
     with daemon(tmp_path, config) as node:
         node.direct("corex.flist-layer", container=id, flist=flists["other"])
         os.kill(pid, 9)

@@ -392,6 +392,32 @@ def test_failures_are_json_when_asked(g8: G8, node: Daemon, tmp_path: Path) -> N
     late = g8("raw", "bash", "script=sleep 600", "--timeout", "0.3", "--json", code=111).json
     assert "no result in time" in late["error"]["message"]
     node.direct("job.killall")
+    assert g8("flist", "info", f"{tmp_path}/none", "--json", code=111).json["error"]["code"] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("version",),
+        ("config", "defaults"),
+        ("config", "check", "/dev/null"),
+        ("context", "add", "lab", "127.0.0.1:1"),
+        ("context", "use", "lab"),
+        ("context", "list"),
+        ("context", "remove", "lab"),
+        ("flist", "tree", "FLIST"),
+        ("flist", "info", "FLIST"),
+    ],
+    ids=" ".join,
+)
+def test_json_may_be_asked_before_and_after_a_command(g8: G8, words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    g8("flist", "pack", str(tmp_path / "tree"), f"{tmp_path}/x.flist", "--store", str(tmp_path / "chunks"))
+    words = tuple(word.replace("FLIST", f"{tmp_path}/x.flist") for word in words)
+    g8("context", "add", "lab", "127.0.0.1:1")
+    before = g8("--json", *words).json
+    g8("context", "add", "lab", "127.0.0.1:1")
+    assert g8(*words, "--json").json == before
 
 
 @pytest.mark.parametrize(

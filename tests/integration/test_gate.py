@@ -127,7 +127,7 @@ async def test_gate_direct_commands_answer_at_once(stack: Stack) -> None:
         (["bash", "--nope", "x"], "ERR 400 unknown option --nope"),
         (["core.subscribe", "id=none"], "ERR 404 job 'none' does not exist"),
         (["process.kill", "pid=1"], "ERR 400 invalid PID"),
-        (["no.such"], "NOPERM no permission to run 'no.such'"),
+        (["no.such"], "NOPERM 'no.such' is no command of this node (core.help lists them)"),
     ],
 )
 async def test_gate_direct_errors_name_the_thing(stack: Stack, words: list[str], error: str) -> None:
@@ -455,7 +455,7 @@ async def test_gate_pipeline_of_every_kind_of_request_keeps_its_order(stack: Sta
     requests: list[tuple[str, object]] = [
         ("LRANGE result:a 0 -1", [b"one", b"two"]),
         ("LLEN result:a", 2),
-        ("GET result:a", "NOPERM no permission to run 'GET'"),
+        ("GET result:a", "NOPERM 'GET' is no command of this node (core.help lists them)"),
         ("LRANGE result:a x y", "ERR value is not an integer or out of range"),
         ("PING between", b"between"),
         ("EXISTS result:a result:none", 1),

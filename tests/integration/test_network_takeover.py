@@ -4,8 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.busybox import Containers, busybox_flist
+from tests.support.daemon import eventually
 from tests.support.dns import asked
 from tests.support.netns import Inside, daemon_inside, inside, network_of
 
@@ -50,19 +50,6 @@ def namespace() -> Iterator[list[str]]:
 def place() -> Iterator[list[str]]:
     with namespace() as entered:
         yield entered
-
-
-def kill(node: Inside) -> None:
-    node.process.kill()
-    node.process.wait()
-
-
-def eventually(find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := find()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def output(place: list[str], *argv: str) -> str:
@@ -133,7 +120,7 @@ def test_links_forwards_and_names_go_on_and_are_given_back(
         boxes = Containers(node, flist)
         web, many, bare = made(boxes)
         before, links, listed = shown(node), boxes.links(many), ours(place)
-        kill(node)
+        node.kill()
     with daemon_inside(tmp_path, config=CONFIG, prefix=place) as node:
         boxes = Containers(node, flist)
         assert shown(node) == before
@@ -191,7 +178,7 @@ def kill_in_the_middle(folder: Path, flist: dict[str, str], place: list[str], co
             fields = {"name": f"web{n}", "nics": nics, "port": {str(20000 + n): 80}}
             node.push("corex.create", {**flist, **PAGE, **fields})
         eventually(lambda: len(journals(folder)) >= after)
-        kill(node)
+        node.kill()
     with daemon_inside(folder, prefix=place) as node:
         boxes = Containers(node, flist)
         assert node.direct("core.gc", dry_run=True) == []
@@ -240,7 +227,7 @@ def test_links_of_another_network_namespace_end_with_their_containers(
     with daemon_inside(tmp_path, prefix=place) as node:
         boxes = Containers(node, flist)
         id, bare = boxes.create(DEFAULT), boxes.create()
-        kill(node)
+        node.kill()
     with namespace() as other, daemon_inside(tmp_path, prefix=other) as node:
         assert list(node.direct("corex.list")) == [str(bare)]
         assert not (tmp_path / f"root/run/containers/{id}").exists()

@@ -1,4 +1,4 @@
-"""pprof.* and rtinfo.*: profiles of the node, and the monitoring agent with its program and without."""
+"""pprof.*, rtinfo.* and zerotier.*: profiles of the node, and programs that a node has or has not."""
 
 import re
 import sys
@@ -20,6 +20,14 @@ echo "$@"
 trap 'exit 0' TERM
 while :; do sleep 0.1; done
 """
+ZEROTIER = """#!/bin/sh
+case "$*" in
+"-j listnetworks") echo '[{"id": "8056c2e21c000001", "status": "OK"}]' ;;
+"-j info") echo '{"address": "1234567890", "online": true}' ;;
+"join 8056c2e21c000001") echo 200 join OK ;;
+*) echo "404 leave $2"; exit 2 ;;
+esac
+"""
 EXTENSION = """
 [extension."say.it"]
 binary = "/bin/echo"
@@ -33,12 +41,13 @@ bynary = "/bin/echo"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """An agent that has rtinfo-client: in a mount namespace of its own."""
+    """An agent that has rtinfo-client and zerotier-cli: in a mount namespace of its own."""
     folder = tmp_path_factory.mktemp("node")
     (folder / "sbin").mkdir()
-    program = folder / "sbin/rtinfo-client"
-    program.write_text(RTINFO)
-    program.chmod(0o755)
+    for name, text in (("rtinfo-client", RTINFO), ("zerotier-cli", ZEROTIER)):
+        program = folder / "sbin" / name
+        program.write_text(text)
+        program.chmod(0o755)
     enter = f'mount --make-rprivate / && mount --bind {folder}/sbin /usr/local/sbin && exec "$@"'
     config = f'{EXTENSION}\n[globals]\ncache = "{folder}/elsewhere"\n'
     with daemon(folder, config, prefix=["unshare", "-m", "sh", "-c", enter, "sh"]) as running:
@@ -152,6 +161,34 @@ def test_node_without_rtinfo_client_says_so(bare: Daemon) -> None:
     assert "rtinfo-client is not installed on this node" in result["data"]
     assert bare.direct("rtinfo.list") == {}
     assert bare.direct("rtinfo.stop", host="h", port=1) is None
+
+
+def test_zerotier_of_the_node_is_asked_and_told(node: Daemon) -> None:
+    network = "8056c2e21c000001"
+    assert node.direct("zerotier.join", network=network) is None
+    assert node.direct("zerotier.list") == [{"id": network, "status": "OK"}]
+    assert node.direct("zerotier.info")["online"] is True
+    assert refused(node, "zerotier.leave", network=network) == 1002
+    assert refused(node, "zerotier.join", network="x") == 400
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code"),
+    [
+        ("zerotier.join", {"network": "8056c2e21c000001"}, 503),
+        ("zerotier.leave", {"network": "8056c2e21c000001"}, 503),
+        ("zerotier.list", {}, 503),
+        ("zerotier.info", {}, 503),
+        ("corex.zerotier.info", {"container": 77}, 500),
+        ("corex.zerotier.list", {"container": 77}, 500),
+    ],
+)
+def test_node_without_zerotier_says_so(
+    bare: Daemon, command: str, arguments: dict[str, object], code: int
+) -> None:
+    result = bare.job(command, arguments)
+    assert result["code"] == code
+    assert ("zerotier-cli is not installed on this node" in result["data"]) == (code == 503)
 
 
 def test_cache_is_where_the_settings_say(node: Daemon) -> None:

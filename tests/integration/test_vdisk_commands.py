@@ -151,3 +151,13 @@ def test_folder_that_cannot_be_used_is_told_and_the_node_lives(tmp_path: Path) -
     with daemon(tmp_path, config=f'[vdisk]\nfolder = "{tmp_path}/file/x"\n') as node:
         assert refused(node, "vdisk.list").startswith("503 ")
         assert "problem" in node.direct("core.state")["vdisks"]
+
+
+def test_key_is_what_a_command_prints(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("ab" * 32 + "\n")
+    with daemon(tmp_path, config=f'[vdisk]\nkey_command = ["/bin/cat", "{tmp_path}/key"]\n') as node:
+        made = node.direct("vdisk.create", id="vd", size=1 << 20, encrypted=True)
+        shown = run("qemu-io", "-f", "raw", "-c", "write -P 9 0 64k", "-c", "read -P 9 0 64k", made["uri"])
+        assert "failed" not in shown.stdout
+    with daemon(tmp_path, config='[vdisk]\nkey_command = ["/bin/false"]\n') as node:
+        assert "key_command ended with 1" in refused(node, "vdisk.list")

@@ -16,7 +16,9 @@ STRESSORS = ("dir", "dentry", "fallocate", "fpunch", "hdd", "iomix", "link", "re
 STRESS = " ".join(
     [f"--{one} 1" for one in STRESSORS] + [f"--{one}-bytes 16m" for one in ("fallocate", "hdd", "iomix")]
 )
-TREE = "/usr/lib/python3.13"
+PART, WHOLE = "/usr/lib/python3.13", "/usr"
+EXT4 = ("ext4", "plain", 2, "mkfs.ext4 -q", "fsck.ext4 -f -n")
+BTRFS = ("btrfs", "dedup", 1, "mkfs.btrfs -q", "btrfs check")
 MIB = 1 << 20
 
 
@@ -57,14 +59,16 @@ def connect(vm: NodeVm, vdisk: str, device: str, connections: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("file_system", "storage", "connections", "make", "check"),
+    ("file_system", "storage", "connections", "make", "check", "tree"),
     [
-        ("ext4", "plain", 2, "mkfs.ext4 -q", "fsck.ext4 -f -n"),
-        ("btrfs", "dedup", 1, "mkfs.btrfs -q", "btrfs check"),
+        (*EXT4, PART),
+        (*BTRFS, PART),
+        pytest.param(*EXT4, WHOLE, marks=pytest.mark.soak),
+        pytest.param(*BTRFS, WHOLE, marks=pytest.mark.soak),
     ],
 )
 def test_file_system_of_the_kernels_client_is_whole_after_stress(
-    vm: NodeVm, file_system: str, storage: str, connections: int, make: str, check: str
+    vm: NodeVm, file_system: str, storage: str, connections: int, make: str, check: str, tree: str
 ) -> None:
     vdisk, device = f"{file_system}-disk", "/dev/nbd0"
     mount = f"mount -t {file_system}"
@@ -73,7 +77,7 @@ def test_file_system_of_the_kernels_client_is_whole_after_stress(
     shell(vm, f"{make} {device} && mkdir -p /mnt/n && {mount} -o discard {device} /mnt/n")
     shell(vm, f"stress-ng --temp-path /mnt/n --timeout 5 --verify {STRESS}")
     shell(
-        vm, f"cd {TREE} && find . -type f -exec md5sum {{}} + >/tmp/sums && tar -cf - . | tar -C /mnt/n -xf -"
+        vm, f"cd {tree} && find . -type f -exec md5sum {{}} + >/tmp/sums && tar -cf - . | tar -C /mnt/n -xf -"
     )
     shell(vm, f"umount /mnt/n && echo 3 >/proc/sys/vm/drop_caches && {check} {device}")
     shell(vm, f"{mount} -o ro {device} /mnt/n && cd /mnt/n && md5sum -c -s /tmp/sums")

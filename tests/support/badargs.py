@@ -88,6 +88,7 @@ KINDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "volume": ("g8node-no-such-volume", ("", "a b", "a/b", ".x", "..", "é", "a" * 65, "a\n")),
     "wireguard key": ("A" * 43 + "=", ("", "x", "A" * 44, "A" * 42 + "B=")),
     "variable": ("X", ("", "a=b")),
+    "zerotier network": ("0" * 16, ("", "x", "0" * 15, "0" * 17)),
 }
 _WRONG: dict[type, tuple[Any, ...]] = {
     shapes.IntType: ("many", 1.5, True, [], {}, 10**400),

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,15 @@ from g8node.linux.mount import parse_mountinfo
 from g8tools.up.vm import free_port
 
 READY_S = 30.0
+
+
+def eventually(find: Callable[[], Any]) -> Any:
+    """What it finds, as soon as that is something."""
+    deadline = time.monotonic() + 60
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 class Daemon:
@@ -90,6 +99,11 @@ class Daemon:
         table = Path(f"/proc/{self.pid}/mountinfo").read_text()
         [minor] = {int(m.device.split(":")[1]) for m in parse_mountinfo(table) if m.fstype == "fuse.g8ufs"}
         return minor
+
+    def kill(self) -> None:
+        """With SIGKILL."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, as an operator's supervisor would; the exit code."""

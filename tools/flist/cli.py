@@ -54,7 +54,7 @@ def pack(
     keep_credentials: Annotated[
         bool, typer.Option("--keep-credentials", help="Leave passwords and tokens in the routes.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.", callback=console.json_asked)] = False,
 ) -> None:
     """Pack a tree into an flist file and its chunks."""
     from g8node.flist.pack import PackOptions

@@ -23,7 +23,7 @@ StoreOption = Annotated[
     str, typer.Option(metavar="DIR|URL", help="Where the chunks are; default: where the flist says.")
 ]
 TokenOption = Annotated[Path | None, typer.Option(help="Token for a Hub.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.", callback=console.json_asked)]
 
 
 @contextlib.contextmanager

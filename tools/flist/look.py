@@ -55,7 +55,7 @@ def tree(flist: FlistArgument, path: PathArgument = "/", json: JsonOption = Fals
     from g8tools.flist.contents import safe
 
     root = node_at(read(flist).root, path)
-    if json:
+    if json or console.is_json():
         console.show(_nested(root), json=True)
         return
     print(path)

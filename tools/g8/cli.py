@@ -76,11 +76,11 @@ def options(
 
 
 @app.command()
-def version() -> None:
+def version(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print the version."""
     from g8node import __version__
 
-    print(__version__)
+    console.show({"version": __version__}, json=json, text=__version__)
 
 
 def main(words: list[str] | None = None) -> int:

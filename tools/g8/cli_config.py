@@ -40,7 +40,7 @@ def check(
     with open(file, encoding="utf-8") as source:
         text = source.read()
     _, warnings = config.load(text, file=file)
-    if json:
+    if console.is_json():
         console.show({"ok": not warnings, "problems": warnings}, json=True)
         return console.WRONG_USE if warnings else 0
     if warnings:

@@ -33,8 +33,10 @@ def add(
     key: Annotated[str, typer.Option(metavar="FILE", help="Its key.")] = "",
     insecure: Annotated[bool, typer.Option("--insecure", help="TLS with whoever answers.")] = False,
     use: Annotated[bool, typer.Option("--use", help="Make it the current one.")] = False,
+    json: Json = False,
 ) -> None:
     """Remember a node; the first one becomes the current one."""
+    console.set_json(json)
     contexts.check_name(name)
     connection.parse_address(node)
     if password_file and password_stdin:
@@ -50,6 +52,7 @@ def add(
     if use or not known.current:
         known.current = name
     contexts.save(known)
+    console.done(context=name)
 
 
 def _absolute(path: str) -> str:
@@ -60,23 +63,27 @@ def _absolute(path: str) -> str:
 
 
 @context_app.command("use")
-def use(name: Name) -> None:
+def use(name: Name, json: Json = False) -> None:
     """Make a context the current one."""
+    console.set_json(json)
     known = contexts.load()
     known.get(name)
     known.current = name
     contexts.save(known)
+    console.done(context=name)
 
 
 @context_app.command("remove")
-def remove(name: Name) -> None:
+def remove(name: Name, json: Json = False) -> None:
     """Forget a context."""
+    console.set_json(json)
     known = contexts.load()
     known.get(name)
     del known.contexts[name]
     if known.current == name:
         known.current = ""
     contexts.save(known)
+    console.done(context=name)
 
 
 @context_app.command("list")

@@ -32,23 +32,41 @@ def set_json(on: bool, *, afresh: bool = False) -> None:
     _json = on or (_json and not afresh)
 
 
+def json_asked(on: bool) -> bool:
+    """`--json` of one command, for typer."""
+    set_json(on)
+    return on
+
+
 def is_json() -> bool:
     return _json
+
+
+def done(**fields: Any) -> None:
+    """Nothing to say but that it worked; with --json what it was about."""
+    if _json:
+        show({"ok": True, **fields}, json=True)
 
 
 def exit_code(error: BaseException) -> int:
     """100: the same call will never work. 111: a system call, a service or time failed. 101: a bug."""
     if isinstance(error, OSError | Unavailable | DeadlineExceeded | Exhausted):
         return SYSTEM_FAILED
-    if isinstance(error, RuntimeError) and isinstance(code := getattr(error, "code", None), int):
-        return SYSTEM_FAILED if code in _NODE_FAILED else WRONG_USE  # a ResultError
+    if (code := _code_of_result(error)) is not None:
+        return SYSTEM_FAILED if code in _NODE_FAILED else WRONG_USE
     return WRONG_USE if isinstance(error, NodeError) else OUR_BUG
+
+
+def _code_of_result(error: BaseException) -> int | None:
+    """Of a ResultError, which takes too long to import here."""
+    code = getattr(error, "code", None) if isinstance(error, RuntimeError) else None
+    return code if isinstance(code, int) else None
 
 
 def describe(error: BaseException) -> str:
     """One line that says what is wrong."""
     text = " ".join(str(error).split())
-    if isinstance(error, NodeError) or (text and exit_code(error) == WRONG_USE):
+    if isinstance(error, NodeError) or (text and _code_of_result(error) is not None):
         return text
     if isinstance(error, OSError):
         if error.strerror:
@@ -69,8 +87,8 @@ def fail(error: BaseException) -> int:
 
 
 def show(value: Any, *, json: bool, text: str | None = None) -> None:
-    """Print a result: JSON when asked, the text otherwise (JSON too when there is none)."""
-    if json or text is None:
+    """Print a result: JSON when asked, here or before the command, else the text (JSON if there is none)."""
+    if json or _json or text is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
         sys.stdout.buffer.flush()

@@ -116,9 +116,7 @@ class Node:
         console.show(value, json=self.json, text=text)
 
     def done(self, **fields: Any) -> None:
-        """Nothing to say but that it worked; with --json what it was about."""
-        if self.json:
-            console.show({"ok": True, **fields}, json=True)
+        console.done(**fields)
 
     def close(self) -> None:
         if "client" in self.__dict__:

@@ -7,9 +7,10 @@ from urllib.parse import quote
 import typer
 
 from g8node.errors import InvalidArgument
+from g8tools.g8 import console
 
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File whose first line is the token.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", callback=console.json_asked)]
 
 
 def read_token(file: Path | None) -> str:

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Data = Annotated[Path, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", callback=console.json_asked)]
 AnyData = Annotated[
     Path | None, typer.Option("--data", help="Folder of vdisks; or --config.", envvar="G8_VDISKS")
 ]

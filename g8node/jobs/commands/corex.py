@@ -216,7 +216,7 @@ class LimitsArgs(Struct, frozen=True):
 @command("corex.limits")
 async def limits(ctx: Context, args: LimitsArgs) -> Limits:
     """Change what a running container may use; the limits that it has then."""
-    return await ctx.node.containers.limit(live(ctx, args.container).id, args.limits)
+    return await ctx.node.containers.limit(args.container, args.limits)
 
 
 class GcArgs(Struct, frozen=True):
@@ -259,7 +259,7 @@ async def stats(ctx: Context, args: StatsArgs) -> dict[str, Any]:
 
     `source` says whether its control group tells (with limits), or the sum of its processes.
     """
-    return await ctx.node.containers.stats(live(ctx, args.container).id)
+    return await ctx.node.containers.stats(args.container)
 
 
 class LogsArgs(Struct, frozen=True):

@@ -54,6 +54,32 @@ def test_rows_have_default_and_text() -> None:
     assert arguments.described(None) == []
 
 
+class Shaped(Struct):
+    name: arguments.Text = ""
+    nics: list[Annotated[str, Meta(pattern="x", extra={"kind": "mac"}, description="A MAC address.")]] = []
+    env: arguments.Variables = {}
+    inner: "list[Shaped] | None" = None
+    owner: arguments.Name | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"name": "a\0"}, "Expected text without NUL bytes - at `$.name`"),
+        ({"nics": ["x", "y"]}, "Expected mac (A MAC address) - at `$.nics[1]`"),
+        ({"env": {"a=b": "c"}}, "Expected variable - at `key` in `$.env`"),
+        ({"env": {"a": "\0"}}, "Expected text without NUL bytes - at `$.env[...]`"),
+        ({"inner": [{"nics": ["y"]}]}, "Expected mac (A MAC address) - at `$.inner[0].nics[0]`"),
+        ({"owner": "a b"}, "Expected name - at `$.owner`"),
+        ({"name": 5}, "Expected `str`, got `int` - at `$.name`"),
+    ],
+)
+def test_refusal_tells_the_kind_and_no_regular_expression(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        decode_arguments(json.dumps(given).encode(), Shaped)
+    assert str(refusal.value) == f"arguments: {said}"
+
+
 class Checked(Struct):
     path: arguments.Path
     owner: arguments.Name

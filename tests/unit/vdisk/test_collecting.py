@@ -82,6 +82,25 @@ def two(folder: Folder) -> None:
     write(folder, "well", DATA[8 * BLOCK : 10 * BLOCK])
 
 
+async def test_rate_is_kept_by_pauses(disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least what is given back, and the hashes of two vdisks, are paid for."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    folder = Folder(disk, "/pool")
+    two(folder)
+    found = await collect(folder, "4096", 1000)
+    assert found["freed"] == 2 * BLOCK
+    assert len(pauses) > 2
+    assert sum(pauses) >= 2 * BLOCK / 1000
+    pauses.clear()
+    await collect(folder, "4096", 0)
+    assert sum(pauses) == 0
+
+
 async def test_damaged_vdisk_keeps_its_content_and_nobody_elses(disk: MemoryDisk) -> None:
     folder = Folder(disk, "/pool")
     two(folder)

@@ -158,8 +158,8 @@ class SlotServers:
         since, _ = self._failing.setdefault(key, (now, why))
         place, changes = key
         if place is not None and now - since >= self._patience.attempt_s:
-            member = self._members[place, changes]
-            if not member.connected:
+            member = self._members.get((place, changes))
+            if member is not None and not member.connected:
                 member.give_up(why)
         return now < min(end, since + self._limit_s)
 
@@ -264,8 +264,10 @@ class SlotServers:
         failing, self._failing = self._failing, {}
         left = set(masters)
         for (place, changes), (_, why) in failing.items():
-            if place is not None and place not in left:
-                self._members[place, changes].give_up(why)
+            if place is None or place in left:
+                continue
+            if (member := self._members.get((place, changes))) is not None:
+                member.give_up(why)
 
     async def _map_of(self, place: Place) -> tuple[int, list[Place | None], dict[Place, int]]:
         """The epoch, the map and the counts of replicas that a server knows. Unavailable, also if too old."""
@@ -287,7 +289,9 @@ class SlotServers:
         await self._look()
         for place in self.masters():
             (nodes,) = await self._member(place, False).together([("CLUSTER", "NODES")])
-            mine = [row for row in bytes(nodes).splitlines() if b"myself" in row]
+            if not isinstance(nodes, bytes):
+                raise Unavailable(f"{place[0]}:{place[1]}: {str(nodes)[:200]}")
+            mine = [row for row in nodes.splitlines() if b"myself" in row]
             if len(mine) != 1 or b" [" in mine[0]:
                 raise Unavailable(
                     f"{place[0]}:{place[1]} is moving slots", hint="try again when that is done"

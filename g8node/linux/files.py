@@ -54,6 +54,11 @@ def open_file(path: str, mode: str, perm: int) -> int:
     return fd
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` for `open`: what is made is for its owner alone."""
+    return os.open(path, flags, 0o600)
+
+
 @off_loop
 def write_all(fd: int, data: bytes) -> None:
     """write(2) until all is written."""

@@ -60,11 +60,20 @@ def call_in(namespaces: Sequence[int], fn: Callable[P, T], /, *args: P.args, **k
 
 
 @off_loop
-def new_network() -> int:
-    """A network namespace, its loopback up, that lives by this descriptor and the processes that enter it."""
+def new_network(space: int = -1) -> int:
+    """A network namespace, its loopback up, that lives by this descriptor and the processes that enter it.
+
+    `space` is a descriptor of one that is there already.
+    """
 
     def make() -> int:
-        _check(_libc.unshare(_CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+        if space < 0:
+            _check(_libc.unshare(_CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+        else:
+            try:
+                _check(_libc.setns(space, 0), "setns")
+            finally:
+                os.close(space)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
             fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(b"lo", _IFF_UP))
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

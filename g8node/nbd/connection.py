@@ -12,10 +12,13 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from g8node.errors import NodeError, NotFound, Unavailable
-from g8node.nbd.export import BatchedExport, DurableExport, Export, Exports, errno_of, is_bug
+from g8node.nbd.commands import perform
+from g8node.nbd.export import BatchedExport, DurableExport, Export, errno_of, is_bug
+from g8node.nbd.lone import Lone, Wire
+from g8node.nbd.owner import Owner
 from g8node.nbd.together import ReadReplies, in_lanes
 from g8node.runtime import logs
 from g8node.wire import nbd
@@ -26,10 +29,8 @@ from g8node.wire.nbd_handshake import (
     Begin,
     Description,
     End,
-    Event,
     Handshake,
     StartTls,
-    TlsMode,
 )
 
 log = logs.get("nbd")
@@ -42,20 +43,6 @@ _REPLY_BYTES: Final = 1 << 20
 _EXTENTS: Final = 2048
 _WEIGHT: Final = 512
 """What a request counts for in `_FLIGHT_BYTES` beside its data."""
-
-
-class Owner(Protocol):
-    """What a connection needs of its server."""
-
-    exports: Exports
-    tls: ssl.SSLContext | None
-    tls_mode: TlsMode
-    handshake_s: float
-
-    def joined(self, connection: "Connection") -> bool:
-        """False when there are too many."""
-
-    def left(self, connection: "Connection") -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -79,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._export: Export | None = None
         self._batched: BatchedExport | None = None
         self._durable: DurableExport | None = None
+        self._lone: Lone | None = None
         self.name = ""
 
     # The transport's side
@@ -196,9 +184,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _shake(self) -> None:
         assert self._handshake is not None
-        event = self._handshake.next()
-        while event is not None and self._answer(event):
-            event = self._handshake.next()
+        while isinstance(event := self._handshake.next(), AskExports):
+            self._handshake.answer_exports(self._owner.exports.names())
         self._send_handshake()
         self._pause(event is not None)
         if isinstance(event, End):
@@ -207,14 +194,6 @@ class Connection(asyncio.BufferedProtocol):
             self._start(self._open(event))
         elif isinstance(event, StartTls):
             self._start(self._start_tls())
-
-    def _answer(self, event: Event) -> bool:
-        """Whether the question is answered already."""
-        assert self._handshake is not None
-        if isinstance(event, AskExports):
-            self._handshake.answer_exports(self._owner.exports.names())
-            return True
-        return False
 
     def _send_handshake(self) -> None:
         if self._handshake is not None and self._handshake.output and self._transport is not None:
@@ -285,6 +264,9 @@ class Connection(asyncio.BufferedProtocol):
         self._batched = export if isinstance(export, BatchedExport) else None
         self._durable = export if isinstance(export, DurableExport) else None
         self._set_rules(begin, begin.description)
+        if self._transport is not None and not self._secured:
+            wire = Wire(self._transport, self._parser, self._rules, self._replies)
+            self._lone = Lone.of(export, wire, self._owner)
         self._pause(False)
         if requests := self._parser.feed(rest):
             self._pending += requests
@@ -309,6 +291,8 @@ class Connection(asyncio.BufferedProtocol):
         """Take what is pending as far as the bounds allow."""
         export = self._export
         if export is None or self._transport is None or self._transport.is_closing():
+            return
+        if self._lone is not None and self._is_served_alone(self._lone):
             return
         pending, refusal = self._pending, self._rules.refusal
         reads: list[Request] = []
@@ -335,6 +319,24 @@ class Connection(asyncio.BufferedProtocol):
         if writes:
             self._start(self._write(export, writes), written)
         self._breathe()
+
+    def _is_served_alone(self, lone: Lone) -> bool:
+        """By a thread, already or from now on."""
+        if self._pending and lone.takes(self._pending, self._tasks, self._stalled):
+            self._pause(True)
+            self._start(self._serve_alone(lone, self._pending.popleft()))
+        return lone.under_way
+
+    async def _serve_alone(self, lone: Lone, request: Request) -> None:
+        try:
+            left = await lone.serve(request, lambda: self._ending)
+        except ProtocolError as error:
+            self._drop(error)
+            return
+        if left.failure is not None:
+            self._fail(*left.failure)
+        self._send(left.unsent)
+        self._pending += left.requests
 
     def _other(self, export: Export, request: Request) -> None:
         """What is no part of a batch."""
@@ -374,9 +376,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read(self, export: Export, reads: Sequence[Request], size: int) -> None:
         """Answer what is in memory with one write to the socket; the rest waits in tasks."""
+        export.count(nbd.CMD_READ, len(reads), size)
+        if self._batched is not None:
+            self._read_in_lanes(self._batched, reads)
+            return
         replies = self._replies
         head = replies.data_bytes
-        export.count(nbd.CMD_READ, len(reads), size)
         out = bytearray(size + head * len(reads))
         view = memoryview(out)
         pos = 0
@@ -396,13 +401,13 @@ class Connection(asyncio.BufferedProtocol):
             pos = end
         if pos:
             self._send(view[:pos])
-        if self._batched is None:
-            for request in later:
-                self._start(self._read_slowly(export, request), request.length + _WEIGHT)
-        else:
-            for lane in in_lanes(later, self._batched):
-                weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
-                self._start(self._read_together(self._batched, lane), weight)
+        for request in later:
+            self._start(self._read_slowly(export, request), request.length + _WEIGHT)
+
+    def _read_in_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
+        for lane in in_lanes(reads, export):
+            weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
+            self._start(self._read_together(export, lane), weight)
 
     async def _read_together(self, export: BatchedExport, reads: Sequence[Request]) -> None:
         replies = ReadReplies(self._replies, reads)
@@ -464,24 +469,15 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _do(self, export: Export, request: Request) -> None:
         """All commands but READ, WRITE and DISC."""
-        kind, flags, cookie, offset, length, _ = request
         try:
-            if kind == nbd.CMD_BLOCK_STATUS:
+            if request.kind == nbd.CMD_BLOCK_STATUS:
                 self._send(await self._status(export, request))
                 return
-            if kind == nbd.CMD_TRIM:
-                await export.trim(offset, length)
-            elif kind == nbd.CMD_WRITE_ZEROES:
-                keep, fast = bool(flags & nbd.CMD_FLAG_NO_HOLE), bool(flags & nbd.CMD_FLAG_FAST_ZERO)
-                await export.zero(offset, length, keep=keep, fast=fast)
-            elif kind == nbd.CMD_CACHE:
-                await export.cache(offset, length)
-            if kind == nbd.CMD_FLUSH or (flags & nbd.CMD_FLAG_FUA and kind != nbd.CMD_CACHE):
-                await export.flush()
+            await perform(export, request)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(request, error)
             return
-        self._send(self._replies.done(cookie, offset))
+        self._send(self._replies.done(request.cookie, request.offset))
 
     async def _status(self, export: Export, request: Request) -> bytes:
         one = bool(request.flags & nbd.CMD_FLAG_REQ_ONE)

@@ -78,6 +78,27 @@ class DurableExport(Protocol):
         """As `write_many`; what was written survives a power loss. Raises when that is not certain."""
 
 
+@runtime_checkable
+class LoneExport(Protocol):
+    """An export that a thread can write to and flush by itself, with the last three methods (blocking)."""
+
+    def take(self) -> bool:
+        """Whether a thread may do so from now on, until `give_back`. There is one at most."""
+
+    def give_back(self) -> None:
+        """The thread is done."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the thread should come to an end. May be asked by it."""
+
+    def write_here(self, offset: int, data: memoryview, *, durable: bool) -> None:
+        """Written when it returns; if `durable`, it survives a power loss."""
+
+    def flush_here(self) -> None:
+        """As `Export.flush`."""
+
+
 class Exports(Protocol):
     """The export names that a server knows."""
 

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from g8node.errors import Conflict
 from g8node.ids import ContainerId
-from g8node.linux import survivor
+from g8node.linux import files, survivor
 from g8node.linux.guard import off_loop
-from g8node.node import building, livelayer, rootfs
+from g8node.node import building, livelayer, owners, rootfs
 from g8node.node.backups import is_backup, unmark
 from g8node.node.bundle import Place
 from g8node.node.container import Container, Mounts
@@ -137,7 +137,7 @@ def write(container: Container, network: Record | None) -> None:
         container.live_flist,
     )
     path = f"{container.tree.top}/{_NAME}"
-    with open(f"{path}.new", "wb") as file:
+    with open(f"{path}.new", "wb", opener=files.private) as file:
         file.write(msgspec.json.encode(journal))
     os.replace(f"{path}.new", path)
 
@@ -178,6 +178,7 @@ async def adopt(
     """
     tree, undo = container.tree, container.undo
     undo.push_async_callback(blocking.run, "path", rootfs.remove, tree)
+    await owners.adopt(container, undo)
     undo.push_async_callback(blocking.run, "path", livelayer.clear, tree.top)
     undo.push_async_callback(livelayer.drop, container, mounts)
     await blocking.run("path", livelayer.clear, tree.top)
@@ -207,12 +208,15 @@ async def _attach(container: Container, journal: Journal, mounts: Mounts) -> Non
     inside = [source for source in spec.mount or () if building.is_flist(source)]
     lowers = [lower for layers in tree.layers for lower in layers.lowers]
     for flist, lower in zip([spec.root, *(spec.layers or ()), *inside], lowers, strict=True):
+        await owners.unmap_layer(container, lower)
         await blocking.run("path", rootfs.unmount, lower)
         await mounts.attach(flist, lower, storage=storage)
         container.undo.push_async_callback(mounts.detach, lower)
+        await owners.map_layer(container, lower, container.undo)
     if journal.live:
         await mounts.attach(journal.live_flist, journal.live, storage=storage)
         container.live, container.live_flist = journal.live, journal.live_flist
+        await owners.map_layer(container, journal.live, container.undo)
 
 
 async def _followed(pid: int) -> Child:

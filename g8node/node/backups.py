@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from g8node.errors import InvalidArgument, NodeError, NotFound
-from g8node.linux import mount, rootpath
+from g8node.linux import mount, rootpath, userns
 from g8node.linux.guard import off_loop
-from g8node.node import programs, restic, rootfs
+from g8node.node import owners, programs, restic, rootfs
 from g8node.node.atrest import at_rest, unless_it_ends
 from g8node.node.container import Container
 from g8node.node.restic import SCHEME, Attach, Repository, repository
@@ -60,12 +60,14 @@ class Backups:
         NotFound, Conflict: it ended; Unavailable without restic, NodeError with restic's own words.
         """
         await blocking.run("disk", programs.find, "restic")
-        async with at_rest(self._containers, id) as container:
-            root = container.rootfs
-            async with _marked(root, _meta_of(container)) as names:
-                words = ("backup", "--json", *_excluded(root), *_tags(container, tags))
-                saving = restic.run(self._reaper, repo, *words, cwd=root, files=names, attach=attach)
-                printed = await unless_it_ends(container, saving)
+        async with (
+            at_rest(self._containers, id) as container,
+            _marked(container) as names,
+            owners.plain(container) as root,
+        ):
+            words = ("backup", "--json", *_excluded(root), *_tags(container, tags))
+            saving = restic.run(self._reaper, repo, *words, cwd=root, files=names, attach=attach)
+            printed = await unless_it_ends(container, saving)
         return _snapshot_of(printed)
 
     async def arguments(self, repo: Repository, attach: Attach) -> Spec:
@@ -94,22 +96,23 @@ class Backups:
 
 
 @contextlib.asynccontextmanager
-async def _marked(root: str, meta: bytes) -> AsyncIterator[list[str]]:
+async def _marked(container: Container) -> AsyncIterator[list[str]]:
     """The names in the root, the file META among them while inside."""
     try:
-        yield await blocking.run("path", _mark, root, meta)
+        yield await blocking.run("path", _mark, container.rootfs, _meta_of(container), container.base)
     finally:
-        await asyncio.shield(blocking.run("path", unmark, root))
+        await asyncio.shield(blocking.run("path", unmark, container.rootfs))
 
 
 @off_loop
-def _mark(root: str, meta: bytes) -> list[str]:
+def _mark(root: str, meta: bytes, base: int) -> list[str]:
     names = sorted(set(os.listdir(root)) - {META})
     if not names:
         raise NodeError("there is nothing to back up")
     fd = rootpath.open_root(root)
     try:
-        rootpath.write_file(fd, META, meta, mode=0o600, directory_mode=0o755)
+        with userns.acting(base):
+            rootpath.write_file(fd, META, meta, mode=0o600, directory_mode=0o755)
     finally:
         os.close(fd)
     return [META, *names]

@@ -8,16 +8,17 @@ from typing import Any, Final
 import msgspec
 
 from g8node.errors import Conflict, InvalidArgument, NotFound, Unavailable
-from g8node.linux import cgroup, devices, rootpath
+from g8node.linux import cgroup, devices, files, rootpath, userns
 from g8node.linux.devices import Device
 from g8node.linux.guard import off_loop
-from g8node.node import bundle, image, limits, rootfs, specs, users
+from g8node.node import bundle, image, limits, nicspec, owners, rootfs, specs, users
 from g8node.node.backups import Backups, is_backup, of_root
 from g8node.node.bundle import Host
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun
 from g8node.node.groups import Groups
 from g8node.node.innertree import InnerTree
+from g8node.node.nics import Nics
 from g8node.node.specs import DEFAULT_HOSTNAME, Spec
 from g8node.node.volumes import Volumes
 from g8node.runtime import blocking
@@ -28,7 +29,7 @@ STARTUP: Final = "/.startup.toml"
 def tree(folder: str, spec: Spec) -> rootfs.Tree:
     """Where the parts of a container with this spec lie."""
     flists = sum(is_flist(source) for source in spec.mount or {})
-    return rootfs.Tree(folder, flists, len(spec.layers or ()), spec.size or 0)
+    return rootfs.Tree(folder, flists, len(spec.layers or ()), spec.size or 0, bool(spec.userns))
 
 
 def is_flist(source: str) -> bool:
@@ -57,6 +58,23 @@ async def enter(container: Container, undo: AsyncExitStack, groups: Groups | Non
     container.place = replace(container.place, cgroup=container.cgroup)
 
 
+async def connect(container: Container, undo: AsyncExitStack, nics: Nics | None, space: int) -> None:
+    """Its network, in the namespace `space` when that is there already."""
+    spec = container.spec
+    if spec.host_network:
+        return
+    if nics is None:
+        if space >= 0:
+            await blocking.run("disk", os.close, space)
+        if spec.nics:
+            raise Unavailable("nics: this node makes no networks")
+        return
+    names = nicspec.labels(spec.name, spec.hostname)
+    network = await nics.open(container.id, spec.nics or (), spec.port or {}, names, space)
+    undo.push_async_callback(nics.close, network)
+    container.network = network
+
+
 async def build(
     container: Container,
     undo: AsyncExitStack,
@@ -78,18 +96,23 @@ async def build(
     for flist, lower in zip([spec.root, *(spec.layers or ()), *flists], lowers, strict=True):
         if lower == lowers[0] and is_backup(flist):
             await backups.attach(container, lower, undo)
+            await owners.map_layer(container, lower, undo)
             container.place = replace(container.place, program=image.program(spec, {}))
             continue
         attached = await mounts.attach(flist, lower, storage=spec.storage or "")
         undo.push_async_callback(mounts.detach, lower)
+        await owners.map_layer(container, lower, undo)
         if lower == lowers[0]:
             container.place = replace(container.place, program=image.program(spec, attached.info))
     for layers in tree.layers:
         undo.push_async_callback(blocking.run, "path", rootfs.unstack, layers)
     kept = await volumes.attach(container.id, spec.volumes or {}, undo)
+    kept = await owners.map_volumes(container, kept, undo)
+    shown = await owners.map_sources(container, list(hosts), undo)
     container.place = replace(container.place, volumes=kept)
     inside = zip((layers.target for layers in tree.layers[1:]), flists.values(), strict=True)
-    await blocking.run("path", _finish, container, (*hosts.items(), *inside), host, crun)
+    binds = (*zip(shown, hosts.values(), strict=True), *inside)
+    await blocking.run("path", _finish, container, binds, host, crun)
 
 
 def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host, crun: Crun) -> None:
@@ -97,14 +120,15 @@ def _finish(container: Container, binds: tuple[tuple[str, str], ...], host: Host
     spec, network = container.spec, container.network
     for layers in container.tree.layers:
         rootfs.stack(layers, devices=bool(spec.privileged))
-    resolv_conf = rootfs.fill(
-        container.rootfs,
-        spec.hostname or DEFAULT_HOSTNAME,
-        spec.config or {},
-        resolv_conf=bool(spec.host_network),
-        address=network.address if network is not None else "",
-        nameservers=network.nameservers if network is not None else (),
-    )
+    with userns.acting(container.base):
+        resolv_conf = rootfs.fill(
+            container.rootfs,
+            spec.hostname or DEFAULT_HOSTNAME,
+            spec.config or {},
+            resolv_conf=bool(spec.host_network),
+            address=network.address if network is not None else "",
+            nameservers=network.nameservers if network is not None else (),
+        )
     container.place = replace(
         container.place,
         binds=binds,
@@ -123,7 +147,7 @@ def write(container: Container, host: Host, crun: Crun) -> None:
     spec = container.spec
     compiled = "" if spec.privileged else crun.compiled_filter(bundle.capabilities(spec, host))
     config = bundle.config(spec, host, container.place, compiled_filter=compiled)
-    with open(f"{container.tree.top}/config.json", "wb") as file:
+    with open(f"{container.tree.top}/config.json", "wb", opener=files.private) as file:
         file.write(msgspec.json.encode(config))
 
 

@@ -70,6 +70,8 @@ class Place:
     """Limits, as the runtime wants them."""
     program: Program = field(default_factory=Program)
     user: User = ROOT
+    userns: str = ""
+    """Path of the user namespace; empty: that of the node."""
     netns: str = ""
     """Path of the network namespace; empty: the runtime makes one."""
 
@@ -131,6 +133,8 @@ def config(spec: Spec, host: Host, place: Place, *, compiled_filter: str = "") -
     linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in kinds]}
     if place.netns and not spec.host_network:
         linux["namespaces"][-1]["path"] = place.netns
+    if place.userns:
+        linux["namespaces"].append({"type": "user", "path": place.userns})
     if place.devices:
         linux["devices"] = [_device(device) for device, _ in place.devices]
     if spec.sysctls:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from g8node.ids import ContainerId
+from g8node.linux import userns
 from g8node.node import rootfs
 from g8node.node.bundle import Place
 from g8node.node.policies import Health, Restart, Restarts
@@ -61,6 +62,8 @@ class Container:
     live_flist: str = ""
     swaps: int = 0
     journaling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    userspace: int = -1
+    """A descriptor of its user namespace; -1: that of the node."""
     network: "Network | None" = None
     """Its own; None with that of the node, and where the node makes none."""
     startup: str = ""
@@ -77,6 +80,11 @@ class Container:
     def __post_init__(self) -> None:
         self.restarts = Restarts(self.spec.restart or Restart())
         self.health = Health() if self.spec.health is not None else None
+
+    @property
+    def base(self) -> int:
+        """What its root is on the node: its ids are a range of 65536, those of two never the same."""
+        return self.id * userns.COUNT if self.spec.userns else 0
 
     @property
     def may_restart(self) -> bool:

@@ -24,11 +24,21 @@ from g8node.errors import (
     InvalidArgument,
     NodeError,
     NotFound,
-    Unavailable,
 )
 from g8node.ids import ContainerId
 from g8node.linux import cgroup, namespace
-from g8node.node import adoption, building, bundle, collecting, host, livelayer, nicspec, rootfs, specs, usage
+from g8node.node import (
+    adoption,
+    building,
+    bundle,
+    collecting,
+    host,
+    livelayer,
+    owners,
+    rootfs,
+    specs,
+    usage,
+)
 from g8node.node.backups import Backups
 from g8node.node.container import Container, Mounts
 from g8node.node.crun import Crun, Streams
@@ -375,23 +385,11 @@ class Containers:
             undo.callback(self._forget, container)
             async with self._starts:
                 await building.enter(container, undo, self._groups, self.opened()[0])
-                await self._connect(container, undo)
-                owners = self._mounts, self.backups, self.volumes
-                await building.build(container, undo, *owners, *self.opened())
+                space = await owners.make(container, undo)
+                await building.connect(container, undo, self._nics, space)
+                parts = self._mounts, self.backups, self.volumes
+                await building.build(container, undo, *parts, *self.opened())
             container.undo = undo.pop_all()
-
-    async def _connect(self, container: Container, undo: AsyncExitStack) -> None:
-        spec = container.spec
-        if spec.host_network:
-            return
-        if self._nics is None:
-            if spec.nics:
-                raise Unavailable("nics: this node makes no networks")
-            return
-        names = nicspec.labels(spec.name, spec.hostname)
-        network = await self._nics.open(container.id, spec.nics or (), spec.port or {}, names)
-        undo.push_async_callback(self._nics.close, network)
-        container.network = network
 
     async def _start(self, container: Container, streams: Streams) -> Child:
         held: Streams | None = None

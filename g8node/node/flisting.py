@@ -15,6 +15,7 @@ import msgspec
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from g8node.linux import rootpath
 from g8node.linux.guard import off_loop
+from g8node.node import owners
 from g8node.node.atrest import at_rest, unless_it_ends
 from g8node.node.container import Container
 from g8node.runtime import blocking
@@ -68,10 +69,11 @@ async def make(containers: "Containers", id: int, wanted: Wanted) -> str:
     packing: Any = await blocking.run("disk", importlib.import_module, "g8node.flist.pack")
     store = Stores().open(wanted.store, token=wanted.token)
     try:
-        async with at_rest(containers, id) as container:
-            source, output = await blocking.run("path", _places, container.rootfs, wanted)
+        async with at_rest(containers, id) as container, owners.plain(container) as root:
+            source, output = await blocking.run("path", _places, root, container.rootfs, wanted)
             options = packing.PackOptions(info=_info(container, wanted), router=_router(wanted), pool="path")
             await unless_it_ends(container, packing.pack(source, output, store, options))
+            await blocking.run("path", os.chown, output, container.base, container.base)
             # Once it moves, the container may put anything in its place, links to files of the node too.
             data = await blocking.run("path", _content, output) if wanted.hub else b""
     finally:
@@ -88,11 +90,14 @@ def _content(path: str) -> bytes:
 
 
 @off_loop
-def _places(root: str, wanted: Wanted) -> tuple[str, str]:
-    """The folder and the file as paths of the node; no link inside leads out of the root."""
+def _places(shown: str, root: str, wanted: Wanted) -> tuple[str, str]:
+    """The folder, of the root as it is `shown`, and the file as paths of the node.
+
+    No link inside leads out of the root.
+    """
     folder, name = os.path.split(wanted.output)
     try:
-        source = _inside(root, wanted.source, os.O_DIRECTORY)
+        source = _inside(shown, wanted.source, os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"src: no folder {wanted.source[:200]!r} in the container's root") from error
     try:

@@ -54,5 +54,6 @@ def any_hears(pid: int, number: int) -> bool:
 @off_loop
 def make_folders(state: str, folder: str) -> None:
     """Make both folders."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.makedirs(folder, mode=0o711, exist_ok=True)  # the runtime passes it as the root of a user namespace
+    os.chmod(folder, 0o711)
     os.makedirs(state, mode=0o700, exist_ok=True)

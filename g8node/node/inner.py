@@ -51,7 +51,7 @@ class Inner:
     @classmethod
     async def open(cls, reaper: Reaper, container: Container) -> "Inner":
         """Conflict when the container ends meanwhile."""
-        handles = await blocking.run("path", _open, container.pid)
+        handles = await blocking.run("path", _open, container.pid, container.base)
         if container.child is None or not container.child.running:
             await blocking.run("path", handles.close)
             raise Conflict(f"container {container.id} ended")
@@ -109,13 +109,13 @@ class Inner:
         return hardware.mounted_disks(f"/proc/self/fd/{self._handles.proc}/mountinfo")
 
 
-def _open(pid: int) -> _Handles:
+def _open(pid: int, base: int) -> _Handles:
     opened: list[int] = []
     try:
         for name in ("ns/net", "ns/uts"):
             opened.append(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
         opened.append(os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        tree = InnerTree(rootpath.open_process_root(pid))
+        tree = InnerTree(rootpath.open_process_root(pid), base)
     except BaseException as error:
         for fd in opened:
             os.close(fd)

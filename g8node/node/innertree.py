@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-from g8node.linux import files, rootpath
+from g8node.linux import files, rootpath, userns
 from g8node.linux.guard import off_loop
 
 _PATH: Final = os.O_PATH | os.O_CLOEXEC
@@ -33,10 +33,14 @@ _CALM: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class InnerTree:
-    """Owns the descriptor `root`, an O_PATH one; `close` ends it, and every later call is ENOENT."""
+    """Owns the descriptor `root`, an O_PATH one; `close` ends it, and every later call is ENOENT.
 
-    def __init__(self, root: int) -> None:
+    What is made belongs to the container's root, who is `base` on the node.
+    """
+
+    def __init__(self, root: int, base: int = 0) -> None:
         self._root = root
+        self._base = base
         self._lock = threading.Lock()
         self._closed = False
 
@@ -61,7 +65,8 @@ class InnerTree:
                 raise FileNotFoundError(errno.ENOENT, "the container is gone")
             root = os.dup(self._root)
         try:
-            yield root
+            with userns.acting(self._base):
+                yield root
         finally:
             os.close(root)
 
@@ -144,7 +149,7 @@ class InnerTree:
     def change_owner(self, path: str, uid: int, gid: int, *, recursive: bool) -> None:
         """As `linux.files.change_owner`."""
         with self._at(path) as there:
-            files.change_owner(there, uid, gid, recursive=recursive)
+            files.change_owner(there, self._base + uid, self._base + gid, recursive=recursive)
 
     @off_loop
     def ids(self, user: str, group: str) -> tuple[int, int]:
@@ -155,8 +160,14 @@ class InnerTree:
         for line in self.text(table).splitlines():
             words = line.split(":")
             if len(words) > 2 and words[0] == name and words[2].isdigit():
-                return int(words[2])
+                return self._possible(int(words[2]))
         raise KeyError(field)
+
+    def _possible(self, id: int) -> int:
+        """An id of a container; one that it does not have would be somebody else's."""
+        if self._base and id >= userns.COUNT:
+            raise OSError(errno.EINVAL, f"{id} is none of the container's ids")
+        return id
 
     @off_loop
     def text(self, path: str) -> str:

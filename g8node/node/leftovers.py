@@ -151,7 +151,7 @@ def _works(pid: int, places: Places) -> bool:
             words = file.read().split("\0")
         if words[0].endswith("/restic"):
             inside = os.readlink(f"/proc/{pid}/cwd").removeprefix(f"{os.path.realpath(places.folder)}/")
-            return re.fullmatch(r"\d{1,5}/rootfs", inside) is not None
+            return re.fullmatch(r"\d{1,5}/(rootfs|plain)", inside) is not None
     except OSError:
         return False
     return words[0].endswith("/crun") and words[1:3] == ["--root", places.state]

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from g8node.errors import Conflict, Unavailable
 from g8node.linux import cgroup, mount, rootswap
 from g8node.linux.guard import off_loop
-from g8node.node import rootfs
+from g8node.node import owners, rootfs
 from g8node.node.container import Container, Mounts
 from g8node.runtime import blocking, logs
 
@@ -48,6 +48,7 @@ async def put(
             undo.push_async_callback(blocking.run, "path", os.rmdir, lower)
             await mounts.attach(flist, lower, storage=container.spec.storage or "")
             undo.push_async_callback(mounts.detach, lower)
+            await owners.map_layer(container, lower, undo)
             await swap(
                 container, (*container.tree.layers[0].lowers, lower), container.cgroup if cgroups else ""
             )
@@ -58,7 +59,7 @@ async def put(
         except OSError as error:
             log.warning("a journal is not written", container=container.id, reason=str(error))
         if old:
-            await _detach(old, mounts)
+            await _detach(container, old, mounts)
         await _renew(container)
     log.info("layer put over a running container", container=container.id, flist=flist)
 
@@ -67,7 +68,7 @@ async def put(
 def clear(top: str) -> None:
     """Remove the folders of layers that nobody takes over from an earlier agent."""
     for name in os.listdir(top):
-        if re.fullmatch(r"live\d+", name):
+        if re.fullmatch(r"live\d+(-own)?", name):
             rootfs.unmount(f"{top}/{name}")
             os.rmdir(f"{top}/{name}")
 
@@ -77,7 +78,7 @@ async def drop(container: Container, mounts: Mounts) -> None:
     async with container.layering:
         old, container.live, container.live_flist = container.live, "", ""
         if old:
-            await _detach(old, mounts)
+            await _detach(container, old, mounts)
 
 
 def _check(container: Container) -> None:
@@ -94,7 +95,8 @@ async def _renew(container: Container) -> None:
                 await inner.result().renew(container.pid)
 
 
-async def _detach(lower: str, mounts: Mounts) -> None:
+async def _detach(container: Container, lower: str, mounts: Mounts) -> None:
+    await owners.unmap_layer(container, lower)
     await mounts.detach(lower)
     await blocking.run("path", os.rmdir, lower)
 
@@ -121,12 +123,11 @@ def _stack(container: Container, lowers: tuple[str, ...], inside: bool) -> dict[
     """What is to be mounted, by the place whose mount it replaces; the root's first."""
     tree, turn = container.tree, container.swaps
     root, *others = tree.layers
-    stack = {
-        root.target: rootfs.Layers(lowers, root.upper, f"{tree.data}/work-live{turn}", f"{tree.top}/next")
-    }
+    work, place = f"{tree.data}/work-live{turn}", f"{tree.top}/next"
+    stack = {root.target: rootfs.Layers(lowers, root.upper, work, place, tree.mapped)}
     for number, old in enumerate(others if inside else ()):
         work, place = f"{tree.data}/work{number}-live{turn}", f"{tree.top}/next{number}"
-        stack[old.target] = rootfs.Layers(old.lowers, old.upper, work, place)
+        stack[old.target] = rootfs.Layers(old.lowers, old.upper, work, place, tree.mapped)
     return stack
 
 

@@ -60,7 +60,7 @@ class Nics:
     # --- the life of a container
 
     async def open(
-        self, id: int, nics: Sequence[Nic], ports: Mapping[str, int], names: Sequence[str]
+        self, id: int, nics: Sequence[Nic], ports: Mapping[str, int], names: Sequence[str], space: int = -1
     ) -> Network:
         """A namespace with its links and forwards; all or nothing. Not to be cancelled.
 
@@ -68,7 +68,7 @@ class Nics:
         """
         network = Network(id, tuple(names))
         try:
-            network.space = await blocking.run("disk", namespace.new_network)
+            network.space = await blocking.run("disk", namespace.new_network, space)
             for nic in nics:
                 await self._add(network, nic)
             if self._default_of(network) is not None:

@@ -40,6 +40,18 @@ class Layers:
     upper: str
     work: str
     target: str
+    mapped: bool = False
+    """Whether the lowers have the container's owners beside them; see `owners`."""
+
+    @property
+    def shown(self) -> list[str]:
+        """What the overlay is made of, the lowest first."""
+        return [own(lower) if self.mapped else lower for lower in self.lowers]
+
+
+def own(lower: str) -> str:
+    """Where a layer is shown with the container's owners."""
+    return f"{lower}-own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class Tree:
     """Layers over the root's flist."""
     size_bytes: int = 0
     """What may be written; 0: a share of memory."""
+    mapped: bool = False
 
     @property
     def data(self) -> str:
@@ -67,13 +80,14 @@ class Tree:
         """The root's first."""
         above = (f"{self.top}/layer{number}" for number in range(1, self.above + 1))
         lowers = (f"{self.top}/lower", *above)
-        root = Layers(lowers, f"{self.data}/upper", f"{self.data}/work", f"{self.top}/rootfs")
+        root = Layers(lowers, f"{self.data}/upper", f"{self.data}/work", f"{self.top}/rootfs", self.mapped)
         return [root] + [
             Layers(
                 (f"{self.top}/mount{number}/lower",),
                 f"{self.data}/upper{number}",
                 f"{self.data}/work{number}",
                 f"{self.top}/mount{number}/root",
+                self.mapped,
             )
             for number in range(self.flists)
         ]
@@ -82,7 +96,7 @@ class Tree:
 @off_loop
 def make(tree: Tree) -> None:
     """Make the folders and the tmpfs; `remove` undoes it, also when this fails half-way."""
-    os.makedirs(tree.top, mode=0o700)
+    os.makedirs(tree.top, mode=0o711 if tree.mapped else 0o700)  # who is nobody must find its root
     os.mkdir(tree.data)
     flags = Mount.NOSUID | Mount.NODEV
     mount("tmpfs", tree.data, "tmpfs", flags, f"mode=700,size={tree.size_bytes or _DATA_SIZE}")
@@ -153,7 +167,7 @@ def unmount(target: str) -> None:
 def stack(layers: Layers, *, devices: bool) -> None:
     """Mount the overlay. `devices`: whether device nodes in it work."""
     # The root of an overlay takes the mode of the upper folder.
-    lower = os.stat(layers.lowers[-1])
+    lower = os.stat(layers.shown[-1])
     os.chmod(layers.upper, lower.st_mode & 0o7777)
     os.chown(layers.upper, lower.st_uid, lower.st_gid)
     over(layers, devices=devices)
@@ -166,7 +180,7 @@ def over(layers: Layers, *, devices: bool) -> None:
     None of the features that make overlayfs remember a lower in the upper folder: another layer may come
     between them, and a folder that the container makes goes on uniting with those of the layers.
     """
-    lowers = ":".join(reversed(layers.lowers))
+    lowers = ":".join(reversed(layers.shown))
     data = f"lowerdir={lowers},upperdir={layers.upper},workdir={layers.work},{_OVERLAY_OPTIONS}"
     try:
         mount("overlay", layers.target, "overlay", 0 if devices else Mount.NODEV, data)
@@ -174,6 +188,13 @@ def over(layers: Layers, *, devices: bool) -> None:
         if error.errno == errno.ELOOP:
             raise InvalidArgument("layers: one flist is named twice, expected different ones") from error
         raise
+
+
+@off_loop
+def view(lowers: Sequence[str], target: str) -> None:
+    """Show the layers, the lowest first, as one tree that cannot be written."""
+    data = f"lowerdir={':'.join(reversed(lowers))},{_OVERLAY_OPTIONS}"
+    mount("overlay", target, "overlay", Mount.RDONLY | Mount.NODEV | Mount.NOSUID, data)
 
 
 @off_loop

@@ -57,6 +57,7 @@ class Spec(Struct, frozen=True, omit_defaults=False):
         nicspec.Ports | None, Meta(description="port of the node -> port inside, by the default nic")
     ] = None
     privileged: Annotated[bool | None, Meta(description="all capabilities and devices, no filter")] = None
+    userns: Annotated[bool | None, Meta(description="its root is nobody on the node; see docs")] = None
     hostname: Annotated[
         Annotated[str, Meta(extra={"kind": "host name"})] | None, Meta(description="default: corex")
     ] = None
@@ -186,6 +187,11 @@ def validate(spec: Spec) -> None:
 
 
 def _validate_rights(spec: Spec) -> None:
+    for field in ("privileged", "devices", "host_network") if spec.userns else ():
+        if getattr(spec, field):
+            raise InvalidArgument(
+                f"userns: what {field} gives belongs to the node's root, expected no {field}"
+            )
     check_user(spec.user or "")
     for target in spec.tmpfs or {}:
         _validate_target("tmpfs", target)

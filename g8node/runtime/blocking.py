@@ -13,7 +13,7 @@ from typing import Final, Literal, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Pool = Literal["path", "cpu", "disk", "pipes", "auth", "vdisk", "fsync"]
+Pool = Literal["path", "cpu", "disk", "pipes", "auth", "vdisk", "fsync", "lone"]
 
 SIZES: Final[dict[Pool, int]] = {
     "path": 16,  # mounts and paths that our own FUSE session may serve; may hang for as long as a store does
@@ -22,6 +22,7 @@ SIZES: Final[dict[Pool, int]] = {
     "pipes": 32,  # a child's stdin, stdout, stderr; each may wait for a file that our own FUSE session serves
     "vdisk": 8,  # blocks of vdisks that are not in memory, and all writes of blocks
     "fsync": 4,  # flushes of vdisks, which take as long as a disk likes, and must not delay reads
+    "lone": 8,  # clients of vdisks that wait for the disk with each request, each for a moment
     "auth": 1,  # signatures and certificates at the gate, which must not wait behind images being built
 }
 

@@ -4,10 +4,12 @@ A sync covers what was changed before it began. Who asks while one runs waits fo
 others who ask meanwhile. Who asks when nothing has changed since the last good sync has nothing to wait for.
 
 After a failed sync the kernel may have thrown the changes away and would call the next sync a success
-(LWN 752063), so the first failure is final: everything fails until the vdisk is opened anew.
+(LWN 752063), so the first failure is final: everything fails until the vdisk is opened anew. Syncs of several
+threads come one after the other, since the kernel tells a failure once, to whoever syncs first.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,6 +28,10 @@ class GroupCommit:
         self._synced = 0
         self._running: asyncio.Task[Any] | None = None
         self._next: asyncio.Task[None] | None = None
+        self._one_by_one = threading.Lock()
+        self._held = False
+        self.wanted = False
+        """Somebody else has asked for a sync since `hold`."""
         self.failed: Exception | None = None
 
     def changed(self) -> None:
@@ -34,7 +40,7 @@ class GroupCommit:
 
     @property
     def dirty(self) -> bool:
-        return self._changes != self._synced
+        return self._held or self._changes != self._synced
 
     def check(self) -> None:
         """Raises Unavailable after a failed sync."""
@@ -44,6 +50,7 @@ class GroupCommit:
     async def commit(self) -> None:
         """Everything that was changed before this call survives a power loss when it returns."""
         self.check()
+        self.wanted = True
         if not self.dirty:
             return
         if self._next is None:
@@ -61,6 +68,7 @@ class GroupCommit:
         What it changed survives a power loss when this returns, and needs no `changed`.
         """
         self.check()
+        self.wanted = True
         self._running = running = asyncio.create_task(self._together(work))
         return await asyncio.shield(running)
 
@@ -82,10 +90,35 @@ class GroupCommit:
     def _work_and_sync(self, work: Callable[[], T]) -> tuple[T, Exception | None]:
         value = work()
         try:
-            self._sync()
+            self.sync_here()
         except Exception as error:  # noqa: BLE001 - it reaches who waits, and is final
             return value, error
         return value, None
+
+    def hold(self) -> bool:
+        """Whether a thread may change things and sync them by itself, with `sync_here`, until `release`.
+
+        Only one, and only when nobody else asks for syncs: those who do share them, which it does not.
+        """
+        if self._held or not self.idle or self.failed is not None:
+            return False
+        self._held, self.wanted = True, False
+        return True
+
+    def release(self) -> None:
+        """The thread is done; what it changed last may not be synced."""
+        self._held = False
+        self.changed()
+
+    def sync_here(self) -> None:
+        """Sync in this thread (blocking). What it raises is final; Unavailable after a failed sync."""
+        with self._one_by_one:
+            self.check()
+            try:
+                self._sync()
+            except Exception as error:
+                self.failed = self.failed or error
+                raise
 
     async def _run(self, before: "asyncio.Task[Any] | None") -> None:
         if before is not None:
@@ -94,7 +127,7 @@ class GroupCommit:
         try:
             self.check()
             changes = self._changes
-            await blocking.run("fsync", self._sync)
+            await blocking.run("fsync", self.sync_here)
             self._synced = changes
         except Exception as error:
             self.failed = self.failed or error

@@ -36,6 +36,10 @@ class DedupVdisk(PlainVdisk):
         self._settle_soon()
         return errors
 
+    def take(self) -> bool:
+        """Never: somebody must look after the checkpoints."""
+        return False
+
     def _settle_soon(self) -> None:
         if self._settling is None and self._volume.due:
             self._settling = asyncio.create_task(self._settle(), name="checkpoint of a pool")

@@ -66,6 +66,29 @@ class PlainVdisk:
         await self.flush()
         return errors
 
+    # By one thread, see nbd.export.LoneExport
+
+    def take(self) -> bool:
+        return self.commits.hold()
+
+    def give_back(self) -> None:
+        self.commits.release()
+
+    @property
+    def wanted(self) -> bool:
+        return self.limited or self.commits.wanted
+
+    def write_here(self, offset: int, data: memoryview, *, durable: bool) -> None:
+        self.commits.check()
+        (error,) = self._write_all([(offset, data)])
+        if error is not None:
+            raise error
+        if durable:
+            self.commits.sync_here()
+
+    def flush_here(self) -> None:
+        self.commits.sync_here()
+
     def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         outcomes: dict[int, Exception | None] = {}
         for number, (offset, data) in enumerate(writes):

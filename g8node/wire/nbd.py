@@ -144,6 +144,11 @@ class RequestParser:
         if spare is not None and len(spare) <= _SPARE_BYTES and len(self._spares) < _SPARES:
             self._spares.append(spare)
 
+    def all_returned(self) -> None:
+        """Nobody uses any payload any more: their place is free to receive in again."""
+        self._lent = False
+        self._keep(self._start)
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Request]:
         """As buffer and received, for data that was received elsewhere (after TLS, the handshake's rest)."""
         requests: list[Request] = []

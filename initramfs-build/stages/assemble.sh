@@ -42,7 +42,7 @@ fill_node_layer() {
     (cd "$top" && find g8node -type f -name '*.py' -print0 | sort -z |
         cpio --null --pass-through --make-directories --quiet "$site")
     cp "$kernels"/_{kernels,flist}.abi3.so "$site/g8node/wire/"
-    cp "$kernels"/_{batch,spawn}.abi3.so "$site/g8node/linux/"
+    cp "$kernels"/_{batch,spawn,userns}.abi3.so "$site/g8node/linux/"
     find "$site" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
     # Sources stay for readable tracebacks; their pyc files are made here, since the root is read by its first boot.
     merge "$work/compile" "$root_layer/tree" "$tree"

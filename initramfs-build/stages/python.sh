@@ -82,7 +82,7 @@ stage_kernels() {
     fetch_tree python313
     local key
     key=$(content_key "$python313_raw/manifest" "$top"/g8node/wire/*.[ch] "$top/g8node/linux/_spawn.c" \
-        "$top/g8node/linux/_batch.c" "$here/stages/python.sh")
+        "$top/g8node/linux/_batch.c" "$top/g8node/linux/_userns.c" "$here/stages/python.sh")
     cached kernels "$key" fill_kernels
     kernels=$entry
 }
@@ -92,11 +92,11 @@ fill_kernels() {
     local source=$python313_raw/tree/build/kernels
     rm -rf "$source"
     mkdir -p "$source"
-    cp "$top"/g8node/wire/*.[ch] "$top"/g8node/linux/_{batch,spawn}.c "$source/"
+    cp "$top"/g8node/wire/*.[ch] "$top"/g8node/linux/_{batch,spawn,userns}.c "$source/"
     # shellcheck disable=SC2016 # expands inside
     in_root "$python313_raw/tree" /bin/sh -euc '
         cd /build/kernels
-        for each in _kernels _flist _batch _spawn; do
+        for each in _kernels _flist _batch _spawn _userns; do
             gcc -shared -fPIC -O3 -DNDEBUG -Wall -ffile-prefix-map=/build/kernels=. -Wl,-z,now \
                 $(python3-config --includes) -o $each.abi3.so $each.c
             strip --strip-unneeded $each.abi3.so

@@ -15,7 +15,7 @@ from g8node.linux import mount
 from g8node.node import leftovers
 from g8node.node.crun import Streams
 from g8node.runtime import blocking
-from tests.support.agent import Agent, in_agent, mounts_now
+from tests.support.agent import Agent, in_agent, mounts_now, public_folder
 from tests.support.commands import Client
 from tests.support.daemon import Daemon, daemon, refused
 from tests.support.hub import hub
@@ -144,23 +144,41 @@ def test_node_killed_twenty_times_in_the_middle_of_creates(tmp_path: Path, busyb
         kill_in_the_middle(tmp_path, busybox, 1 + round * 5 // 2)
 
 
-def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, busybox: str) -> None:
+LOOK = """cat /kept/file; echo x >/new
+    stat -c %u /new /kept/file /etc/hosts /box/bin; cat /proc/self/uid_map"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    with public_folder() as folder:
+        yield folder
+
+
+def test_running_containers_are_taken_over_by_the_next_agent(public: Path, busybox: str) -> None:
     talker = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done"
-    with daemon(tmp_path) as node:
+    (public / "outer").mkdir()
+    kept = {"volumes": {"/kept": {"name": "kept", "size": 16 << 20}, "/free": {"name": "free"}}}
+    with daemon(public) as node:
         base = {"root": busybox, "host_network": True}
         ids = {
-            name: node.direct("corex.create", **base, name=name, **more)
+            name: node.direct("corex.create", **(base | more), name=name)
             for name, more in {
-                "idle": {"volumes": {"/kept": {"name": "kept", "size": 16 << 20}, "/free": {"name": "free"}}},
+                "idle": kept,
                 "talker": {"command": ["sh", "-c", talker]},
                 "again": {"command": ["sleep", "1000"], "restart": {"policy": "always"}},
+                "nobody": {
+                    "userns": True,
+                    "host_network": False,
+                    "mount": {f"{public}/outer": "/tmp", busybox: "/box"},
+                    **kept,
+                },
             }.items()
         }
         node.run_in(ids["idle"], "echo kept | tee /mine /kept/file >/free/file")
         before = node.direct("corex.list")
         node.process.kill()
         node.process.wait()
-    with daemon(tmp_path) as node:
+    with daemon(public) as node:
         check(node)
         after = node.direct("corex.list")
         assert {id: row["container"]["pid"] for id, row in after.items()} == {
@@ -168,6 +186,8 @@ def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, bus
         }
         assert after[str(ids["idle"])]["container"]["arguments"]["name"] == "idle"
         assert node.run_in(ids["idle"], "cat /mine /kept/file /free/file")["streams"][0] == 3 * "kept\n"
+        said = node.run_in(ids["nobody"], LOOK)["streams"][0].split()
+        assert said == ["kept", *5 * ["0"], str(ids["nobody"] * 65536), "65536"]
         for name in ("kept", "free"):
             assert "409" in refused(node, "volume.remove", name=name)
         deadline = time.monotonic() + 30
@@ -183,6 +203,7 @@ def test_running_containers_are_taken_over_by_the_next_agent(tmp_path: Path, bus
         assert node.direct("corex.create", **base) > max(ids.values())
         node.direct("corex.terminate", container=ids["idle"])
         assert node.result(f"core-{ids['idle']}")["code"] == 1255
+        node.direct("corex.terminate", container=ids["nobody"])
         node.direct("volume.remove", name="free")
         again = node.direct("corex.create", **base, volumes={"/kept": {"name": "kept"}})
         assert node.run_in(again, "cat /kept/file")["streams"][0] == "kept\n"

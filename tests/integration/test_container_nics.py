@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.agent import public_folder
 from tests.support.busybox import Containers, busybox_flist
 from tests.support.daemon import eventually
 from tests.support.dns import asked
@@ -31,8 +32,8 @@ def flist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def boxes(tmp_path_factory: pytest.TempPathFactory, flist: dict[str, str]) -> Iterator[Containers]:
-    with daemon_inside(tmp_path_factory.mktemp("node")) as node:
+def boxes(flist: dict[str, str]) -> Iterator[Containers]:
+    with public_folder() as folder, daemon_inside(folder) as node:
         yield Containers(node, flist)
         assert "Traceback" not in node.log()
 
@@ -85,6 +86,20 @@ def test_default_nics_reach_each_other_by_name_and_the_node(boxes: Containers) -
     boxes.end(second)
     eventually(lambda: asked(boxes.node, "172.18.0.1", "db") == [])
     boxes.end(first)
+    gone(boxes.node)
+
+
+def test_nics_of_a_container_with_ids_of_its_own(boxes: Containers) -> None:
+    id = boxes.create(DEFAULT, name="nobody", port={"8081": 80}, userns=True, **WEB)
+    boxes.sh(id, "ping -c 1 -W 10 172.18.0.1 && ping -c 1 127.0.0.1 && ls /sys/class/net/eth0")
+    assert boxes.sh(id, "stat -c '%u %g' /etc/resolv.conf") == "0 0\n"
+    eventually(lambda: "hello" in boxes.node.there("sh", "-c", "curl -s http://127.0.0.1:8081/ || true"))
+    bridge(boxes.node, "more", "10.19.0.1/24")
+    nic = {"type": "bridge", "id": "more", "config": {"cidr": "10.19.0.2/24"}}
+    boxes.node.direct("corex.nic-add", container=id, nic=nic)
+    boxes.sh(id, "ping -c 1 -W 10 10.19.0.1")
+    boxes.end(id)
+    boxes.node.direct("bridge.delete", name="more")
     gone(boxes.node)
 
 

@@ -11,9 +11,9 @@ from tests.support.endings import BLOCKS, PART, Writer, lost
 from tests.support.vdisks import served
 
 
-def rounds(folder: Path, count: int, storage: Storage) -> None:
+def rounds(folder: Path, count: int, storage: Storage, parts: int) -> None:
+    """`parts`: clients, each of which writes its own part; a single one is served by a thread."""
     dice = random.Random(7)
-    parts = 3
     with served(folder, {"vd": parts * PART}, storage=storage) as server:
         written = [[0] * BLOCKS for _ in range(parts)]
         flushes = 0
@@ -29,12 +29,14 @@ def rounds(folder: Path, count: int, storage: Storage) -> None:
         assert flushes > 0
 
 
-@pytest.mark.parametrize("storage", ["plain", "dedup"])
-def test_killed_server_keeps_what_was_flushed(tmp_path: Path, storage: Storage) -> None:
-    rounds(tmp_path, 5, storage)
+@pytest.mark.parametrize(("storage", "parts"), [("plain", 3), ("dedup", 3), ("plain", 1)])
+def test_killed_server_keeps_what_was_flushed(tmp_path: Path, storage: Storage, parts: int) -> None:
+    rounds(tmp_path, 5, storage, parts)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("storage", ["plain", "dedup"])
-def test_server_killed_five_hundred_times_keeps_what_was_flushed(tmp_path: Path, storage: Storage) -> None:
-    rounds(tmp_path, 500, storage)
+@pytest.mark.parametrize(("storage", "parts"), [("plain", 3), ("dedup", 3), ("plain", 1)])
+def test_server_killed_five_hundred_times_keeps_what_was_flushed(
+    tmp_path: Path, storage: Storage, parts: int
+) -> None:
+    rounds(tmp_path, 500, storage, parts)

@@ -15,6 +15,7 @@ import inspect
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,17 +142,30 @@ async def until(condition: Callable[[], bool], *, timeout_s: float = 30.0) -> No
             await asyncio.sleep(0.005)
 
 
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that anybody may pass, as that of pytest may not: each run of it closes those of all again."""
+    with tempfile.TemporaryDirectory(prefix="g8-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
 def in_agent(
-    test: Callable[[Agent], Awaitable[None]] | None = None, *, starts: int = 8
+    test: Callable[[Agent], Awaitable[None]] | None = None, *, starts: int = 8, public: bool = False
 ) -> Callable[..., Any]:
-    """Run the test in an agent of its own; see the module."""
+    """Run the test in an agent of its own; see the module. `public`: in a `public_folder`."""
     if test is None:
-        return functools.partial(in_agent, starts=starts)
+        return functools.partial(in_agent, starts=starts, public=public)
 
     def run(tmp_path: Path) -> None:
+        with public_folder() if public else contextlib.nullcontext(tmp_path) as folder:
+            run_in(folder)
+
+    def run_in(folder: Path) -> None:
         code = inspect.unwrap(test).__code__
         argv = [sys.executable, "-W", "error", "-m", "tests.support.agent"]
-        argv += [code.co_filename, test.__name__, str(tmp_path)]
+        argv += [code.co_filename, test.__name__, str(folder)]
         try:
             done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=DEADLINE_S)
         except subprocess.TimeoutExpired as error:

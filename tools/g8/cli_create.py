@@ -32,6 +32,7 @@ def create(
     hostname: Annotated[str, typer.Option(metavar="NAME", help="Its host name.")] = "",
     host_network: Annotated[bool, typer.Option("--host-network", help="Use the node's network.")] = False,
     privileged: Annotated[bool, typer.Option("--privileged", help="All capabilities.")] = False,
+    userns: Annotated[bool, typer.Option("--userns", help="Its root is nobody on the node.")] = False,
     env: Annotated[Many, typer.Option(metavar="KEY=VALUE", help="Environment.")] = None,
     nic: Annotated[
         Many, typer.Option(metavar=cli_nics.NIC, help=f"{cli_nics.NIC_HELP} May be repeated.")
@@ -81,6 +82,7 @@ def create(
         "hostname": hostname,
         "host_network": host_network,
         "privileged": privileged,
+        "userns": userns,
         "storage": storage,
         "env": texts_of("--env", env),
         "mount": texts_of("--mount", mount),

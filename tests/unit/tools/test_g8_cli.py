@@ -310,12 +310,13 @@ def test_options_of_create_are_its_arguments() -> None:
         layer=["a"], tmpfs=["/tmp=2M"], size="1G", readonly=True, device=["/dev/x"], sysctl=["kernel.sem=1"],
         cgroup=["memory/box"], cpu=1.5, memory="512M", pids=9, user="web", workdir="/srv",
         volume=["db=/srv/db,size=64M", "www=/www,ro"], restart="on-failure:3", health="test -e /ok",
-        health_interval=5, tag=["x"],
+        health_interval=5, userns=True, tag=["x"],
     )  # fmt: skip
     assert asked.arguments == {
         "root": "r", "layers": ["a"], "tmpfs": {"/tmp": 2 << 20}, "size": 1 << 30, "readonly": True,
         "devices": ["/dev/x"], "sysctls": {"kernel.sem": "1"}, "cgroups": [["memory", "box"]],
         "limits": {"cpu": 1.5, "memory": 512 << 20, "pids": 9}, "user": "web", "workdir": "/srv",
+        "userns": True,
         "volumes": {"/srv/db": {"name": "db", "size": 64 << 20}, "/www": {"name": "www", "readonly": True}},
         "restart": {"policy": "on-failure", "max_retries": 3},
         "health": {"command": "test -e /ok", "interval": 5},

@@ -124,3 +124,48 @@ async def test_failed_sync_after_work_is_final_and_failed_work_is_not() -> None:
         await commits.together(lambda: None)
     with pytest.raises(Unavailable):
         await commits.commit()
+
+
+async def test_thread_that_holds_it_is_alone_and_all_others_sync_meanwhile() -> None:
+    disk = Disk()
+    disk.go.set()
+    commits = GroupCommit(disk.sync)
+    await commits.commit()
+    assert commits.hold()
+    assert not commits.hold()
+    assert not commits.wanted
+    await commits.commit()  # what the thread has written may not be synced
+    assert (disk.syncs, commits.wanted, commits.dirty) == (2, True, True)
+    commits.release()
+    await commits.commit()
+    assert (disk.syncs, commits.dirty) == (3, False)
+
+
+async def test_nobody_holds_it_while_others_wait_for_a_sync() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.sync)
+    first = asyncio.create_task(commits.commit())
+    await asyncio.to_thread(disk.begun.wait, 30)
+    assert not commits.hold()
+    disk.go.set()
+    await first
+    assert commits.hold()
+
+
+async def test_failure_in_a_thread_is_final_for_a_sync_that_waits_for_it() -> None:
+    """The kernel tells a failure once: the next sync would be a success."""
+    disk = Disk()
+    disk.error = OSError(5, "disk")
+    commits = GroupCommit(disk.sync)
+    assert commits.hold()
+    mine = asyncio.create_task(asyncio.to_thread(commits.sync_here))
+    await asyncio.to_thread(disk.begun.wait, 30)
+    other = asyncio.create_task(commits.commit())
+    await asyncio.sleep(0)
+    disk.go.set()
+    for task in (mine, other):
+        with pytest.raises((OSError, Unavailable), match="disk"):
+            await task
+    assert disk.syncs == 1
+    commits.release()
+    assert not commits.hold()

@@ -34,8 +34,10 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
         data = dice.randbytes(length)
         if record.template and dice.random() < 0.3:
             await vdisk.read(offset, memoryview(bytearray(length)))
-        what = dice.randrange(6)
-        if what == 0:
+        what = dice.randrange(7)
+        if what == 6:
+            await alone(vdisk, offset, data, dice.random() < 0.5, oracle)
+        elif what == 0:
             await vdisk.flush()
             oracle.flushed()
         elif what == 1:
@@ -57,6 +59,28 @@ async def load(disk: MemoryDisk, dice: random.Random, oracle: Oracle, steps: int
             oracle.wrote(offset, data)
             errors = await vdisk.write_many([(offset, memoryview(data))])
             assert errors == [None]
+
+
+async def alone(vdisk: PlainVdisk, offset: int, data: bytes, durable: bool, oracle: Oracle) -> None:
+    """As a thread serves a client: a write, not synced unless durable, then a flush of another client."""
+    assert vdisk.take()
+    try:
+        oracle.wrote(offset, data)
+        await blocking.run("lone", vdisk.write_here, offset, memoryview(data), durable=durable)
+        if durable:
+            oracle.flushed()
+        await vdisk.flush()
+        oracle.flushed()
+        oracle.wrote(offset, bytes(len(data)))
+        await blocking.run("lone", vdisk.write_here, offset, memoryview(bytes(len(data))), durable=False)
+        if durable:
+            await blocking.run("lone", vdisk.flush_here)
+            oracle.flushed()
+    finally:
+        vdisk.give_back()
+    if not durable:
+        await vdisk.flush()
+        oracle.flushed()
 
 
 def content(disk: MemoryDisk) -> bytes:

@@ -52,6 +52,7 @@ class ContainerManager(Manager[M]):
         restart: Mapping[str, Any] | None = None,
         health: Mapping[str, Any] | None = None,
         volumes: Mapping[str, Mapping[str, Any]] | None = None,
+        userns: bool | None = None,
     ) -> Flow[JSONResponse[M]]:
         """Start a container of an flist; `.get()` gives its id.
 
@@ -87,6 +88,7 @@ class ContainerManager(Manager[M]):
             "restart": restart,
             "health": health,
             "volumes": volumes,
+            "userns": userns,
         }
         return self._client.json_response("corex.create", arguments, tags=tags)
 

@@ -138,7 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(found or b"", 200 if found is not None else 404)
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # a client that has gone half-way
+            self.close_connection = True
+            return
         self.hub.requests.append(self.path)
         if self._failed():
             return

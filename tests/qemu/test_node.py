@@ -278,6 +278,31 @@ def test_dummy_link_is_passed_and_comes_back(vm: NodeVm, busybox: str) -> None:
     ip(vm, "link del dm0")
 
 
+def test_container_with_ids_of_its_own_has_limits_and_a_volume(vm: NodeVm, busybox: str) -> None:
+    """Here, where control groups are of version 2, and the node's own root is in memory."""
+    container = create(
+        vm,
+        busybox,
+        userns=True,
+        limits={"memory": 48 << 20, "pids": 40},
+        volumes={"/kept": {"name": "kept", "size": 32 << 20}},
+    )
+    script = "cat /proc/self/uid_map /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; echo here >/kept/a"
+    shown = inside(vm, container, script)
+    assert shown["state"] == "SUCCESS", shown
+    assert shown["streams"][0].split() == ["0", str(container * 65536), "65536", str(48 << 20), "40"]
+    pid = vm.direct("corex.get", query=container)["container"]["pid"]
+    status = vm.job("bash", {"script": f"cat /proc/{pid}/status"})["streams"][0]
+    assert f"Uid:\t{container * 65536}\t" in status
+    end(vm, container)
+    other = create(vm, busybox, volumes={"/kept": {"name": "kept", "readonly": True}})
+    shown = inside(vm, other, "stat -c '%u %n' /kept/a; cat /kept/a; echo x >/kept/b")
+    assert shown["state"] == "ERROR"
+    assert shown["streams"][0] == "0 /kept/a\nhere\n"
+    end(vm, other)
+    assert vm.job("volume.remove", {"name": "kept"})["state"] == "SUCCESS"
+
+
 def test_wireguard_joins_two_containers_and_its_keys_are_not_told(vm: NodeVm, busybox: str) -> None:
     keys = [X25519PrivateKey.generate() for _ in range(2)]
     private = [base64.b64encode(key.private_bytes_raw()).decode() for key in keys]

@@ -19,19 +19,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from g8node.errors import Conflict
-from g8node.linux import namespace
+from g8node.linux import mounttree, namespace
 from g8node.linux.guard import off_loop
 from g8node.linux.mount import FLAGS, Mount, MountEntry, Umount, mount, mounts, unmount
+from g8node.linux.mounttree import AT_FDCWD
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_OPEN_TREE, _MOVE_MOUNT = 428, 429  # the same numbers on every architecture
 _PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
-_AT_FDCWD: Final = -100
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
-_TREE_CLONE: Final = 1
-_EMPTY_PATH: Final = 4
 _PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -72,7 +69,7 @@ def swap(pid: int, root: str, others: Mapping[str, str] | None = None) -> None:
 
 
 def _clone(path: str, open_ones: ExitStack) -> int:
-    tree = _call("open_tree", path, _OPEN_TREE, _AT_FDCWD, path, _TREE_CLONE | os.O_CLOEXEC)
+    tree = mounttree.clone(path)
     open_ones.callback(os.close, tree)
     return tree
 
@@ -95,15 +92,6 @@ def _changes(
         tree = _clone(others[entry.device], open_ones)
         changes.append(_Change(entry.target, tree, _flags(entry), children, _user(pid, entry.device)))
     return changes
-
-
-def _call(what: str, path: str, number: int, *args: int | str) -> int:
-    values = [os.fsencode(arg) if isinstance(arg, str) else ctypes.c_long(arg) for arg in args]
-    result: int = _libc.syscall(ctypes.c_long(number), *values)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}", path)
-    return result
 
 
 def _root(table: Sequence[MountEntry]) -> MountEntry:
@@ -215,19 +203,19 @@ def _enter(inside: int, root: _Change, others: Sequence[_Change], pivot_root: in
             raise OSError(ctypes.get_errno(), what)
     for change in others:
         _end_writing(change)
-    _call("move_mount", "/", _MOVE_MOUNT, root.tree, "", _AT_FDCWD, "/", _EMPTY_PATH)
+    mounttree.move(root.tree, "", AT_FDCWD, "/")
     os.fchdir(root.tree)
     moved: list[str] = []
     try:
         _set_flags(".", root.flags)
         for target in root.children:
             below = target.lstrip("/")
-            _call("move_mount", target, _MOVE_MOUNT, _AT_FDCWD, target, root.tree, below, 0)
+            mounttree.move(AT_FDCWD, target, root.tree, below)
             moved.append(target)
-        _call("pivot_root", "/", pivot_root, ".", ".")
+        mounttree.call("pivot_root", "/", pivot_root, ".", ".")
     except BaseException:
         for target in reversed(moved):
-            _call("move_mount", target, _MOVE_MOUNT, root.tree, target.lstrip("/"), _AT_FDCWD, target, 0)
+            mounttree.move(root.tree, target.lstrip("/"), AT_FDCWD, target)
         unmount(".", Umount.DETACH)
         raise
     # The old root lies on the new one, and the others on it, so that one after another is on top.
@@ -262,14 +250,12 @@ def _replace(change: _Change) -> None:
     """The old one goes on top of the old root, and what is mounted on it to the new one."""
     old = os.open(change.target, _PATH)
     try:
-        _call("move_mount", change.target, _MOVE_MOUNT, _AT_FDCWD, change.target, _AT_FDCWD, ".", 0)
-        _call(
-            "move_mount", change.target, _MOVE_MOUNT, change.tree, "", _AT_FDCWD, change.target, _EMPTY_PATH
-        )
+        mounttree.move(AT_FDCWD, change.target, AT_FDCWD, ".")
+        mounttree.move(change.tree, "", AT_FDCWD, change.target)
         _set_flags(change.target, change.flags)
         for child in change.children:
             below = child.lstrip("/")
-            _call("move_mount", child, _MOVE_MOUNT, old, below, change.tree, below, 0)
+            mounttree.move(old, below, change.tree, below)
     finally:
         os.close(old)
 

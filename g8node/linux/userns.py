@@ -12,16 +12,14 @@ from collections.abc import Iterator
 from enum import IntFlag
 from typing import Final
 
-from g8node.linux import _userns
+from g8node.linux import _userns, mounttree
 from g8node.linux.guard import off_loop
+from g8node.linux.mounttree import AT_FDCWD
 
 COUNT: Final = 65536
 
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same numbers on every architecture
-_CLONE, _RECURSIVE, _EMPTY_PATH, _MOVE_EMPTY = 1, 0x8000, 0x1000, 4
 _IDMAP: Final = 0x00100000
 _PRIVATE: Final = 1 << 18
-_AT_FDCWD: Final = -100
 _CAPABILITIES_3: Final = 0x20080522
 
 
@@ -62,23 +60,13 @@ def mapped(source: str, target: str, space: int, flags: Shown) -> None:
 
     OSError EINVAL: a file system of it cannot do that.
     """
-    tree = _call("open_tree", source, _OPEN_TREE, _AT_FDCWD, source, _CLONE | os.O_CLOEXEC | _RECURSIVE)
+    tree = mounttree.clone(source, recursive=True)
     try:
         attributes = struct.pack("=QQQQ", _IDMAP | flags, 0, _PRIVATE, space)
-        size = len(attributes)
-        _call("mount_setattr", source, _MOUNT_SETATTR, tree, "", _EMPTY_PATH | _RECURSIVE, attributes, size)
-        _call("move_mount", target, _MOVE_MOUNT, tree, "", _AT_FDCWD, target, _MOVE_EMPTY)
+        mounttree.set_attributes(tree, source, attributes)
+        mounttree.move(tree, "", AT_FDCWD, target)
     finally:
         os.close(tree)
-
-
-def _call(what: str, path: str, number: int, *args: int | str | bytes) -> int:
-    values = [ctypes.c_long(arg) if isinstance(arg, int) else os.fsencode(arg) for arg in args]
-    result: int = _libc.syscall(ctypes.c_long(number), *values)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}", path)
-    return result
 
 
 @contextlib.contextmanager

@@ -5,13 +5,12 @@ container again. What lies in mounts (folders of the node, flists, memory) belon
 nobody and is not in it. The meta file is in the root only while nothing in the container moves.
 """
 
-import asyncio
 import contextlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -25,6 +24,7 @@ from g8node.node.container import Container
 from g8node.node.restic import SCHEME, Attach, Repository, repository
 from g8node.node.specs import Spec
 from g8node.runtime import blocking
+from g8node.runtime.finishing import between
 from g8node.runtime.process import Reaper
 
 if TYPE_CHECKING:
@@ -95,13 +95,11 @@ class Backups:
         await blocking.run("path", shutil.rmtree, self._folder, ignore_errors=True)
 
 
-@contextlib.asynccontextmanager
-async def _marked(container: Container) -> AsyncIterator[list[str]]:
+def _marked(container: Container) -> AbstractAsyncContextManager[list[str]]:
     """The names in the root, the file META among them while inside."""
-    try:
-        yield await blocking.run("path", _mark, container.rootfs, _meta_of(container), container.base)
-    finally:
-        await asyncio.shield(blocking.run("path", unmark, container.rootfs))
+    root = container.rootfs
+    marking = blocking.run("path", _mark, root, _meta_of(container), container.base)
+    return between(marking, lambda: blocking.run("path", unmark, root))
 
 
 @off_loop

@@ -23,6 +23,7 @@ from g8node.linux.userns import Shown
 from g8node.node import rootfs
 from g8node.node.container import Container
 from g8node.runtime import blocking
+from g8node.runtime.finishing import between
 
 Bind = tuple[str, str, bool]
 
@@ -114,11 +115,9 @@ async def plain(container: Container) -> AsyncIterator[str]:
         return
     top, root = container.tree.top, container.tree.layers[0]
     lowers = [*root.lowers, *([container.live] if container.live else [])]
-    try:
-        await blocking.run("path", _show_plain, top, root.upper, lowers, container.base)
+    showing = blocking.run("path", _show_plain, top, root.upper, lowers, container.base)
+    async with between(showing, lambda: blocking.run("path", _forget_plain, top)):
         yield f"{top}/plain"
-    finally:
-        await blocking.run("path", _forget_plain, top)
 
 
 @off_loop

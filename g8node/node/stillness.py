@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from g8node.linux import cgroup, namespace
 from g8node.linux.guard import off_loop
 from g8node.runtime import blocking
+from g8node.runtime.finishing import between
 
 
 class Stillness:
@@ -47,18 +49,15 @@ class Stillness:
 
     @contextlib.asynccontextmanager
     async def held(
-        self, freeze: Callable[[], Awaitable[None]], thaw: Callable[[], Awaitable[None]]
+        self, freeze: Callable[[], Coroutine[Any, Any, None]], thaw: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[None]:
         """One holder at a time."""
         self._moves.clear()
         self.times += 1
         try:
             await self._empty.wait()
-            try:
-                await freeze()
+            async with between(freeze(), thaw):
                 yield
-            finally:
-                await asyncio.shield(thaw())
         finally:
             self._moves.set()
 

@@ -1,7 +1,8 @@
 """What must not be left half-way (async)."""
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from g8node.runtime import logs
@@ -19,6 +20,26 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         task.add_done_callback(_report)
         raise
+
+
+@contextlib.asynccontextmanager
+async def between(begin: Coroutine[Any, Any, T], end: Callable[[], Awaitable[None]]) -> AsyncIterator[T]:
+    """What `begin` gives, and `end` afterwards, also when `begin` failed.
+
+    Whoever is cancelled, `end` begins when `begin` has ended, and not before: a thread goes on.
+    """
+    beginning = asyncio.ensure_future(begin)
+    try:
+        yield await asyncio.shield(beginning)
+    finally:
+        await finish(_end(beginning, end))
+
+
+async def _end(beginning: "asyncio.Task[Any]", end: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait([beginning])
+    if not beginning.cancelled():
+        beginning.exception()  # who was cancelled does not ask for it
+    await end()
 
 
 def _report(task: "asyncio.Task[Any]") -> None:

@@ -6,7 +6,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -445,39 +444,3 @@ def test_killed_node_leaves_no_link_in_the_way_of_the_next(
         finally:
             keeper.kill()
             keeper.communicate()
-
-
-@pytest.mark.soak
-@pytest.mark.slow
-def test_a_thousand_containers_leave_what_a_few_left(boxes: Containers) -> None:
-    """16 at once, each with a link, a name and a forward."""
-
-    def batch(first: int) -> None:
-        arguments = [
-            {**boxes.flist, "name": f"c{n}", "nics": [DEFAULT], "port": {str(n): 80}}
-            for n in range(first, first + 16)
-        ]
-        jobs = [boxes.node.push("corex.create", each) for each in arguments]
-        ids = [int(boxes.node.result(job, 120)["data"]) for job in jobs]
-        ends = [boxes.node.push("corex.terminate", {"container": id}) for id in ids]
-        assert {boxes.node.result(end, 120)["state"] for end in ends} == {"SUCCESS"}
-
-    def left() -> dict[str, int]:
-        node = boxes.node
-        return {
-            "mounts": len((Path(f"/proc/{node.pid}/mountinfo")).read_text().splitlines()),
-            "links": len(node.there("ip", "-o", "link").splitlines()),
-            "rules": node.there("nft", "list", "ruleset").count("g8 "),
-            "children": len(Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()),
-            "descriptors": len(os.listdir(f"/proc/{node.pid}/fd")),
-        }
-
-    for round in range(4):
-        batch(20000 + 16 * round)
-    gone(boxes.node)
-    before = left()
-    for round in range(63):
-        batch(20000 + 16 * round)
-    gone(boxes.node)
-    eventually(lambda: (now := left()) == before or (now["descriptors"] <= before["descriptors"] + 2))
-    assert left() | {"descriptors": 0} == before | {"descriptors": 0}

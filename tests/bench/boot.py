@@ -7,7 +7,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,7 +31,6 @@ WantedBy=graphical.target
 """
 _NETWORK = "[Match]\nName=e*\n[Network]\nDHCP=ipv4\n"
 _TIMEOUT_S = 180.0
-_CRASHES = 3
 _SETTLED_S = 60.0
 _HOST = "10.0.2.2"  # our loopback, seen from a guest with user networking
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -84,21 +82,7 @@ def _rss_mb(folder: Path) -> float:
 
 
 def ready_s(folder: Path, initrd: Path, pong: Callable[[int, str], bool]) -> float:
-    """Seconds from the first kernel line on serial until `pong(port, password)` holds.
-
-    A machine that QEMU's emulation crashed is started again ("Oops: int3", see g8tools.up.vm).
-    """
-    for _ in range(_CRASHES):
-        try:
-            return _ready_s(folder, initrd, pong)
-        except VmError as error:
-            if "Kernel panic" not in str(error):
-                raise
-            print(f"{folder.name}: the machine crashed, again\n{error}", file=sys.stderr, flush=True)
-    raise VmError(f"{initrd.name}: {_CRASHES} crashes in a row")
-
-
-def _ready_s(folder: Path, initrd: Path, pong: Callable[[int, str], bool]) -> float:
+    """Seconds from the first kernel line on serial until `pong(port, password)` holds."""
     port, password = free_port(), secrets.token_urlsafe(12)
     vm = Vm(
         folder,

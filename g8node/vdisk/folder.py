@@ -55,7 +55,7 @@ class Folder:
 
     @off_loop
     def lock(self, *, make: bool = True) -> int:
-        """Be the folder's only user until the descriptor is closed. Conflict; NotFound unless it may be made."""
+        """Be the folder's only user until the descriptor is closed. Conflict; NotFound if not made."""
         if make:
             self._make()
         try:

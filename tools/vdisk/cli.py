@@ -190,16 +190,16 @@ def _create_there(
 
 
 @app.command("list")
-def list_(data: AnyData = None, config: Config = "", server: ServerId = "default", json: Json = False) -> None:
+def list_(
+    data: AnyData = None, config: Config = "", server: ServerId = "default", json: Json = False
+) -> None:
     """The vdisks of a folder, or of a configuration."""
     folder = _folder(data, config)
     rows = _known_there(config, server) if folder is None else _with(folder, _known)
     last = "CLUSTER" if folder is None else "USED"
     text = console.table(
         [("VDISK", "TYPE", "SIZE", last)]
-        + [
-            (str(row["id"]), str(row["type"]), _amount(row["size"]), _cluster_or_used(row)) for row in rows
-        ],
+        + [(str(row["id"]), str(row["type"]), _amount(row["size"]), _cluster_or_used(row)) for row in rows],
         right=frozenset((2,) if folder is None else (2, 3)),
     )
     console.show(rows, json=json, text=text)
@@ -300,7 +300,7 @@ def copy(
 def check(
     vdisk: Id, data: AnyData = None, key_file: KeyFile = "", config: Config = "", json: Json = False
 ) -> None:
-    """Read everything; exit code 100 and a list when something is damaged. Not on clusters: reads check that."""
+    """Read everything; exit code 100 and a list when something is damaged. Not on clusters."""
     folder = _folder(data, config)
     if folder is None:
         from g8node.vdisk.abilities import NO_CHECK

@@ -42,7 +42,7 @@ class Source(Protocol):
         """Have it in the list. Conflict where that is for others to do; AlreadyExists."""
 
     async def change(self, vdisk: str, change: Callable[[Static], Static]) -> None:
-        """Have it say something else of a vdisk. Conflict where that is for others to do; what `change` raises."""
+        """Have it say something else of a vdisk. Conflict where that is for others to do."""
 
     async def remove(self, vdisk: str) -> None:
         """Have it in the list no more; nothing where that is for others to do."""

@@ -1,9 +1,10 @@
 """The default system call filter of containers (pure): an allow-list in OCI `linux.seccomp` form.
 
-The same calls as Podman's default profile allows, and what newer kernels added beside them. A call that the
-list does not know answers ENOSYS, so that libraries fall back to older calls; a known but refused one
-answers EPERM. Calls that need a capability are allowed together with it. Names that an architecture does
-not have are skipped by the runtime.
+The same calls as Podman's default profile allows, and what newer kernels added beside them; not keyctl, as
+with Docker: the keyring of a user is not the container's own, whose root would read keys of the node's. A
+call that the list does not know answers ENOSYS, so that libraries fall back to older calls; a known but
+refused one answers EPERM. Calls that need a capability are allowed together with it. Names that an
+architecture does not have are skipped by the runtime.
 """
 
 import functools
@@ -27,7 +28,7 @@ _ALLOWED: Final = {
         restart_syscall rseq seccomp set_robust_list set_thread_area set_tid_address setfsgid setfsuid
         setgid setgroups setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid
         setuid syscall tgkill tkill ugetrlimit umask uname vfork wait4 waitid waitpid set_tls cacheflush
-        breakpoint landlock_add_rule landlock_create_ruleset landlock_restrict_self keyctl
+        breakpoint landlock_add_rule landlock_create_ruleset landlock_restrict_self
         map_shadow_stack""",
     "credentials of 32 bit": """
         chown32 fchown32 lchown32 getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32

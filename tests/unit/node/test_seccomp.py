@@ -39,6 +39,12 @@ def test_dangerous_calls_are_refused_by_default() -> None:
     }
 
 
+def test_keys_of_the_node_are_out_of_reach() -> None:
+    for capabilities in (DEFAULT_CAPABILITIES, frozenset(CAPABILITIES)):
+        allowed = names(profile(frozenset(capabilities)), "SCMP_ACT_ALLOW")
+        assert not allowed & {"add_key", "keyctl", "request_key"}
+
+
 def test_a_capability_brings_its_calls() -> None:
     allowed = names(profile(DEFAULT_CAPABILITIES | {"CAP_SYS_ADMIN"}), "SCMP_ACT_ALLOW")
     assert {"bpf", "setns"} <= allowed

@@ -206,8 +206,9 @@ class SegmentLog:
         except OSError:
             os.close(self._owner)
             raise Unavailable(f"chunk cache {directory} is used by another process") from None
-        os.ftruncate(self._owner, 0)
-        os.pwrite(self._owner, b"%d" % os.getpid(), 0)
+        with contextlib.suppress(OSError):  # no space: what is cached can be read all the same
+            os.ftruncate(self._owner, 0)
+            os.pwrite(self._owner, b"%d" % os.getpid(), 0)
         self._load()
 
     def _load(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from g8node.errors import Exhausted, Unavailable
-from g8node.g8ufs.segments import Key, SegmentLog
+from g8node.g8ufs.segments import Key, SegmentLog, owner
 from tests.support.chunks import some_bytes
 
 BUDGET = 4 << 20
@@ -223,6 +223,19 @@ def test_segments_go_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.seg"))
     log.append([chunk(1)])
     assert log.read_many([chunk(1)[0]]) == [chunk(1)[1]]
+    log.close()
+
+
+def test_segments_are_read_when_the_disk_is_full_at_start(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        log = SegmentLog(str(tmp_path), BUDGET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_many([chunk(7)[0]]) == [chunk(7)[1]]
+    assert owner(str(tmp_path)) == 0
     log.close()
 
 

@@ -79,6 +79,18 @@ async def test_match_makes_a_service_ready() -> None:
         assert time.monotonic() - began >= 0.2
 
 
+@pytest.mark.parametrize("before", ["loading", "x" * 5000])
+async def test_match_is_looked_for_in_every_line(before: str) -> None:
+    """Lines that a program writes at once are one message."""
+    chatty = entry(
+        "chatty", f"printf '{before}\\nnow UP 1\\n'; sleep 60", running_match="^now UP", deadline=20
+    )
+    async with sequence(chatty) as (sequencer, _):
+        running = asyncio.create_task(sequencer.run())
+        await eventually(lambda: states(sequencer)["chatty"] == "running", "the second line matches", 15)
+        await running
+
+
 async def test_failed_service_says_why_and_skips_who_comes_after_only() -> None:
     bad = entry("bad", "echo no such disk >&2; exit 3", running_delay=-1)
     behind = entry("behind", "true", after=["bad"])
@@ -165,6 +177,18 @@ async def test_protected_service_fails_its_dependants_and_comes_back(tmp_path: P
         [row] = [row for row in sequencer.rows() if row.id == "keep"]
         assert (row.restarts, row.reason) == (1, "exit code 1")
         assert not recorder(manager).results
+
+
+async def test_protected_service_that_came_back_runs_whatever_the_clock_is_set_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}; sleep 60"
+    async with sequence(entry("keep", script, protected=True)) as (sequencer, _):
+        await sequencer.run()
+        assert states(sequencer) == {"keep": "failed"}
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        await eventually(lambda: states(sequencer)["keep"] == "running", "it runs again")
 
 
 async def test_stop_start_and_restart() -> None:

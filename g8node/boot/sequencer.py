@@ -27,7 +27,8 @@ from g8node.runtime import logs
 log = logs.get("services")
 
 _REASON_MAX = 300
-_MATCHED_MAX = 4096
+_MATCHED_MAX = 32 << 10
+_LINE_MAX = 4096
 _STOP_GRACE_S = 10.0
 _KILL_GRACE_S = 5.0
 
@@ -55,7 +56,7 @@ class _Unit:
         """A protected service that failed first and stays up now is running."""
         job = self.job
         if self.state == "failed" and job is not None and job.protected and job.phase == "running":
-            age_s = time.time() - job.started_ms / 1000
+            age_s = time.monotonic() - job.begun_s
             return "running" if age_s > (self.service.delay_s or DELAY_S) else "failed"
         return self.state
 
@@ -214,7 +215,11 @@ class Sequencer:
 
     def _look(self, unit: _Unit, message: Message) -> None:
         pattern = unit.service.match
-        if pattern is not None and not message.ended and pattern.search(message.message[:_MATCHED_MAX]):
+        if pattern is None or message.ended:
+            return
+        # Lines that were written at once are one message, and how they arrive is chance.
+        lines = message.message[:_MATCHED_MAX].splitlines(keepends=True)
+        if any(pattern.search(line[:_LINE_MAX]) for line in lines):
             self._settle(unit, "")
 
     def _settle(self, unit: _Unit, failure: str) -> None:

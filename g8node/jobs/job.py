@@ -48,6 +48,7 @@ class Job:
         "_waiters",
         "accepted_ms",
         "backlog",
+        "begun_s",
         "container",
         "critical",
         "duration_ms",
@@ -83,6 +84,7 @@ class Job:
         self.phase: Phase = "queued"
         self.accepted_ms = time.time_ns() // 1_000_000
         self.started_ms = 0
+        self.begun_s = 0.0  # as started_ms, of the clock that nobody sets
         self.duration_ms = 0
         self.runs = 0
         self.unscheduled = False

@@ -75,6 +75,7 @@ class Manager:
         self._backoffs: dict[Job, Backoff] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
+        self._ending = False
         self._closed = False
 
     # What is there
@@ -182,6 +183,7 @@ class Manager:
         job.critical = ""
         job.early.clear()
         job.started_ms = time.time_ns() // 1_000_000
+        job.begun_s = time.monotonic()
         ctx = Context(self.node, job, self)
         try:
             if (body := self._bodies.get(job)) is not None:
@@ -256,7 +258,7 @@ class Manager:
 
         The end message of a builtin is its result; processes have sent theirs.
         """
-        job.duration_ms = max(time.time_ns() // 1_000_000 - job.started_ms, 0)
+        job.duration_ms = int((time.monotonic() - job.begun_s) * 1000)
         if end.streams is UNSET and end.level:
             job.end(end.level, end.data, ok=end.ok)
         for on_run in job.on_run:
@@ -313,9 +315,15 @@ class Manager:
         waiting.popleft()
         if waiting and not self._closed:
             # Not from here: a queue of a thousand plain builtins would nest as deep.
-            asyncio.get_running_loop().call_soon(self._start, waiting[0])
+            asyncio.get_running_loop().call_soon(self._start_next, waiting[0])
         elif not waiting:
             del self._queues[name]
+
+    def _start_next(self, job: Job) -> None:
+        if self._ending:
+            self._finish(job, Outcome("ERROR", KILLED_CODE))
+        else:
+            self._start(job)
 
     def _log(self, job: Job, message: Message) -> None:
         if message.message and message.level in self._file_levels:
@@ -353,7 +361,11 @@ class Manager:
         return hit
 
     async def shutdown(self, *, keep: Callable[[Job], bool], grace_s: float) -> None:
-        """Spec 3.4: TERM to every process (protection and recurrence cleared), wait, then KILL the rest."""
+        """Spec 3.4: TERM to every process (protection and recurrence cleared), wait, then KILL the rest.
+
+        What waits in a queue is not begun any more.
+        """
+        self._ending = True
         for job in self:
             if not keep(job):
                 job.release()

@@ -34,7 +34,7 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def connect(node: Daemon) -> Client:
-    return Client("127.0.0.1", node.port, node.password, ssl=False, timeout=20)
+    return Client("127.0.0.1", node.port, node.password, ssl=False, timeout=60)
 
 
 def g8(node: Daemon, *words: str, code: int = 0, input: str = "") -> subprocess.CompletedProcess[str]:

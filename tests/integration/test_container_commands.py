@@ -289,7 +289,7 @@ async def test_operator_gets_no_way_to_the_host(agent: Agent) -> None:
 @in_agent
 async def test_killed_or_late_create_leaves_no_container(agent: Agent) -> None:
     client = Client(agent)
-    await asyncio.wait_for(client.send("corex.create", {"root": str(agent.root)}), 20)
+    await asyncio.wait_for(client.send("corex.create", {"root": str(agent.root)}), 60)
     await client.call("corex.terminate", {"container": 1})
     for delay in range(8):
         command = Command.make(f"late{delay}", "corex.create", {"root": str(agent.root)})

@@ -114,7 +114,7 @@ def test_silent_peer_is_given_up_in_time(execute: Execute) -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable, match="no answer in time"):
             execute(Address("127.0.0.1", port, grace_s=0.2), Request(("BLPOP", "x", 0.1), 0.1), 1)
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - began >= 0.29  # a loop counts in whole milliseconds
 
 
 @pytest.mark.parametrize("reply", [b"", b"$5\r\nab"])
@@ -201,7 +201,7 @@ async def test_cancelled_call_gives_its_connection_up() -> None:
         transport = AsyncTransport(Address("127.0.0.1", port))
         call = asyncio.create_task(transport.execute(Request(("BLPOP", "x", 60), 60)))
         await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call

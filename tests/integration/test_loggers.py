@@ -40,7 +40,7 @@ async def running(sink: Loggers | Statistics, stack: Stack) -> AsyncIterator[Non
 
 async def until(look: Callable[[], Awaitable[T]], ok: Callable[[T], bool]) -> T:
     """What the look gives once it is ok."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if ok(value := await look()):
                 return value

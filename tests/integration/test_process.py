@@ -16,7 +16,7 @@ def children():
         return file.read().split()
 
 async def until(condition, what):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -30,7 +30,7 @@ def in_child(body: str) -> str:
     """Run body as the async main of a fresh process; returns what it printed."""
     program = PRELUDE + textwrap.indent(textwrap.dedent(body), "    ") + "\nuvloop.run(main())\nos._exit(0)\n"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -134,4 +134,4 @@ async def test_probing_finds_who_answers() -> None:
 
 
 async def test_screen_that_is_off_ends_at_once() -> None:
-    await asyncio.wait_for(screen_on("off", []).run(), 5)
+    await asyncio.wait_for(screen_on("off", []).run(), 60)

@@ -76,7 +76,7 @@ async def test_server_that_stands_still_is_given_up_and_used_again(server: Redis
     await store.put_many(CHUNKS)
     server.stop()
     for _ in range(2):  # on the connection that was open, and on a new one
-        answers = await asyncio.wait_for(store.get_many(IDS), 20)
+        answers = await asyncio.wait_for(store.get_many(IDS), 60)
         assert all(isinstance(got, Unavailable) for got in answers.values())
     server.resume()
     assert await store.get_many(IDS) == CHUNKS

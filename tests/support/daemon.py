@@ -17,7 +17,7 @@ import redis
 from g8node.linux.mount import parse_mountinfo
 from g8tools.up.vm import free_port
 
-READY_S = 30.0
+READY_S = 90.0
 
 
 def eventually(find: Callable[[], Any]) -> Any:
@@ -73,7 +73,7 @@ class Daemon:
             gate.rpush("core:default", json.dumps(request))
         return job_id
 
-    def result(self, job_id: str, timeout_s: int = 30) -> dict[str, Any]:
+    def result(self, job_id: str, timeout_s: int = 60) -> dict[str, Any]:
         key = f"result:{job_id}"
         with self.gate() as gate:
             raw = gate.brpoplpush(key, key, timeout_s)
@@ -105,7 +105,7 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM, as an operator's supervisor would; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

@@ -35,6 +35,7 @@ from g8node.runtime import blocking, logs
 from g8node.runtime.watchdog import Watchdog
 from tests.support.chunks import make_tree, publish
 from tests.support.faults import ChunkServer
+from tests.support.rundelay import RunDelay
 
 TOP = Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 60
@@ -141,24 +142,18 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def run_delay_s() -> float:
-    """How long this thread waited for a processor so far: on a busy machine that is no stall of ours."""
-    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", encoding="ascii") as stat:
-        return int(stat.read().split()[1]) / 1e9
-
-
 @contextlib.contextmanager
 def no_stalls(*, expected: bool = False) -> Iterator[Watchdog]:
     """The loop must not stand still for 50 ms, waiting for a processor not counted."""
     watchdog = Watchdog(interval_s=0.005, hang_s=20)
     watchdog.start()
-    delayed = run_delay_s()
+    delay = RunDelay(os.getpid())
     try:
         yield watchdog
     finally:
         watchdog.stop()
-    delayed = run_delay_s() - delayed
     if not expected:
+        delayed = delay.seconds()
         ours = [stall for stall in watchdog.stalls if stall.duration_s - delayed > 0.05]
         assert not ours, "\n".join(f"{stall.duration_s:.3f} s\n{stall.stack}" for stall in ours)
 

@@ -29,7 +29,7 @@ from g8node.runtime.supervise import Supervisor
 from g8node.runtime.watchdog import Watchdog
 
 PASSWORD = "correct horse"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 async def eventually(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
@@ -153,7 +153,7 @@ class Stack:
         text = json.dumps({"id": id, "command": command, **fields})
         await (redis or self.redis).rpush("core:default", text)
 
-    async def result(self, id: str, redis: Any = None, timeout_s: int = 20) -> dict[str, Any]:
+    async def result(self, id: str, redis: Any = None, timeout_s: int = 60) -> dict[str, Any]:
         """The client's sequence of spec 2.5, from the flag on."""
         client = redis or self.redis
         flag = f"result:{id}:flag"

@@ -1,6 +1,7 @@
 """The job manager with builtins: lifecycle, queues, restarts, limits."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from g8node.jobs import manager as manager_module
 from g8node.jobs.model import Flag, Level
 from g8node.jobs.registry import Context, Registry
 from g8node.runtime.supervise import Backoff
-from tests.support.redis import command, eventually, make_registry, recorder, running_manager
+from tests.support.redis import DEADLINE_S, command, eventually, make_registry, recorder, running_manager
 
 Body = Callable[[Context], Any]
 
@@ -312,6 +313,35 @@ async def test_close_sends_the_end_message_of_a_run_that_it_cuts_off() -> None:
         await manager.close()
         ends = [(id, message.meta) for id, message in recorder(manager).messages if message.ended]
         assert ends == [("a", 2 << 16 | 4)]
+
+
+async def test_shutdown_begins_none_of_the_jobs_that_wait_in_a_queue() -> None:
+    begun: list[str] = []
+
+    async with running_manager() as manager:
+        first = manager.submit(command("bash", "1", {"script": "exec sleep 60"}, queue="q"))
+        later = [
+            manager.submit(command("x", id, queue="q"), runner=lambda ctx: begun.append(ctx.job.id))
+            for id in ("2", "3")
+        ]
+        await eventually(lambda: first.pid)
+        await manager.shutdown(keep=lambda _: False, grace_s=DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S):
+            ends = [await job.result() for job in (first, *later)]
+        assert [(end.state, end.code) for end in ends] == [("ERROR", 999)] * 3
+        assert begun == []
+
+
+async def test_duration_is_not_that_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is set meanwhile, as at the boot of a machine without a battery."""
+    real = time.time_ns
+    async with running_manager() as manager:
+        go = asyncio.Event()
+        job = manager.submit(command("x", "a"), runner=lambda ctx: go.wait())
+        monkeypatch.setattr(time, "time_ns", lambda: real() + 86_400_000_000_000)
+        go.set()
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await job.result()).time < 3_600_000
 
 
 async def test_backlog_of_long_messages_is_bounded() -> None:

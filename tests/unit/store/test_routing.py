@@ -1,7 +1,7 @@
 """Pools, shards, fail-over, hedging, health and write-back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -25,13 +25,11 @@ LOW = Range(b"\x00", b"\x7f")
 HIGH = Range(b"\x80", b"\xff")
 
 
-async def turns(condition: object, count: int = 200) -> None:
-    """Until the condition holds, for some turns of the loop."""
-    for _ in range(count):
-        if condition():  # type: ignore[operator]
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("never happened")
+async def turns(condition: Callable[[], object]) -> None:
+    """Until the condition holds."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
 
 
 def hasty(_at: int, _count: int) -> float:
@@ -204,7 +202,7 @@ async def test_cache_that_stands_still_stalls_no_reader_and_its_queue_is_bounded
 
     store = CachedStore(MemoryStore(CHUNKS), Stuck(), queue_bytes=5000)
     for _ in range(3):
-        assert await asyncio.wait_for(store.get_many(IDS), 5) == CHUNKS
+        assert await asyncio.wait_for(store.get_many(IDS), 60) == CHUNKS
     assert store.dropped > 30
     await store.close()
 
@@ -267,10 +265,9 @@ cache: [near]
     store = stores.open(parse_router(text))
     assert await store.get_many(IDS) == CHUNKS
     near = stores.open(f"dir://{tmp_path}/near")
-    for _ in range(200):
-        if not await near.missing(IDS):
-            break
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        while await near.missing(IDS):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.02)
     assert await near.get_many(IDS) == CHUNKS
     await near.close()
     await store.close()

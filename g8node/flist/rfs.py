@@ -53,7 +53,7 @@ def _inodes(db: Database, limits: Limits) -> tuple[dict[int, Node], dict[int, li
         for field, value in (("uid", uid), ("gid", gid), ("mode", mode)):
             if not isinstance(value, int) or not 0 <= value < 1 << 32:
                 raise InvalidArgument(f"{where}: {field} is {value!r}, expected 32 bits")
-        node = Node(mode, uid, gid, mtime_s=_number(mtime, where, "mtime"))
+        node = Node(mode, uid, gid, mtime_s=_number(mtime, where, "mtime", signed=True))
         kind = stat.S_IFMT(mode)
         if kind not in _KINDS or mode >> 16 or ino in nodes:
             raise InvalidArgument(f"{where}: mode {mode:o} is none, or the inode is there twice")
@@ -70,10 +70,10 @@ def _inodes(db: Database, limits: Limits) -> tuple[dict[int, Node], dict[int, li
     return nodes, children
 
 
-def _number(value: Any, where: str, field: str) -> int:
+def _number(value: Any, where: str, field: str, *, signed: bool = False) -> int:
     if value is None:
         return 0
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or (value < 0 and not signed):
         raise InvalidArgument(f"{where}: {field} is {value!r}, expected a number")
     return value
 

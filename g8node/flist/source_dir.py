@@ -8,12 +8,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from g8node.errors import Conflict
 from g8node.flist.source import How, Part, begin_file, check_xattrs, cut_file
 from g8node.flist.tree import Node
 from g8node.wire.chunk import CHUNK_SIZE
 from g8node.wire.flist import NANOSECONDS
+
+_PORTABLE: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 
 class DirectorySource:
@@ -98,9 +101,11 @@ class DirectorySource:
 
 
 def _xattrs(path: bytes) -> dict[bytes, bytes]:
+    """Those that a file keeps on any file system; others, as btrfs.compression, are of the one it lies on."""
     try:
-        names = os.listxattr(path, follow_symlinks=False)
-        return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
+        names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False)]
+        kept = [name for name in names if name.startswith(_PORTABLE)]
+        return {name: os.getxattr(path, name, follow_symlinks=False) for name in kept}
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP):
             return {}

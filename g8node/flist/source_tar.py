@@ -89,7 +89,7 @@ class TarSource:
             self._white_out(names)
             return
         if member.type == tarfile.LNKTYPE:
-            self._link(names, path, _split(_bytes(member.linkname)))
+            self._link(names, path, self._target(_bytes(member.linkname)))
             return
         node = self._node(member, path)
         if not names:
@@ -154,6 +154,10 @@ class TarSource:
         for name in [name for name, child in node.children.items() if id(child) not in self._fresh]:
             del node.children[name]
 
+    def _target(self, path: bytes) -> list[bytes]:
+        """Of a hard link; kaniko writes the layers of images with absolute ones, below the image's root."""
+        return _split(path.lstrip(b"/") if self._layered else path)
+
     def _parent(self, names: list[bytes], path: bytes) -> dict[bytes, Node]:
         """The directory that holds the last name; missing ones on the way are made, as tar does."""
         if len(names) > _DEPTH_MAX:
@@ -172,9 +176,10 @@ class TarSource:
         check_name(names[-1], repr(path))
         before = folder.get(names[-1])
         if before is not None and before.children is not None:
-            if node.children is None:
+            if node.children is not None:
+                node.children = before.children
+            elif not self._layered or id(before) in self._fresh:
                 raise InvalidArgument(f"member {path!r} replaces a directory")
-            node.children = before.children
         folder[names[-1]] = node
         self._fresh.add(id(node))
 

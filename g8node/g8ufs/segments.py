@@ -94,10 +94,16 @@ class Segment:
 
     @classmethod
     def create(cls, path: str) -> "Segment":
+        """OSError (no space) leaves no file: its name is tried again."""
         secret = os.urandom(32)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.pwrite(fd, _FILE.pack(_FILE_MAGIC, secret), 0)
-        return cls(path, fd, secret, _FILE.size, sealed=False)
+        made = cls(path, fd, secret, _FILE.size, sealed=False)
+        try:
+            os.pwrite(fd, _FILE.pack(_FILE_MAGIC, secret), 0)
+        except OSError:
+            os.unlink(path)
+            raise
+        return made
 
     @classmethod
     def open(cls, path: str) -> "Segment | None":
@@ -200,8 +206,9 @@ class SegmentLog:
         except OSError:
             os.close(self._owner)
             raise Unavailable(f"chunk cache {directory} is used by another process") from None
-        os.ftruncate(self._owner, 0)
-        os.pwrite(self._owner, b"%d" % os.getpid(), 0)
+        with contextlib.suppress(OSError):  # no space: what is cached can be read all the same
+            os.ftruncate(self._owner, 0)
+            os.pwrite(self._owner, b"%d" % os.getpid(), 0)
         self._load()
 
     def _load(self) -> None:
@@ -318,6 +325,7 @@ class SegmentLog:
         if tail is None or tail.size + length > self._segment_max:
             if tail is not None:
                 tail.seal()
+                self._tail = None  # now: sealed again, should no new one be made, it would lose its index
             tail = Segment.create(f"{self._directory}/{self._next:08d}.seg")
             self._tail = self._segments[self._next] = tail
             self._next += 1
@@ -354,7 +362,7 @@ class SegmentLog:
         moved = [self._record(segment, _unpack(self._index[prefix])) for prefix in pinned]
         for prefix in self._in(number):
             del self._index[prefix]
-        for name in (segment.path, f"{segment.path}.idx"):
+        for name in (segment.path, f"{segment.path}.idx", f"{segment.path}.tmp"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         for found in moved:

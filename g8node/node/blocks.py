@@ -16,6 +16,8 @@ from g8node.nbd.server import Server
 from g8node.nbd.tls import context_of
 from g8node.runtime import blocking, logs
 from g8node.runtime.process import Reaper
+from g8node.vdisk.abilities import NO_CHECK
+from g8node.vdisk.limits import Limits
 from g8node.vdisk.seal import master_key_of, read_master_key
 from g8node.vdisk.vdisks import Vdisks
 
@@ -130,6 +132,26 @@ class Blocks:
         if self._lies_on_clusters(vdisk):
             return self.on_clusters.vdisks.info(vdisk)
         return await self.vdisks.info(vdisk)
+
+    async def resize(self, vdisk: str, size: int) -> None:
+        """NotFound, InvalidArgument; Conflict for less."""
+        if self._lies_on_clusters(vdisk):
+            await self.on_clusters.resize(vdisk, size)
+        else:
+            await self.vdisks.resize(vdisk, size)
+
+    async def limit(self, vdisk: str, limits: Limits) -> None:
+        """NotFound."""
+        if self._lies_on_clusters(vdisk):
+            await self.on_clusters.limit(vdisk, limits)
+        else:
+            await self.vdisks.limit(vdisk, limits)
+
+    async def check(self, vdisk: str) -> list[str]:
+        """NotFound; InvalidArgument for one on clusters."""
+        if self._lies_on_clusters(vdisk):
+            raise InvalidArgument(NO_CHECK)
+        return await self.vdisks.check(vdisk)
 
     async def copy(self, vdisk: str, target: str) -> None:
         """Among the node's own, or on clusters."""

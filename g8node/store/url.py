@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from g8node.errors import InvalidArgument
+from g8node.wire.router import public_name
 
 URL_SIZE_MAX: Final = 4096
 _HOSTS_MAX: Final = 64
@@ -47,19 +48,19 @@ def parse_url(text: str, *, ports: Mapping[str, int]) -> StoreUrl:
     """`ports`: the schemes that are known and their default ports. InvalidArgument says what is wrong."""
     if len(text) > URL_SIZE_MAX:
         raise InvalidArgument(f"chunk store URL of {len(text)} characters, expected at most {URL_SIZE_MAX}")
+    name = public_name(text)
     try:
         parts = urlsplit(text)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:  # whose text may quote the password
-        raise InvalidArgument(f"chunk store {_public(text)!r} is no URL") from None
+        raise InvalidArgument(f"chunk store {name!r} is no URL") from None
     scheme = parts.scheme.removesuffix("+tls")
     if scheme not in ports:
         raise InvalidArgument(
-            f"chunk store {_public(text)!r}: expected one of {', '.join(f'{known}://' for known in ports)}"
+            f"chunk store {name!r}: expected one of {', '.join(f'{known}://' for known in ports)}"
         )
     credentials, _, netloc = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    name = _public(text)
     hosts = tuple(_host(name, one, ports[scheme]) for one in netloc.split(",")) if netloc else ()
     if len(hosts) > _HOSTS_MAX:
         raise InvalidArgument(f"chunk store {name}: {len(hosts)} hosts, expected at most {_HOSTS_MAX}")
@@ -73,12 +74,6 @@ def parse_url(text: str, *, ports: Mapping[str, int]) -> StoreUrl:
         unquote(password),
         options,
     )
-
-
-def _public(text: str) -> str:
-    """Cut up to the last @: the slash of a password that was not encoded must not save the rest of it."""
-    head, separator, rest = text.partition("://")
-    return (head + separator + rest.partition("?")[0].rpartition("@")[2])[:200]
 
 
 def _host(name: str, text: str, default_port: int) -> tuple[str, int]:

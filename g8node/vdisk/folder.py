@@ -54,22 +54,30 @@ class Folder:
         self.pools = Pools(disk, self.path, self._records, self._at, key)
 
     @off_loop
-    def lock(self) -> int:
-        """Make the folder if need be, and be its only user until the descriptor is closed."""
-        made = self.path
-        while not os.path.exists(made):
-            made = os.path.dirname(made)
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
-        while made != self.path:  # a new folder must not be lost with the vdisks in it
-            self._disk.sync_folder(made)
-            made = f"{made.rstrip('/')}/{self.path[len(made) :].lstrip('/').partition('/')[0]}"
-        fd = os.open(f"{self.path}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def lock(self, *, make: bool = True) -> int:
+        """Be the folder's only user until the descriptor is closed. Conflict; NotFound if not made."""
+        if make:
+            self._make()
+        try:
+            fd = os.open(f"{self.path}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.path}: there is no such folder") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(fd)
             raise Conflict(f"{self.path} is in use by another process") from error
         return fd
+
+    def _make(self) -> None:
+        """If need be; a new folder must not be lost with the vdisks in it."""
+        made = self.path
+        while not os.path.exists(made):
+            made = os.path.dirname(made)
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        while made != self.path:
+            self._disk.sync_folder(made)
+            made = f"{made.rstrip('/')}/{self.path[len(made) :].lstrip('/').partition('/')[0]}"
 
     def sweep(self) -> None:
         """Remove what was being made or removed when an earlier process ended."""

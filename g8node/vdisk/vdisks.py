@@ -36,9 +36,12 @@ class _Opened:
 class Vdisks:
     """The exports of an NBD server. One process at a time uses a folder of vdisks."""
 
-    def __init__(self, path: str, disk: Disk | None = None, *, key: bytes = b"") -> None:
-        """`key`: the master key of encrypted vdisks."""
+    def __init__(
+        self, path: str, disk: Disk | None = None, *, key: bytes = b"", makes_folder: bool = True
+    ) -> None:
+        """`key`: the master key of encrypted vdisks. `makes_folder`: if it is not there."""
         self.folder = Folder(disk or KernelDisk(), path, key)
+        self._makes_folder = makes_folder
         self._lock_fd = -1
         self._records: dict[str, Record] = {}
         self._opened: dict[str, _Opened] = {}
@@ -46,8 +49,11 @@ class Vdisks:
         self._collecting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Conflict when another process has the folder. A damaged vdisk is logged and left alone."""
-        self._lock_fd = await blocking.run("disk", self.folder.lock)
+        """Conflict when another process has the folder, NotFound when there is none and it must not be made.
+
+        A damaged vdisk is logged and left alone.
+        """
+        self._lock_fd = await blocking.run("disk", self.folder.lock, make=self._makes_folder)
         await blocking.run("disk", self.folder.sweep)
         for vdisk in await blocking.run("disk", self.folder.ids):
             try:

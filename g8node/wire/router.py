@@ -106,11 +106,21 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = "," in parts.netloc or parts.port  # a cluster has several hosts
-    except ValueError as error:
-        raise InvalidArgument(f"store {url[:200]!r} is no URL: {error}") from None
+    except ValueError:  # whose text may quote the password
+        hint = "what means something in a URL is written as %XX in a password: / as %2F"
+        raise InvalidArgument(f"store {public_name(url)!r} is no URL", hint=hint) from None
     if not parts.scheme or not (parts.netloc or parts.path) or not url.isprintable() or len(url) > 4096:
-        raise InvalidArgument(f"store {url[:200]!r} is no URL")
+        raise InvalidArgument(f"store {public_name(url)!r} is no URL")
     return url
+
+
+def public_name(url: str) -> str:
+    """What messages call a store whose URL may be no good: without options and all up to the last @.
+
+    The slash of a password that was not encoded must not save the rest of it.
+    """
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    return (scheme + separator + rest.rpartition("@")[2].partition("?")[0])[:200]
 
 
 def without_credentials(url: str) -> str:

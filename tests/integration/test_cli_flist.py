@@ -1,5 +1,6 @@
 """`g8 flist` as a user types it: every command, its text and its JSON."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,9 +22,10 @@ from g8node.errors import (
     PermissionDenied,
     Unavailable,
 )
-from g8node.linux.mount import mounts
+from g8node.linux.mount import mount, mounts, unmount
 from g8tools.flist.cli import app
 from g8tools.g8 import console
+from tests.support.loops import Loops
 from tests.support.trees import look, nasty
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -181,6 +183,49 @@ def test_editing_in_place(made: Path, tree: Path, tmp_path: Path) -> None:
     assert parsed("diff", made, made) == []
 
 
+@pytest.mark.parametrize("form", ["v2", "v3"])
+def test_editing_what_is_of_an_old_format(made: Path, tree: Path, tmp_path: Path, form: str) -> None:
+    old, store = tmp_path / "old", tmp_path / "store"
+    flist("convert", made, old, "--to", form, "--lossy", "--store", store)
+    new = tree / "new"
+    new.write_text("new")
+    os.utime(new, ns=(1, 1_600_000_000_000_000_001))
+    put = ("edit", "put", old, new, "/etc/new", "--store", store)
+    refused(FailedPrecondition, "nanoseconds", *put)
+    assert parsed(*put, "--lossy")["lost"]["nanoseconds"] == ["/etc/new"]
+    assert flist("cat", old, "/etc/new", "--store", store) == "new"
+    for words in (("chmod", old, "600", "/etc/new"), ("mv", old, "/etc/new", "/n"), ("cp", old, "/n", "/m")):
+        flist("edit", *words, "--lossy")
+    flist("edit", "rm", old, "/n", "--lossy")
+    flist("edit", "set", old, "a=b", "--lossy")
+    assert parsed("stat", old, "/m")["mode"] == "-rw-------"
+    assert parsed("check", old, "--content", "--store", store)["findings"] == []
+    assert parsed("info", old)["format"] == form
+
+
+def test_link_that_leads_nowhere_here_is_put(made: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/only/in/the/container")
+    flist("edit", "put", made, link, "/etc/link", "--store", tmp_path / "store")
+    assert parsed("stat", made, "/etc/link")["target"] == "/only/in/the/container"
+
+
+@pytest.mark.root
+def test_attributes_of_the_file_system_itself_are_left(tmp_path: Path) -> None:
+    top, out = tmp_path / "on", tmp_path / "x.flist"
+    top.mkdir()
+    with Loops(tmp_path) as loops, contextlib.ExitStack() as undo:
+        device = loops.make(128)
+        subprocess.run(["mkfs.btrfs", "-q", device], capture_output=True, check=True)
+        mount(device, str(top), "btrfs", 0, "")
+        undo.callback(unmount, str(top))
+        (top / "f").write_text("x")
+        os.setxattr(top / "f", "btrfs.compression", b"zstd")
+        os.setxattr(top / "f", "user.kept", b"1")
+        flist("pack", top, out, "--store", tmp_path / "store")
+    assert parsed("stat", out, "/f")["xattrs"] == {"user.kept": "31"}
+
+
 def test_moving_and_copying_in_place(made: Path, tmp_path: Path) -> None:
     before = parsed("stat", made, "/bin/app")["chunks"]
     flist("edit", "mv", made, "/link", "/etc/soft")
@@ -215,6 +260,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "pack nothing": ("pack {tmp}/none {tmp}/y --store {tmp}/s", InvalidArgument, "no such file"),
     "pack of no archive": ("pack {tmp}/text {tmp}/y --store {tmp}/s", InvalidArgument, "text"),
     "pack into no folder": ("pack {tmp}/tree {tmp}/no/y --store {tmp}/s", FileNotFoundError, "no/y"),
+    "pack into a folder": ("pack {tmp}/tree {tmp}/tree --store {tmp}/s", IsADirectoryError, "tree"),
+    "convert into no folder": ("convert {made} {tmp}/no/y", FileNotFoundError, "no/y"),
     "pack: store": ("pack {tmp}/tree {tmp}/y --store gopher://x", InvalidArgument, "gopher"),
     "pack: info": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --info x", InvalidArgument, "KEY=VALUE"),
     "pack: no key": ("pack {tmp}/tree {tmp}/y --store {tmp}/s --info =x", InvalidArgument, "KEY=VALUE"),
@@ -293,7 +340,9 @@ def test_bad_input_is_refused_by_name_and_changes_nothing(case: str, untouched: 
     before = sorted(os.listdir(untouched)), (untouched / "made").read_bytes()
     with pytest.raises(error, match=message):
         flist(*line.format(tmp=untouched, made=untouched / "made", bare=untouched / "bare").split())
+    stored = (untouched / "s").exists()
     shutil.rmtree(untouched / "s", ignore_errors=True)
+    assert not stored  # for what cannot be done
     assert (sorted(os.listdir(untouched)), (untouched / "made").read_bytes()) == before
 
 

@@ -18,6 +18,7 @@ from g8node.vdisk.cluster.layout import content_hash
 from g8node.vdisk.cluster.member import Member, Patience
 from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.cluster.settings import Configuration, Nbd, Static
+from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import Kind
 from tests.support.clusters import (
     PATIENCE,
@@ -372,6 +373,13 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
         assert remote.vdisks.info("vd")["limits"]["iops"] == 1000000
         export = await remote.vdisks.open("vd")
         assert await export.write_many([(0, memoryview(block(1)))]) == [None]
+        await g8("resize", "vd", "2G")
+        await eventually(lambda: export.describe().size == 2 << 30, "a vdisk in use that has grown", 60)
+        assert remote.vdisks.info("vd")["limits"]["iops"] == 1000000
+        with pytest.raises(Conflict, match="less than the present"):
+            await remote.resize("vd", 1 << 30)
+        await remote.limit("vd", Limits(iops=5))
+        await eventually(lambda: export.record.limits.iops == 5, "another limit of a vdisk in use", 60)
         await remote.vdisks.leave("vd", export)
         await g8("copy", "vd", "two")
         await remote.delete("vd")

@@ -293,6 +293,9 @@ def test_node_serves_vdisks_on_clusters_beside_its_own(node: Daemon, four: list[
     )
     assert "slave_cluster" in refused(node, "vdisk.create", id="new", size=1 << 30, slave_cluster="x")
     assert refused(node, "vdisk.copy", id="vd", target="own").startswith("409 ")
+    assert "change it in the file" in refused(node, "vdisk.resize", id="vd", size=2 << 30)
+    assert "change it in the file" in refused(node, "vdisk.limit", id="vd", iops=5)
+    assert "expected a vdisk of a folder" in refused(node, "vdisk.check", id="vd")
     assert refused(node, "vdisk.gc-cluster", cluster="nosuch").startswith("404 ")
     assert node.direct("vdisk.gc-cluster", cluster="primary") == {"blocks": 0, "bytes": 0, "kept": 0}
     until(lambda: node.direct("vdisk.info", id="vd")["connections"] == 0)

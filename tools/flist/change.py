@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from g8node.errors import AlreadyExists, InvalidArgument
-from g8tools.flist.common import FlistArgument, JsonOption, StoreOption, TokenOption, opened, packing, read
+from g8tools.flist.common import (
+    FlistArgument,
+    JsonOption,
+    StoreOption,
+    TokenOption,
+    check_out,
+    opened,
+    packing,
+    read,
+)
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ ToArgument = Annotated[
     str, typer.Argument(metavar="TO", help="Its new path in the flist; the folder must be there.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+LossyOption = Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,18 +87,23 @@ def convert(
     to: Annotated[str, typer.Option("--to", help="g8, v2 (sqlite in a tar) or v3 (.fl).")] = "g8",
     store: StoreOption = "",
     into: Annotated[str, typer.Option(metavar="DIR|URL", help="Where new chunks go; default: --store.")] = "",
-    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")] = False,
+    lossy: LossyOption = False,
     token_file: TokenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write an flist in another format; chunks are encoded anew where it needs others."""
     form = _format(to)
+    check_out(out)
     found = read(flist)
     done = console.run_async(_convert(found, out, form, store, into, lossy, token_file))
     lines = [f"{out}: {form}, {done.chunks} chunks encoded anew"]
-    lines += [f"left out: {kind}: {', '.join(paths)}" for kind, paths in done.losses.items()]
+    lines += _left_out(done)
     value = {"flist": str(out), "format": form, "chunks": done.chunks, "lost": done.losses}
     console.show(value, json=json, text="\n".join(lines))
+
+
+def _left_out(done: "Converted") -> list[str]:
+    return [f"left out: {kind}: {', '.join(paths)}" for kind, paths in done.losses.items()]
 
 
 def _format(name: str) -> "Format":
@@ -129,6 +144,7 @@ def put(
     path: Annotated[str, typer.Argument(help="Its path in the flist; its folder must be there.")],
     store: Annotated[str, typer.Option(metavar="DIR|URL", help="Where the chunks go.")],
     force: ForceOption = False,
+    lossy: LossyOption = False,
     token_file: TokenOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -145,17 +161,18 @@ def put(
                 options = PackOptions(progress=told)
                 return (await pack_tree(str(source), chunks, options, single=not source.is_dir())).root
 
-    if not source.exists():
+    if not os.path.lexists(source):  # a link may lead to what only the container has
         raise InvalidArgument(f"{source}: no such file or folder")
     root = console.run_async(run())
     folder[name] = root if source.is_dir() else next(iter((root.children or {}).values()))
-    _rewrite(found, flist, store, json, f"put {path}")
+    _rewrite(found, flist, store, json, f"put {path}", lossy=lossy)
 
 
 def remove(
     flist: FileArgument,
     path: Annotated[str, typer.Argument(help="A path in the flist.")],
     recursive: Annotated[bool, typer.Option("-r", help="A folder with all that is in it.")] = False,
+    lossy: LossyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Take a path out of an flist. Its chunks stay in the store."""
@@ -167,7 +184,7 @@ def remove(
     if node.children and not recursive:
         raise InvalidArgument(f"{path} is a folder that is not empty", hint="-r takes all of it")
     del folder[name]
-    _rewrite(found, flist, "", json, f"rm {path}")
+    _rewrite(found, flist, "", json, f"rm {path}", lossy=lossy)
 
 
 def move(
@@ -175,6 +192,7 @@ def move(
     old: FromArgument,
     new: ToArgument,
     force: ForceOption = False,
+    lossy: LossyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Give a file or folder of an flist another path."""
@@ -184,7 +202,7 @@ def move(
     into, other = _free_place(found.root, new, force)
     del folder[name]
     into[other] = node
-    _rewrite(found, flist, "", json, f"mv {old} {new}")
+    _rewrite(found, flist, "", json, f"mv {old} {new}", lossy=lossy)
 
 
 def copy(
@@ -192,6 +210,7 @@ def copy(
     old: FromArgument,
     new: ToArgument,
     force: ForceOption = False,
+    lossy: LossyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Copy a file or folder within an flist; its chunks are there already."""
@@ -201,7 +220,7 @@ def copy(
     node = _not_into_itself(found.root, old, new)
     into, other = _free_place(found.root, new, force)
     into[other] = copied(node)
-    _rewrite(found, flist, "", json, f"cp {old} {new}")
+    _rewrite(found, flist, "", json, f"cp {old} {new}", lossy=lossy)
 
 
 def _not_into_itself(root: "Node", old: str, new: str) -> "Node":
@@ -219,6 +238,7 @@ def chmod(
     mode: Annotated[str, typer.Argument(help="Octal, as 0755.")],
     path: Annotated[str, typer.Argument(help="A path in the flist.")],
     owner: Annotated[str, typer.Option(metavar="UID:GID", help="Change the owner too.")] = "",
+    lossy: LossyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Change a path's permission bits."""
@@ -234,12 +254,13 @@ def chmod(
         if not (uid.isdigit() and gid.isdigit() and max(int(uid), int(gid)) < 1 << 32):
             raise InvalidArgument(f"--owner {owner}: expected UID:GID, two numbers")
         node.uid, node.gid = int(uid), int(gid)
-    _rewrite(found, flist, "", json, f"chmod {path}")
+    _rewrite(found, flist, "", json, f"chmod {path}", lossy=lossy)
 
 
 def set_(
     flist: FileArgument,
     pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="An empty value takes it out.")],
+    lossy: LossyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Change free metadata, as entrypoint or environ."""
@@ -254,7 +275,8 @@ def set_(
         info[key] = value
         if not value:
             del info[key]
-    _rewrite(Flist(found.root, info, found.router, found.version), flist, "", json, "metadata changed")
+    changed = Flist(found.root, info, found.router, found.version)
+    _rewrite(changed, flist, "", json, "metadata changed", lossy=lossy)
 
 
 def _free_place(root: "Node", path: str, force: bool) -> "tuple[dict[bytes, Node], bytes]":
@@ -279,9 +301,10 @@ def _place(root: "Node", path: str) -> "tuple[dict[bytes, Node], bytes]":
     return node.children, raw
 
 
-def _rewrite(flist: "Flist", path: Path, store: str, json: bool, done: str) -> None:
+def _rewrite(flist: "Flist", path: Path, store: str, json: bool, done: str, *, lossy: bool) -> None:
     """In the format that it had; what v1 was becomes ours."""
     form = _format("g8" if flist.version == "v1" else flist.version)
-    console.run_async(_convert(flist, path, form, store, "", False, None))
-    value: dict[str, Any] = {"flist": str(path), "format": form, "done": done}
-    console.show(value, json=json, text=f"{path}: {text.dumps(done)[1:-1]}")
+    made = console.run_async(_convert(flist, path, form, store, "", lossy, None))
+    value: dict[str, Any] = {"flist": str(path), "format": form, "done": done, "lost": made.losses}
+    lines = [f"{path}: {text.dumps(done)[1:-1]}", *_left_out(made)]
+    console.show(value, json=json, text="\n".join(lines))

@@ -7,7 +7,7 @@ import typer
 
 from g8node.errors import InvalidArgument
 from g8tools.flist import change, look, stores, trust
-from g8tools.flist.common import packing
+from g8tools.flist.common import check_out, packing
 from g8tools.g8 import console
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def pack(
 
     if not source.exists():
         raise InvalidArgument(f"{source}: no such file or folder")
+    check_out(out)
     wrong = next((pair for pair in info or [] if not all(pair.partition("=")[:2])), None)
     if wrong is not None:
         raise InvalidArgument(f"--info {wrong}: expected KEY=VALUE")

@@ -1,6 +1,8 @@
 """What the commands of `g8 flist` share: opening flists, choosing stores, paths (async)."""
 
 import contextlib
+import errno
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,14 @@ def local(flist: str) -> Iterator[str]:
 
     with tempfile.TemporaryDirectory(prefix="g8-flist-") as folder:
         yield console.run_async(Downloads(folder, size_max_bytes=1 << 30).fetch(flist))
+
+
+def check_out(out: Path) -> None:
+    """Whether a file can be written there, before long work. OSError names it."""
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
 
 
 def read(flist: str) -> "Flist":

@@ -3,9 +3,10 @@
 A folder of vdisks has one user at a time: while a server serves it, the other commands are refused.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
 
 import typer
 
@@ -23,10 +24,9 @@ app = typer.Typer(
     help="Block devices: make them, serve them over NBD.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Data = Annotated[Path, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", callback=console.json_asked)]
 AnyData = Annotated[
-    Path | None, typer.Option("--data", help="Folder of vdisks; or --config.", envvar="G8_VDISKS")
+    Path | None, typer.Option("--data", help="Folder of vdisks, else G8_VDISKS; or --config.")
 ]
 Config = Annotated[
     str, typer.Option("--config", metavar="FILE|HOST:PORT,...", help="vdisks on clusters: a file, or etcd.")
@@ -43,7 +43,13 @@ Id = Annotated[str, typer.Argument(metavar="VDISK", help="Its id, which is also 
 _CLUSTER_KEYS: Final = ("storageClusterID", "templateStorageClusterID", "slaveStorageClusterID")
 
 
-def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = "") -> T:
+def _with(
+    data: Path,
+    work: "Callable[[Vdisks], Awaitable[T]]",
+    key_file: str = "",
+    *,
+    makes_folder: bool = False,
+) -> T:
     """Run work on the vdisks of a folder."""
     from g8node.runtime import blocking, logs
     from g8node.vdisk.seal import read_master_key
@@ -53,7 +59,8 @@ def _with(data: Path, work: "Callable[[Vdisks], Awaitable[T]]", key_file: str = 
     path = str(data.absolute())
 
     async def run() -> T:
-        vdisks = Vdisks(path, key=read_master_key(key_file) if key_file else b"")
+        key = read_master_key(key_file) if key_file else b""
+        vdisks = Vdisks(path, key=key, makes_folder=makes_folder)
         await vdisks.start()
         try:
             return await work(vdisks)
@@ -83,9 +90,13 @@ def _on_clusters(config: str, server: str, work: "Callable[[Remote], Awaitable[T
     return console.run_async(run())
 
 
-def _either(data: Path | None, config: str) -> Path:
-    """The folder; what has a configuration does not get here."""
-    if data is None or config:
+def _folder(data: Path | None, config: str) -> Path | None:
+    """None when the vdisks are those of a configuration, whatever G8_VDISKS says."""
+    if config and data is None:
+        return None
+    if data is None and (named := os.environ.get("G8_VDISKS")):
+        data = Path(named)
+    if config or data is None:
         raise InvalidArgument("expected --data or --config, not both")
     return data
 
@@ -122,12 +133,12 @@ def create(
     """
     import msgspec
 
-    if config and data is None:
+    folder = _folder(data, config)
+    if folder is None:
         clusters = cluster, template_cluster, slave_cluster
         limits = {"iops": iops, "bytes_s": size_of(bytes_s, "bandwidth")}
         _create_there(config, server, vdisk, clusters, (type_, size, block_size, template), limits)
         return
-    folder = _either(data, config)
 
     from g8node.vdisk.record import Kind, Record, StorageWish, storage_of
 
@@ -147,7 +158,7 @@ def create(
         record = msgspec.convert(fields, Record)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"vdisk: {error}") from error
-    made = _with(folder, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file)
+    made = _with(folder, lambda vdisks: vdisks.create(record, encrypted=encrypt), key_file, makes_folder=True)
     console.show(made, json=json, text="")
 
 
@@ -179,19 +190,39 @@ def _create_there(
 
 
 @app.command("list")
-def list_(data: Data, json: Json = False) -> None:
-    """The vdisks of a folder."""
-
-    async def work(vdisks: "Vdisks") -> list[dict[str, object]]:
-        return [await vdisks.info(record.id) for record in vdisks.records()]
-
-    rows = _with(data, work)
+def list_(
+    data: AnyData = None, config: Config = "", server: ServerId = "default", json: Json = False
+) -> None:
+    """The vdisks of a folder, or of a configuration."""
+    folder = _folder(data, config)
+    rows = _known_there(config, server) if folder is None else _with(folder, _known)
+    last = "CLUSTER" if folder is None else "USED"
     text = console.table(
-        [("VDISK", "TYPE", "SIZE", "USED")]
-        + [(str(row["id"]), str(row["type"]), _amount(row["size"]), _amount(row["used"])) for row in rows],
-        right=frozenset((2, 3)),
+        [("VDISK", "TYPE", "SIZE", last)]
+        + [(str(row["id"]), str(row["type"]), _amount(row["size"]), _cluster_or_used(row)) for row in rows],
+        right=frozenset((2,) if folder is None else (2, 3)),
     )
     console.show(rows, json=json, text=text)
+
+
+async def _known(vdisks: "Vdisks") -> list[dict[str, Any]]:
+    return [await vdisks.info(record.id) for record in vdisks.records()]
+
+
+def _known_there(config: str, server: str, vdisk: str = "") -> list[dict[str, Any]]:
+    """What the configuration says, of one vdisk or of all; what is served is others' to know."""
+
+    async def work(remote: "Remote") -> list[dict[str, Any]]:
+        names = [vdisk] if vdisk else [name for name, _ in remote.vdisks.names()]
+        return [remote.vdisks.info(name) for name in names]
+
+    unknown = ("used", "connections", "counters", "created")
+    rows = _on_clusters(config, server, work)
+    return [{key: value for key, value in row.items() if key not in unknown} for row in rows]
+
+
+def _cluster_or_used(row: dict[str, Any]) -> str:
+    return str(row["cluster"]) if "cluster" in row else _amount(row["used"])
 
 
 def _amount(value: object) -> str:
@@ -200,19 +231,36 @@ def _amount(value: object) -> str:
 
 
 @app.command()
-def info(vdisk: Id, data: Data, json: Json = False) -> None:
-    """All that is known of a vdisk."""
-    found = _with(data, lambda vdisks: vdisks.info(vdisk))
+def info(
+    vdisk: Id, data: AnyData = None, config: Config = "", server: ServerId = "default", json: Json = False
+) -> None:
+    """All that is known of a vdisk. On clusters: what the configuration says."""
+    folder = _folder(data, config)
+    if folder is None:
+        (found,) = _known_there(config, server, vdisk)
+    else:
+        found = _with(folder, lambda vdisks: vdisks.info(vdisk))
     pairs = [(name, str(value)) for name, value in found.items() if not isinstance(value, dict)]
     console.show(found, json=json, text=console.fields(pairs))
 
 
 @app.command()
 def resize(
-    vdisk: Id, size: Annotated[str, typer.Argument(help="The new size, larger than before.")], data: Data
+    vdisk: Id,
+    size: Annotated[str, typer.Argument(help="The new size, larger than before.")],
+    data: AnyData = None,
+    config: Config = "",
+    server: ServerId = "default",
 ) -> None:
-    """Grow a vdisk."""
-    _with(data, lambda vdisks: vdisks.resize(vdisk, size_of(size)))
+    """Grow a vdisk.
+
+    On clusters: its entry in etcd, also while it is served; a file is for its owner to change.
+    """
+    folder = _folder(data, config)
+    if folder is None:
+        _on_clusters(config, server, lambda remote: remote.resize(vdisk, size_of(size)))
+    else:
+        _with(folder, lambda vdisks: vdisks.resize(vdisk, size_of(size)))
 
 
 @app.command()
@@ -221,10 +269,11 @@ def delete(vdisk: Id, data: AnyData = None, config: Config = "", server: ServerI
 
     On clusters: its blocks, and its entry if that is in etcd. Nobody may serve it meanwhile.
     """
-    if config and data is None:
+    folder = _folder(data, config)
+    if folder is None:
         _on_clusters(config, server, lambda remote: remote.delete(vdisk))
     else:
-        _with(_either(data, config), lambda vdisks: vdisks.delete(vdisk))
+        _with(folder, lambda vdisks: vdisks.delete(vdisk))
 
 
 @app.command()
@@ -240,16 +289,24 @@ def copy(
 
     On clusters the new one is made in etcd; a file must have it already. Nobody may serve either meanwhile.
     """
-    if config and data is None:
+    folder = _folder(data, config)
+    if folder is None:
         _on_clusters(config, server, lambda remote: remote.copy(vdisk, target))
     else:
-        _with(_either(data, config), lambda vdisks: vdisks.copy(vdisk, target), key_file)
+        _with(folder, lambda vdisks: vdisks.copy(vdisk, target), key_file)
 
 
 @app.command()
-def check(vdisk: Id, data: Data, key_file: KeyFile = "", json: Json = False) -> None:
-    """Read everything; exit code 100 and a list when something is damaged."""
-    problems = _with(data, lambda vdisks: vdisks.check(vdisk), key_file)
+def check(
+    vdisk: Id, data: AnyData = None, key_file: KeyFile = "", config: Config = "", json: Json = False
+) -> None:
+    """Read everything; exit code 100 and a list when something is damaged. Not on clusters."""
+    folder = _folder(data, config)
+    if folder is None:
+        from g8node.vdisk.abilities import NO_CHECK
+
+        raise InvalidArgument(NO_CHECK)
+    problems = _with(folder, lambda vdisks: vdisks.check(vdisk), key_file)
     console.show({"problems": problems}, json=json, text="\n".join(problems))
     if problems:
         raise Conflict(f"vdisk {vdisk!r} is damaged")
@@ -271,11 +328,12 @@ def gc(
     answer, and what was used in the last quarter of an hour stays.
     """
     rate = size_of(bytes_s, "bandwidth")
-    if config and data is None:
+    folder = _folder(data, config)
+    if folder is None:
         done = _on_clusters(config, server, lambda remote: remote.vdisks.collect(cluster, bytes_s=rate))
         console.show(done, json=json, text=f"{done.blocks} blocks removed, {done.kept} kept")
         return
-    rows = _with(_either(data, config), lambda vdisks: vdisks.gc(rate), key_file)
+    rows = _with(folder, lambda vdisks: vdisks.gc(rate), key_file)
     text = console.table(
         [("BLOCKS", "FREED", "KEPT", "PROBLEM")]
         + [

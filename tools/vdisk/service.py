@@ -56,7 +56,7 @@ async def serve(options: Options) -> None:
             printing.cancel()
     else:
         key = await blocking.run("disk", read_master_key, options.key_file) if options.key_file else b""
-        vdisks = Vdisks(options.data, key=key)
+        vdisks = Vdisks(options.data, key=key, makes_folder=False)
         await _serve(options, context, vdisks, vdisks, ended)
 
 

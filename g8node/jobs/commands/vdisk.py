@@ -125,7 +125,7 @@ async def _info(ctx: Context, vdisk: str) -> Info:
 async def create(ctx: Context, args: CreateArgs) -> Info:
     """Make an empty vdisk; it takes space only for what is written. Encryption needs `vdisk.key_file`.
 
-    With `cluster` it lies there, if `vdisk.config` is etcd: GiB, deduplicated if a boot disk, without limits.
+    With `cluster` it lies there, if `vdisk.config` is etcd: GiB, deduplicated if a boot disk.
     """
     if args.cluster:
         await _create_on_cluster(ctx, args)
@@ -167,7 +167,7 @@ async def _create_on_cluster(ctx: Context, args: CreateArgs) -> None:
 
 @command("vdisk.list", role="reader")
 async def list_(ctx: Context) -> list[Info]:
-    """All vdisks, by id."""
+    """The node's own vdisks, by id; `vdisk.clusters` has those on clusters."""
     return [await _info(ctx, record.id) for record in ctx.node.blocks.vdisks.records()]
 
 
@@ -188,8 +188,11 @@ class ResizeArgs(Struct, frozen=True):
 
 @command("vdisk.resize", role="admin")
 async def resize(ctx: Context, args: ResizeArgs) -> Info:
-    """Grow a vdisk, also one in use: clients see it when they connect again. 409 for less."""
-    await ctx.node.blocks.vdisks.resize(args.id, args.size)
+    """Grow a vdisk, also one in use: clients see it when they connect again. 409 for less.
+
+    On clusters to GiB, and only if `vdisk.config` is etcd.
+    """
+    await ctx.node.blocks.resize(args.id, args.size)
     return await _info(ctx, args.id)
 
 
@@ -202,8 +205,8 @@ class LimitArgs(Struct, frozen=True):
 
 @command("vdisk.limit", role="admin")
 async def limit(ctx: Context, args: LimitArgs) -> Info:
-    """Other limits of rate, at once and for good."""
-    await ctx.node.blocks.vdisks.limit(args.id, Limits(args.iops, args.bytes_s, args.burst_ms / 1000))
+    """Other limits of rate, at once and for good; on clusters if `vdisk.config` is etcd."""
+    await ctx.node.blocks.limit(args.id, Limits(args.iops, args.bytes_s, args.burst_ms / 1000))
     return await _info(ctx, args.id)
 
 
@@ -230,8 +233,8 @@ async def delete(ctx: Context, args: IdArgs) -> None:
 
 @command("vdisk.check", role="operator")
 async def check(ctx: Context, args: IdArgs) -> list[str]:
-    """Read everything; what is damaged, for a person."""
-    return await ctx.node.blocks.vdisks.check(args.id)
+    """Read everything; what is damaged, for a person. Not for vdisks on clusters, whose reads check that."""
+    return await ctx.node.blocks.check(args.id)
 
 
 class GcArgs(Struct, frozen=True):

@@ -162,6 +162,18 @@ class EtcdSource:
         texts = {static_key: settings.encode(vdisk.static), nbd_key: settings.encode(vdisk.nbd)}
         await self._change_list(lambda ids: [*ids, vdisk.id], puts=texts)
 
+    async def change(self, vdisk: str, change: Callable[[Static], Static]) -> None:
+        """What others change at the same moment is not undone."""
+        key = settings.static_key(vdisk)
+        for _ in range(_CHANGES):
+            values, _ = await self._etcd.get([key])
+            if key not in values:
+                raise Unavailable(f"etcd: there is no key {key}")
+            static = change(settings.parse_value(values[key], key, Static))
+            if await self._etcd.swap(key, values[key], {key: settings.encode(static)}):
+                return
+        raise Conflict(f"etcd: {key} is being changed by others", hint="try again")
+
     async def remove(self, vdisk: str) -> None:
         keys = [settings.static_key(vdisk), settings.nbd_key(vdisk), settings.tlog_key(vdisk)]
         await self._change_list(lambda ids: [one for one in ids if one != vdisk], deletes=keys)

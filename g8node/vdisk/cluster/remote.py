@@ -1,19 +1,22 @@
 """The vdisks of a configuration, kept as it says (async): for a node and for `g8 vdisk serve`."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from g8node.errors import AlreadyExists, NodeError
+from g8node.errors import AlreadyExists, Conflict, InvalidArgument, NodeError
 from g8node.runtime import logs
 from g8node.vdisk.cluster.etcd import Etcd
 from g8node.vdisk.cluster.etcdsource import EtcdSource
 from g8node.vdisk.cluster.events import Tell
 from g8node.vdisk.cluster.exports import ClusterVdisks
 from g8node.vdisk.cluster.member import Patience
-from g8node.vdisk.cluster.settings import Nbd, Static
+from g8node.vdisk.cluster.settings import GIB, Nbd, Static
 from g8node.vdisk.cluster.source import FileSource, Source, endpoints_of
+from g8node.vdisk.limits import Limits
+from g8node.vdisk.record import SIZE_MAX
 
 log = logs.get("vdisk")
 
@@ -84,6 +87,31 @@ class Remote:
         """A new vdisk, where the configuration is in etcd. AlreadyExists, InvalidArgument, Conflict."""
         self._refuse_known(vdisk)
         await self.source.add(await self.source.compose(vdisk, static, nbd))
+        await self._reload()
+
+    async def resize(self, vdisk: str, size: int) -> None:
+        """Grow, where the configuration is in etcd; also while it is served, here or by others.
+
+        NotFound, InvalidArgument; Conflict for less, or when it is in a file.
+        """
+        gib, odd = divmod(size, GIB)
+        if odd or size > SIZE_MAX:
+            raise InvalidArgument(f"size: expected a multiple of 1 GiB, at most {SIZE_MAX} bytes")
+
+        def grown(static: Static) -> Static:
+            if gib < static.size:
+                raise Conflict(f"size: {size} is less than the present {static.size * GIB} bytes")
+            return msgspec.structs.replace(static, size=gib)
+
+        await self._change(vdisk, grown)
+
+    async def limit(self, vdisk: str, limits: Limits) -> None:
+        """Other limits, where the configuration is in etcd. NotFound; Conflict when it is in a file."""
+        await self._change(vdisk, lambda static: msgspec.structs.replace(static, limits=limits))
+
+    async def _change(self, vdisk: str, change: Callable[[Static], Static]) -> None:
+        self.vdisks.get(vdisk)
+        await self.source.change(vdisk, change)
         await self._reload()
 
     async def copy(self, vdisk: str, target: str) -> None:

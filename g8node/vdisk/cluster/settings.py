@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 TEXT_BYTES_MAX: Final = 4 << 20
 _DEPTH: Final = 8
-_GIB: Final = 1 << 30
+GIB: Final = 1 << 30
 
 ServerState = Literal["online", "offline", "repair", "respread", "rip"]
 Id = Annotated[str, Meta(pattern=rf"\A[!-~]{{1,{ID_MAX}}}\Z")]
@@ -34,7 +34,7 @@ IdOrNone = Annotated[str, Meta(pattern=rf"\A[!-~]{{0,{ID_MAX}}}\Z")]
 Address = Annotated[str, Meta(max_length=300)]
 Secret = Annotated[str, Meta(max_length=1024)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Gib = Annotated[int, Meta(ge=1, le=SIZE_MAX // _GIB)]
+Gib = Annotated[int, Meta(ge=1, le=SIZE_MAX // GIB)]
 BlockSize = Annotated[int, Meta(ge=512, le=BLOCK_MAX)]
 Shards = Annotated[int, Meta(ge=1, le=255)]
 
@@ -159,7 +159,7 @@ class Static(Struct, frozen=True):
         return Record(
             id=vdisk,
             type=self.type,
-            size=self.size * _GIB,
+            size=self.size * GIB,
             block_size=self.block_size,
             read_only=self.read_only,
             limits=self.limits,

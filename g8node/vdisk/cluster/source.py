@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
 from g8node.errors import Conflict, InvalidArgument, NodeError, Unavailable
@@ -40,6 +40,9 @@ class Source(Protocol):
 
     async def add(self, vdisk: Vdisk) -> None:
         """Have it in the list. Conflict where that is for others to do; AlreadyExists."""
+
+    async def change(self, vdisk: str, change: Callable[[Static], Static]) -> None:
+        """Have it say something else of a vdisk. Conflict where that is for others to do."""
 
     async def remove(self, vdisk: str) -> None:
         """Have it in the list no more; nothing where that is for others to do."""
@@ -101,6 +104,9 @@ class FileSource:
     def _refusal(self, vdisk: str) -> Conflict:
         """A file belongs to the one who edits it: its comments and order would be lost."""
         return Conflict(f"vdisk {vdisk!r} is not in {self._path}", hint="add it to the file first")
+
+    async def change(self, vdisk: str, change: Callable[[Static], Static]) -> None:
+        raise Conflict(f"vdisk {vdisk!r} is in {self._path}", hint="change it in the file")
 
     async def remove(self, vdisk: str) -> None:
         """Whoever edits the file does that."""

@@ -210,6 +210,43 @@ async def test_oci_layout_is_packed(image: Path, tmp_path: Path) -> None:
     }
 
 
+async def test_layer_replaces_a_folder_of_the_layers_below(image: Path, tmp_path: Path) -> None:
+    """As `rm -r etc && ln -s d etc` of a build step leaves it; and a hard link as kaniko writes it."""
+    upper = layer(d__w=b"3")
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as archive:
+        for name, kind, target in (("etc", tarfile.SYMTYPE, "d"), ("hard", tarfile.LNKTYPE, "/d/z")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    add_layers(image, [out.getvalue(), upper])
+    store = DictStore()
+    flist = await packed(image, tmp_path / "x", store)
+    assert await contents(flist, store) == {b"d/w": b"3", b"d/z": b"2", b"hard": b"2"}
+    names = flist.root.children or {}
+    assert (names[b"etc"].target, names[b"hard"]) == (b"d", (names[b"d"].children or {})[b"z"])
+
+
+async def test_layer_that_replaces_its_own_folder_is_refused(image: Path, tmp_path: Path) -> None:
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as archive:
+        for kind in (tarfile.DIRTYPE, tarfile.REGTYPE):
+            member = tarfile.TarInfo("etc")
+            member.type = kind
+            archive.addfile(member)
+    add_layers(image, [out.getvalue()])
+    with pytest.raises(InvalidArgument, match="replaces a directory"):
+        await packed(image, tmp_path / "x", DictStore())
+
+
+def add_layers(layout: Path, layers: list[bytes]) -> None:
+    """On top of those that the image has."""
+    index = json.loads((layout / "index.json").read_text())
+    known = layout / "blobs" / "sha256" / index["manifests"][1]["digest"].removeprefix("sha256:")
+    manifest = json.loads(known.read_text())
+    manifest["layers"] += [blob(layout, data) for data in layers]
+    index["manifests"][1] = blob(layout, json.dumps(manifest).encode())
+    (layout / "index.json").write_text(json.dumps(index))
+
+
 async def test_layer_that_was_changed_is_refused(image: Path, tmp_path: Path) -> None:
     manifest = json.loads((image / "index.json").read_text())["manifests"][1]["digest"][7:]
     layers = json.loads((image / "blobs" / "sha256" / manifest).read_text())["layers"]

@@ -279,6 +279,7 @@ def v3(tmp_path: Path, *statements: str) -> Path:
         ("UPDATE inode SET mode = 420 WHERE name = 'f'", "mode"),
         ("UPDATE inode SET uid = -5 WHERE name = 'f'", "uid"),
         ("UPDATE inode SET size = 'x' WHERE name = 'f'", "size"),
+        ("UPDATE inode SET mtime = 'x' WHERE name = 'f'", "mtime"),
         ("UPDATE inode SET size = 5 WHERE name = 'f'", "does not go with 2 chunks"),
         ("UPDATE block SET id = x'00'", "not of 32 bytes"),
         ("UPDATE route SET start = 9, end = 3", "ascending"),
@@ -301,6 +302,11 @@ def test_v3_inode_in_a_cycle_is_left_out(tmp_path: Path) -> None:
 def test_v3_group_is_not_the_owner(tmp_path: Path) -> None:
     node = (read_flist(str(v3(tmp_path))).root.children or {})[b"f"]
     assert (node.uid, node.gid) == (7, 8)
+
+
+def test_v3_time_before_1970_is_read(tmp_path: Path) -> None:
+    found = read_flist(str(v3(tmp_path, "UPDATE inode SET mtime = -5 WHERE name = 'f'")))
+    assert (found.root.children or {})[b"f"].mtime_s == -5
 
 
 def test_v3_without_tables_of_no_use_is_read(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The segment log: what was verified comes back, nothing else ever does."""
 
+import resource
 from pathlib import Path
 
 import pytest
 
 from g8node.errors import Exhausted, Unavailable
-from g8node.g8ufs.segments import Key, SegmentLog
+from g8node.g8ufs.segments import Key, SegmentLog, owner
 from tests.support.chunks import some_bytes
 
 BUDGET = 4 << 20
@@ -206,4 +207,49 @@ def test_segments_drop_a_damaged_pin(tmp_path: Path) -> None:
     log = SegmentLog(str(tmp_path), BUDGET)
     assert log.pins.names() == []
     assert not list((tmp_path / "pins").iterdir())
+    log.close()
+
+
+def test_segments_go_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    """A limit of file sizes, as ENOSPC does, lets a file be made and nothing be written to it."""
+    log = SegmentLog(str(tmp_path), BUDGET)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            log.append([chunk(1)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*.seg"))
+    log.append([chunk(1)])
+    assert log.read_many([chunk(1)[0]]) == [chunk(1)[1]]
+    log.close()
+
+
+def test_segments_are_read_when_the_disk_is_full_at_start(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        log = SegmentLog(str(tmp_path), BUDGET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_many([chunk(7)[0]]) == [chunk(7)[1]]
+    assert owner(str(tmp_path)) == 0
+    log.close()
+
+
+def test_segments_keep_the_index_of_a_full_one_when_no_other_can_be_made(tmp_path: Path) -> None:
+    log = SegmentLog(str(tmp_path), 1 << 20)
+    log.append([chunk(1, 60_000), chunk(2, 60_000)])
+    (tmp_path / "00000002.seg").mkdir()
+    for number in (3, 4):
+        with pytest.raises(FileExistsError):
+            log.append([chunk(number, 60_000)])
+    (tmp_path / "00000002.seg").rmdir()
+    log.append([chunk(5, 60_000)])
+    log.close()
+    log = SegmentLog(str(tmp_path), 1 << 20)
+    for number in (1, 2, 5):
+        assert log.read_many([chunk(number, 60_000)[0]]) == [chunk(number, 60_000)[1]]
     log.close()

@@ -5,6 +5,7 @@ import pytest
 from g8node.errors import InvalidArgument
 from g8node.store.cluster import slot_of
 from g8node.store.locate import PORTS, open_store
+from g8node.store.stores import Stores
 from g8node.store.url import parse_url
 
 
@@ -32,6 +33,9 @@ def test_url_parts_are_decoded() -> None:
         "redis+cluster://u:secret@",
         "ftp://u:secret@host",
         "redis://u:secret@[::1",
+        "redis://u:sec?:secret@host",
+        "redis://u:sec[:secret@host",
+        "u:secret@host",
         "http+tls://u:secret@host",
     ],
 )
@@ -39,6 +43,10 @@ def test_url_that_is_wrong_is_named_without_its_password(url: str) -> None:
     with pytest.raises(InvalidArgument, match="chunk store") as caught:
         open_store(url)
     assert ":secret" not in str(caught.value)
+    assert "u:" not in str(caught.value)
+    with pytest.raises(InvalidArgument) as caught:
+        Stores().open(f"00-7f={url}")
+    assert "secret" not in str(caught.value).removesuffix("secret2', expected seconds up to 3600")
     assert "u:" not in str(caught.value)
 
 

@@ -52,14 +52,21 @@ class Route:
 @contextlib.contextmanager
 def session() -> Iterator[Any]:
     from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no types at all
+
+    with _refusals(), IPRoute() as rtnl:
+        yield rtnl
+
+
+@contextlib.contextmanager
+def _refusals(*what: str) -> Iterator[None]:
+    """Those of the kernel become OSError, of `what` if that is given."""
     from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
     try:
-        with IPRoute() as rtnl:
-            yield rtnl
+        yield
     except NetlinkError as error:
         code = error.code or errno.EIO
-        raise OSError(code, os.strerror(code)) from error
+        raise OSError(code, os.strerror(code), *what) from error
 
 
 def find_link(rtnl: Any, name: str) -> Any:
@@ -296,12 +303,14 @@ def link_configure(name: str, cidrs: Sequence[str], gateways: Sequence[str], met
             ip, _, prefix = cidr.partition("/")
             # Nobody else is given it, and programs may use it at once.
             known = {"flags": _NO_DUPLICATES} if ":" in ip else {}
-            rtnl.addr("add", index=index, address=ip, prefixlen=int(prefix), **known)
+            with _refusals(f"cidr {cidr}"):
+                rtnl.addr("add", index=index, address=ip, prefixlen=int(prefix), **known)
         rtnl.link("set", index=index, state="up")
         for gateway in gateways:
             family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
             priority = {"priority": metric} if metric else {}
-            rtnl.route("add", family=int(family), oif=index, dst="default", gateway=gateway, **priority)
+            with _refusals(f"gateway {gateway}"):
+                rtnl.route("add", family=int(family), oif=index, dst="default", gateway=gateway, **priority)
 
 
 @off_loop

@@ -266,7 +266,7 @@ class Connection(asyncio.BufferedProtocol):
         self._set_rules(begin, begin.description)
         if self._transport is not None and not self._secured:
             wire = Wire(self._transport, self._parser, self._rules, self._replies)
-            self._lone = Lone.of(export, wire, self._owner)
+            self._lone = Lone.of(export, wire)
         self._pause(False)
         if requests := self._parser.feed(rest):
             self._pending += requests

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 
 from g8node.linux.guard import off_loop
 from g8node.nbd.export import Export, LoneExport
-from g8node.nbd.owner import Owner
 from g8node.runtime import blocking
 from g8node.wire import nbd
 from g8node.wire.nbd import Replies, Request, RequestParser, Rules
@@ -53,11 +52,13 @@ class Wire(NamedTuple):
 class Lone:
     """One connection. While it is `under_way` nobody else touches the wire."""
 
-    def __init__(self, export: Export, alone: LoneExport, wire: Wire, owner: Owner) -> None:
+    threads = 0
+    """Under way, of all servers: they share the threads, and who had to wait for one would not be served."""
+
+    def __init__(self, export: Export, alone: LoneExport, wire: Wire) -> None:
         self._export = export
         self._alone = alone
         self._transport, self._parser, self._rules, self._replies = wire
-        self._owner = owner
         self._streak = 0
         self._client: socket.socket
         self._is_quick = False
@@ -65,9 +66,9 @@ class Lone:
         self.under_way = False
 
     @classmethod
-    def of(cls, export: Export, wire: Wire, owner: Owner) -> "Lone | None":
+    def of(cls, export: Export, wire: Wire) -> "Lone | None":
         """None when the export cannot be served so."""
-        return cls(export, export, wire, owner) if isinstance(export, LoneExport) else None
+        return cls(export, export, wire) if isinstance(export, LoneExport) else None
 
     # On the loop
 
@@ -81,13 +82,18 @@ class Lone:
             return False
         if pending[0].kind == nbd.CMD_FLUSH or pending[0].flags & nbd.CMD_FLAG_FUA:
             self._streak += 1
-        if self._streak < _STREAK or self._export.limited or self._owner.lone >= _LONE_MAX:
+        if self._streak < _STREAK or self._export.limited or Lone.threads >= _LONE_MAX:
             return False
         if self._transport.get_write_buffer_size() or not self._alone.take():
             return False
         fd = self._transport.get_extra_info("socket").fileno()
-        self._client = socket.socket(fileno=os.dup(fd))  # the transport may close its own at any time
-        self._owner.lone += 1
+        try:
+            self._client = socket.socket(fileno=os.dup(fd))  # the transport may close its own at any time
+        except OSError:  # no descriptor is left: the loop needs none
+            self._alone.give_back()
+            self._streak = 0
+            return False
+        Lone.threads += 1
         self.under_way = True
         return True
 
@@ -98,7 +104,7 @@ class Lone:
                 return await blocking.run("lone", self._serve, client, request, ending)
         finally:
             self.under_way = False
-            self._owner.lone -= 1
+            Lone.threads -= 1
             self._alone.give_back()
             self._export.count(nbd.CMD_FLUSH, self._flushes, 0)
             self._export.count(nbd.CMD_WRITE, self._writes, self._written)

@@ -17,8 +17,6 @@ class Owner(Protocol):
     tls: ssl.SSLContext | None
     tls_mode: TlsMode
     handshake_s: float
-    lone: int
-    """Connections that are served by threads, see lone.py."""
 
     def joined(self, connection: "Connection") -> bool:
         """False when there are too many."""

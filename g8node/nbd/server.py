@@ -38,7 +38,6 @@ class Server:
         self.tls_mode: TlsMode = "required" if tls_only else "optional" if tls is not None else "off"
         self.handshake_s = handshake_s
         self._connections_max = connections_max
-        self.lone = 0
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()

@@ -211,7 +211,7 @@ def node_error(what: str, error: OSError) -> NodeError:
 
 def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
     try:
-        if "/" not in text:
+        if "/" not in text or "%" in text:
             raise ValueError
         return ipaddress.ip_interface(text)
     except ValueError as error:
@@ -245,6 +245,8 @@ def _gateway(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if not text:
         return None
     try:
+        if "%" in text:
+            raise ValueError
         return ipaddress.ip_address(text)
     except ValueError as error:
         raise InvalidArgument(f"gw: invalid gw ip {text[:80]!r}") from error

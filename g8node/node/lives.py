@@ -117,7 +117,7 @@ class Lives:
         return None
 
     async def _watch(self, container: Container, check: HealthCheck) -> None:
-        """Find out how the container does, until it is cancelled or the container is given up."""
+        """Find out how the container does, until it is cancelled or the container is given up or ends."""
         health = container.health
         assert health is not None
         health.status, health.failures = "starting", 0
@@ -127,6 +127,8 @@ class Lives:
             await container.stillness.moving()
             held = container.stillness.times
             health.code = await self._checked(container, check)
+            if container.ending.is_set():
+                return  # what it serves may have ended already, and it has its while to end
             if container.stillness.times != held:
                 continue  # it could not answer
             before = health.status

@@ -288,7 +288,8 @@ class Nics:
         async def apply(lease: dhcp.Lease) -> None:
             await self._change(network, self._apply(network, wire, lease))
 
-        asking = dhcp.keep(self._reaper, network.space, wire.link, network.hostname, apply, had=wire.cidrs)
+        had = _leased(wire)
+        asking = dhcp.keep(self._reaper, network.space, wire.link, network.hostname, apply, had=had)
         wire.lease = asyncio.create_task(asking, name=f"lease of {network.host_link(wire)}")
         wire.lease.add_done_callback(_report)
 
@@ -296,11 +297,12 @@ class Nics:
         gateways = [lease.gateway] if lease.gateway else []
         if wire.state != "configured":
             return
-        if wire.cidrs != [lease.cidr]:
+        had = _leased(wire)
+        if had != [lease.cidr]:
             await blocking.run(
-                "disk", namespace.call_in, [network.space], _readdress, wire.link, wire.cidrs, lease, gateways
+                "disk", namespace.call_in, [network.space], _readdress, wire.link, had, lease, gateways
             )
-            wire.cidrs = [lease.cidr]
+            wire.cidrs = [lease.cidr, *(cidr for cidr in wire.cidrs if cidr not in had)]
             await self._plugs.name(network, wire, str(wire.nic.id), lease.cidr.partition("/")[0])
         config = wire.nic.config or nicspec.Config()
         wire.dns = list(config.dns or lease.dns)
@@ -328,6 +330,11 @@ class Nics:
             raise NodeError(f"container {network.id} has no nic of type default to forward a port to")
         address = wire.cidrs[0].partition("/")[0]
         await self._firewall.forward(network.owner, forward.parse(source), address, target)
+
+
+def _leased(wire: Wire) -> list[str]:
+    """Its address by a lease, which is one of IPv4: one of IPv6 beside it was given by the caller."""
+    return [cidr for cidr in wire.cidrs if ":" not in cidr]
 
 
 def _report(task: "asyncio.Task[None]") -> None:

@@ -15,6 +15,9 @@ RATE_MAX: Final = 32_000_000_000
 PORTS_MAX: Final = 1024
 NAME_MAX: Final = 254
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+_PREFIXED: Final = re.compile(r"[0-9A-Fa-f.:]+/[0-9]{1,3}")
+_ZONED: Final = re.compile(r"[0-9A-Fa-f.:]+%[A-Za-z0-9_.@-]{1,15}")
+"""An address that is good by one link only."""
 
 Type = Literal["default", "bridge", "vlan", "vxlan", "macvlan", "passthrough", "wireguard", "zerotier"]
 NAMED: Final = ("bridge", "macvlan", "passthrough", "zerotier")
@@ -161,7 +164,7 @@ def _validate_wireguard(nic: Nic, where: str) -> None:
         raise InvalidArgument(f"{where}.wireguard: expected at least private_key with type wireguard")
     if device is None:
         return
-    _interface(device.cidr, f"{where}.wireguard.cidr")
+    _own(device.cidr, f"{where}.wireguard.cidr")
     for number, peer in enumerate(device.peers or ()):
         at = f"{where}.wireguard.peers[{number}]"
         endpoint(peer, at)
@@ -176,7 +179,7 @@ def endpoint(peer: Peer, where: str = "peer") -> tuple[str, int] | None:
     host, _, port = peer.endpoint.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        if not (port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
+        if "%" in host or not (port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
             raise ValueError
         if bare == host and is_name(host):
             return host, int(port)
@@ -201,7 +204,7 @@ def is_name(host: str) -> bool:
 
 
 def _validate_config(config: Config, where: str) -> None:
-    versions = {key: _interface(getattr(config, key), f"{where}.{key}") for key in ("cidr", "cidr6")}
+    versions = {key: _own(getattr(config, key), f"{where}.{key}") for key in ("cidr", "cidr6")}
     if versions["cidr6"] == 4:
         raise InvalidArgument(f"{where}.cidr6: expected an IPv6 address")
     if config.dhcp and config.cidr:
@@ -211,7 +214,7 @@ def _validate_config(config: Config, where: str) -> None:
         if text and _address(text, f"{where}.{key}") != versions[beside]:
             raise InvalidArgument(f"{where}.{key}: expected an address of the family of {beside}")
     for server in config.dns or ():
-        _address(server, f"{where}.dns")
+        _address(server.partition("%")[0] if _ZONED.fullmatch(server) else server, f"{where}.dns")
 
 
 def _interface(text: str | None, where: str) -> int:
@@ -219,7 +222,7 @@ def _interface(text: str | None, where: str) -> int:
     if not text:
         return 0
     try:
-        if "/" not in text:
+        if not _PREFIXED.fullmatch(text):
             raise ValueError
         return ipaddress.ip_interface(text).version
     except ValueError as error:
@@ -228,8 +231,20 @@ def _interface(text: str | None, where: str) -> int:
         ) from error
 
 
+def _own(text: str | None, where: str) -> int:
+    """As `_interface`, of an address that a link can have."""
+    version = _interface(text, where)
+    if text and version:
+        address = ipaddress.ip_interface(text).ip
+        if address.is_multicast or address.is_unspecified or address.is_loopback:
+            raise InvalidArgument(f"{where}: expected the address of a host, not {text!r}")
+    return version
+
+
 def _address(text: str, where: str) -> int:
     try:
+        if "%" in text:
+            raise ValueError
         return ipaddress.ip_address(text).version
     except ValueError as error:
         raise InvalidArgument(f"{where}: expected an address, not {text!r}") from error

@@ -137,6 +137,7 @@ def test_bridge_without_network_only_switches(node: Inside) -> None:
         ({"mode": "static", "settings": {"cidr": "10.1.0.1"}}, "cidr"),
         ({"mode": "static", "settings": {"cidr": "10.1.0.0/24"}}, "cidr"),
         ({"mode": "static", "settings": {"cidr": "10.1.0.1/24", "cidr6": "10.1.1.1/24"}}, "cidr6"),
+        ({"mode": "static", "settings": {"cidr": "10.1.0.1/24", "cidr6": "fe80::5%b/64"}}, "cidr6"),
         ({"mode": "dnsmasq", "settings": {"cidr": "10.1.0.1/24", "start": "10.1.0.2"}}, "end"),
         ({"mode": "dnsmasq", "settings": {"cidr": "10.1.0.1/24", "start": "10.1.1.2"}}, "start"),
         (

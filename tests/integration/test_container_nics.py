@@ -147,6 +147,22 @@ def test_dhcp_gives_addresses_on_a_bridge_and_names_to_its_dns(boxes: Containers
     gone(boxes.node)
 
 
+def test_lease_comes_beside_an_address_of_ipv6(boxes: Containers) -> None:
+    settings = {"cidr": "10.17.0.1/24", "cidr6": "fd00:17::1/64", "start": "10.17.0.10", "end": "10.17.0.99"}
+    boxes.node.direct("bridge.create", name="two0", network={"mode": "dnsmasq", "settings": settings})
+    config = {"dhcp": True, "cidr6": "fd00:17::5/64", "gateway6": "fd00:17::1"}
+    id = boxes.create({"type": "bridge", "id": "two0", "config": config})
+    eventually(lambda: len(boxes.links(id)["eth0"]) == 2)
+    address, static = boxes.links(id)["eth0"]
+    assert (address.startswith("10.17.0."), static) == (True, "fd00:17::5/64")
+    eventually(lambda: boxes.arguments(id)["nics"][0]["addresses"] == [address, static])
+    boxes.sh(id, "ping -6 -c 1 -W 10 fd00:17::1 && ping -c 1 -W 10 10.17.0.1")
+    assert "default via fd00:17::1" in boxes.there(id, "ip", "-6", "route")
+    boxes.end(id)
+    boxes.node.direct("bridge.delete", name="two0")
+    gone(boxes.node)
+
+
 def test_network_behind_nat_is_left_but_not_entered(boxes: Containers) -> None:
     bridge(boxes.node, "open0", "10.14.0.1/24")
     config = {"cidr": "10.14.0.2/24", "gateway": "10.14.0.1"}
@@ -323,6 +339,7 @@ def test_host_network_ignores_nics_and_takes_no_more(boxes: Containers) -> None:
         ([DEFAULT | {"name": "eth5"}], 400, "name"),
         ([DEFAULT | {"hwaddr": "x"}], 400, "hwaddr"),
         ([DEFAULT | {"config": {"cidr": "10.0.0.1"}}], 400, "nics[0].config.cidr"),
+        ([DEFAULT | {"config": {"cidr": "10.0.0.1/255.0.0.0"}}], 400, "nics[0].config.cidr"),
         ([DEFAULT | {"config": {"gateway": "10.0.0.1"}}], 400, "gateway"),
         ([DEFAULT | {"config": {"dns": ["x"]}}], 400, "dns"),
         ([{"type": "warp"}], 400, "type"),

@@ -133,6 +133,18 @@ async def test_unhealthy_container_is_started_again_if_asked(agent: Agent) -> No
 
 
 @in_agent
+async def test_container_that_is_asked_to_end_is_not_killed_for_being_unhealthy(agent: Agent) -> None:
+    health = {"command": "test ! -e /sick", "interval": 0.1, "retries": 1, "restart": True}
+    script = "trap 'touch /sick; sleep 1; echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    container, (running, events) = await started(agent, ["sh", "-c", script], health=health)
+    await until(lambda: running.output() == "up\n" and container.health.status == "healthy", timeout_s=30)
+    await agent.containers.terminate(container.id, grace_s=60.0)
+    ended = await running.ended()
+    assert (ended.out, ended.code) == ("up\nsaved\n", 0)
+    assert [e["detail"]["status"] for e in events if e["event"] == "health"] == ["healthy"]
+
+
+@in_agent
 async def test_job_of_a_container_lasts_over_its_restarts(agent: Agent) -> None:
     client = Client(agent)
     agent.containers.listeners.append(

@@ -152,6 +152,28 @@ def test_passed_link_leaves_the_node_and_comes_back_as_it_was(boxes: Containers)
     assert boxes.node.there("ip", "link", "show", "p1") == before
 
 
+def test_addresses_of_ipv6_are_for_links_of_every_type(boxes: Containers) -> None:
+    def static(host: int) -> dict[str, str]:
+        return {"cidr6": f"fd00:64::{host}/64", "gateway6": "fd00:64::9"}
+
+    one = boxes.create({"type": "passthrough", "id": "p1", "config": static(1)})
+    two = boxes.create({"type": "macvlan", "id": "p0", "config": {**static(2), "dns": ["fd00:64::9"]}})
+    boxes.node.there("ip", "link", "set", "p0", "up")
+    boxes.sh(two, "for n in 1 2 3 4 5 6; do ping -6 -c 1 -W 5 fd00:64::1 && exit 0; done; exit 1")
+    assert boxes.sh(two, "cat /etc/resolv.conf") == "nameserver fd00:64::9\n"
+    for id, link in ((one, "p1"), (two, "eth0")):
+        assert f"default via fd00:64::9 dev {link} " in boxes.there(id, "ip", "-6", "route")
+    boxes.end(one, two)
+
+
+@pytest.mark.parametrize("key", ["", "6"])
+def test_gateway_that_no_address_leads_to_is_named(boxes: Containers, key: str) -> None:
+    cidr, gateway = ("fd00:65::1/64", "fd00:66::1") if key else ("10.65.0.1/24", "10.66.0.1")
+    config = {f"cidr{key}": cidr, f"gateway{key}": gateway}
+    code, text = boxes.refused({"type": "macvlan", "id": "p0", "config": config})
+    assert (code, f"gateway {gateway}: " in text) == (409, True), text
+
+
 def test_bridge_is_not_passed_and_stays(boxes: Containers) -> None:
     boxes.node.direct("bridge.nic-add", name="b0", nic="p1")
     for name in ("b0", "lo"):

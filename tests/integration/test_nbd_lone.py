@@ -1,13 +1,16 @@
 """A client that waits for the disk with each request is served by a thread, and nobody can tell."""
 
 import asyncio
+import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from g8node.nbd import lone
 from g8node.nbd.export import Export
 from g8node.nbd.server import Server
 from g8node.runtime import blocking
@@ -25,11 +28,14 @@ ENOUGH = 8
 
 
 class Watched:
-    """The exports of a server; counts what threads wrote."""
+    """The exports of a server; counts threads and what they wrote."""
 
     def __init__(self, inner: Vdisks) -> None:
         self._inner = inner
         self.written = 0
+        self.most = 0
+        """Threads at a time."""
+        self._now = 0
         self.vdisk: PlainVdisk | None = None
 
     def names(self) -> Sequence[tuple[str, str]]:
@@ -49,7 +55,23 @@ class Watched:
                 write(offset, data, durable=durable)
 
             export.write_here = counted  # type: ignore[method-assign]
+        self._watch_threads(export)
         return export
+
+    def _watch_threads(self, export: PlainVdisk) -> None:
+        take, give_back = export.take, export.give_back
+
+        def taken() -> bool:
+            is_taken = take()
+            self._now += is_taken
+            self.most = max(self.most, self._now)
+            return is_taken
+
+        def given_back() -> None:
+            self._now -= 1
+            give_back()
+
+        export.take, export.give_back = taken, given_back  # type: ignore[method-assign]
 
     async def leave(self, name: str, export: Export) -> None:
         await self._inner.leave(name, export)
@@ -59,7 +81,8 @@ class Watched:
 async def exports(tmp_path: Path) -> AsyncIterator[Watched]:
     vdisks = Vdisks(str(tmp_path / "vdisks"))
     await vdisks.start()
-    await vdisks.create(Record(id="vd", type="db", size=SIZE))
+    for name in ("vd", "other"):
+        await vdisks.create(Record(id=name, type="db", size=SIZE))
     yield Watched(vdisks)
     await vdisks.close()
     blocking.close()
@@ -71,15 +94,15 @@ async def server(exports: Watched, tmp_path: Path) -> AsyncIterator[Server]:
     await server.listen_unix(str(tmp_path / "s"))
     yield server
     await server.close()
-    assert server.lone == 0
+    assert lone.Lone.threads == 0
 
 
 Scenario = Callable[[Client], None]
 
 
-async def play(tmp_path: Path, scenario: Scenario) -> None:
+async def play(tmp_path: Path, scenario: Scenario, place: str = "s", name: str = "vd") -> None:
     def played() -> None:
-        client = Client(str(tmp_path / "s"))
+        client = Client(str(tmp_path / place), name)
         try:
             scenario(client)
         finally:
@@ -228,3 +251,38 @@ async def test_two_clients_that_wait_for_the_disk_both_get_on(
             durably(client)
 
     await asyncio.gather(*(play(tmp_path, scenario) for _ in range(3)))
+
+
+async def test_lone_client_is_served_without_a_descriptor_more(
+    server: Server, exports: Watched, tmp_path: Path
+) -> None:
+    def scenario(client: Client) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            durably(client, 5 * ENOUGH)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        durably(client)
+
+    await play(tmp_path, scenario)
+    assert exports.written > 0
+
+
+async def test_servers_share_the_threads_of_lone_clients(
+    server: Server, exports: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that waits for a thread would be served by nobody meanwhile."""
+    monkeypatch.setattr(lone, "_LONE_MAX", 1)
+    there = Server(exports)
+    await there.listen_unix(str(tmp_path / "there"))
+
+    def scenario(client: Client) -> None:
+        for _ in range(20):
+            durably(client)
+
+    await asyncio.gather(play(tmp_path, scenario), play(tmp_path, scenario, "there", "other"))
+    await there.close()
+    assert exports.most == 1

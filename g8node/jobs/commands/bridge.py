@@ -61,7 +61,7 @@ def _interface(text: str | None, kind: Callable[[str], Interface], field: str) -
     if not text:
         return None
     try:
-        if "/" not in text:
+        if "/" not in text or "%" in text:
             raise ValueError
         address = kind(text)
     except ValueError as error:

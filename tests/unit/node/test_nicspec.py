@@ -32,6 +32,16 @@ def tunnel(**peer: Any) -> Nic:
         ([Nic(type="default", config=Config(gateway6="fe80::1"))], "config.gateway6"),
         ([Nic(type="default", config=Config(dns=["one.one"]))], "config.dns"),
         ([Nic(type="default", config=Config(dhcp=True, cidr="10.0.0.1/24"))], "got both"),
+        ([Nic(type="default", config=Config(cidr="10.0.0.2/255.255.255.0"))], "config.cidr: .*prefix"),
+        ([Nic(type="default", config=Config(cidr6="fe80::2%eth0/64"))], "config.cidr6: .*prefix"),
+        ([Nic(type="default", config=Config(cidr6="ff02::1/64"))], "config.cidr6: .*of a host"),
+        ([Nic(type="default", config=Config(cidr="0.0.0.0/0"))], "config.cidr: .*of a host"),
+        ([Nic(type="default", config=Config(cidr6="::1/128"))], "config.cidr6: .*of a host"),
+        (
+            [Nic(type="default", config=Config(cidr6="fd00::2/64", gateway6="fe80::1%eth0"))],
+            "config.gateway6",
+        ),
+        ([Nic(type="default", config=Config(dns=["fe80::1%\nsearch x"]))], "config.dns"),
         ([Nic(type="vlan")], "from 0 to 4094"),
         ([Nic(type="vlan", id=4095)], r"nics\[0\].id"),
         ([Nic(type="vxlan", id="-1")], "from 0 to 16777215"),
@@ -44,13 +54,20 @@ def tunnel(**peer: Any) -> Nic:
         ([Nic(type="wireguard", wireguard=Wireguard(private_key=KEY, cidr="10.0.0.1"))], "wireguard.cidr"),
         ([tunnel(endpoint="-example.org:1")], r"peers\[0\].endpoint"),
         ([tunnel(endpoint="fe80::1:5")], "endpoint"),
+        ([tunnel(endpoint="[fe80::1%eth0]:5")], "endpoint"),
         ([tunnel(endpoint="1.2.3.4:65536")], "endpoint"),
         ([tunnel(allowed_ips=["0.0.0.0"])], "allowed_ips"),
+        ([tunnel(allowed_ips=["10.0.0.0/255.0.0.0"])], "allowed_ips"),
     ],
 )
 def test_wrong_nic_is_named(nics: list[Nic], named: str) -> None:
     with pytest.raises(InvalidArgument, match=named):
         nicspec.validate(nics, {})
+
+
+def test_servers_of_dns_may_be_on_a_link_and_peers_be_everything() -> None:
+    nicspec.validate([Nic(type="default", config=Config(dns=["fe80::1%eth0", "::1", "9.9.9.9"]))], {})
+    nicspec.validate([tunnel(allowed_ips=["0.0.0.0/0", "::/0", "ff00::/8"])], {})
 
 
 @pytest.mark.parametrize("port", ["0", "x", "eth0", "80|http"])

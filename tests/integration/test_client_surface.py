@@ -163,9 +163,13 @@ def test_jobs_and_responses(client: Client, node: Daemon) -> None:
     assert client.bash("cat", "in").get().stdout == "in"
 
 
-def test_output_of_another_job(client: Client) -> None:
-    talker = client.bash("echo one; sleep 0.3; echo 3::two; exit 4", id="talker")
-    messages = list(client.subscribe("talker", "listener").messages())
+def test_output_of_another_job(client: Client, tmp_path: Path) -> None:
+    script = f"echo one; until test -e {tmp_path}/go; do sleep 0.05; done; echo 3::two; exit 4"
+    talker = client.bash(script, id="talker")
+    messages = []
+    for message in client.subscribe("talker", "listener").messages():
+        messages.append(message)
+        (tmp_path / "go").touch()
     assert [message.text for message in messages if message.level in (1, 3) and message.text] == [
         "one\n",
         "two\n",

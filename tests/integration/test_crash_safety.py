@@ -80,7 +80,7 @@ def test_process_that_dies_of_a_signal_shows_where_it_was(tmp_path: Path) -> Non
     with daemon(tmp_path) as running:
         redis = int(subprocess.check_output(["pgrep", "-P", str(running.pid), "redis-server"]))
         os.kill(running.pid, signal.SIGSEGV)
-        running.process.wait(10)
+        running.process.wait(60)
         log = running.log()
         os.kill(redis, signal.SIGKILL)  # nobody is left to end it
     # The other threads go on while faulthandler reads their frames, so it may not come to the last of them.

@@ -159,7 +159,7 @@ async def test_block_in_a_fuse_handler_is_caught_by_the_watchdog(node: Node) -> 
     sound = entry.file.read
 
     async def blocks(offset: int, length: int) -> bytes:
-        time.sleep(0.12)  # noqa: ASYNC251 - the slip that the watchdog is there for
+        time.sleep(0.5)  # noqa: ASYNC251 - the slip that the watchdog is there for
         return bytes(await sound(offset, length))
 
     watchdog = Watchdog(interval_s=0.005, hang_s=0)

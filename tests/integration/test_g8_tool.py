@@ -222,8 +222,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(node: Daemon, environment: di
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT_S) == 130
     process.stdout.close()
-    running = [row["cmd"]["command"] for row in node.direct("job.list")]
-    assert "core.subscribe" not in running
+    until(lambda: "core.subscribe" not in [row["cmd"]["command"] for row in node.direct("job.list")])
     assert node.direct("job.kill", id=job, signal=9) is True
 
 

@@ -40,7 +40,7 @@ def held() -> dict[str, int]:
 
 
 async def settled() -> dict[str, int]:
-    """What is held once the kernel has let go of the last mounts: the same for half a second, within ten."""
+    """What is held once the kernel has let go of the last mounts: the same for half a second."""
     seen = [held()]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(60):

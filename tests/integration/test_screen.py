@@ -42,7 +42,7 @@ class Master:
     def __init__(self) -> None:
         self.fd, slave = pty.openpty()
         self.device = os.ttyname(slave)
-        self.slave = slave
+        self._ends: tuple[int, ...] = (slave, self.fd)
         os.set_blocking(self.fd, False)
         self.resize(100, 30)
         self.seen = ""
@@ -56,14 +56,18 @@ class Master:
                 self.seen += os.read(self.fd, 65536).decode()
         return self.seen
 
+    def unplug(self) -> None:
+        """Once only: the numbers may be others' after that."""
+        ends, self._ends = self._ends, ()
+        for fd in ends:
+            os.close(fd)
+
 
 @pytest.fixture
 def master() -> Iterator[Master]:
     made = Master()
     yield made
-    for fd in (made.fd, made.slave):
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    made.unplug()
 
 
 def screen_on(device: str, said: list[str], **services: object) -> Screen:
@@ -86,8 +90,7 @@ async def test_terminal_is_painted_again_after_a_resize_and_survives_the_unplugg
     master.resize(30, 4)
     await eventually(lambda: master.read().count("\x1b[2J") == 2)
     await eventually(lambda: "more" in master.read())
-    os.close(master.slave)
-    os.close(master.fd)
+    master.unplug()
     await asyncio.sleep(0)
     assert not task.done()
     task.cancel()

@@ -72,7 +72,7 @@ async def test_server_killed_under_a_call_fails_that_call_only(server: RedisProc
 
 
 async def test_server_that_stands_still_is_given_up_and_used_again(server: RedisProcess) -> None:
-    store = open_store(f"{server.url}?timeout=0.3&connect_timeout=1", retries=1)
+    store = open_store(f"{server.url}?timeout=1&connect_timeout=5", retries=1)
     await store.put_many(CHUNKS)
     server.stop()
     for _ in range(2):  # on the connection that was open, and on a new one

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,25 @@ def rounds(folder: Path, count: int, storage: Storage, parts: int) -> None:
     with served(folder, {"vd": parts * PART}, storage=storage) as server:
         written = [[0] * BLOCKS for _ in range(parts)]
         flushes = 0
-        for _ in range(count):
+        for left in reversed(range(count)):
             writers = [Writer(server.client(), part, written[part], dice) for part in range(parts)]
             for writer in writers:
                 writer.start()
             threading.Event().wait(dice.random() * 0.2)  # the moment of the kill is the test's subject
+            if not left and not flushes:  # the disk is slow
+                wait_for_a_flush(writers)
             server.kill()
             server.start()
             assert lost(server.client(), writers) == []
             flushes += sum(writer.flushes for writer in writers)
         assert flushes > 0
+
+
+def wait_for_a_flush(writers: list[Writer]) -> None:
+    deadline = time.monotonic() + 120
+    while not any(writer.flushes for writer in writers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("storage", "parts"), [("plain", 3), ("dedup", 3), ("plain", 1)])

@@ -101,14 +101,14 @@ def test_log_of_core0_is_in_a_file_that_can_be_turned(vm: NodeVm) -> None:
     vm.direct("logger.reopen")
     shell(vm, "logger done")
     old = "cat /var/log/core.log.2* 2>/dev/null || true"
-    until(lambda: "service broken" in shell(vm, old), "the old file", 30)
+    until(lambda: "service broken" in shell(vm, old), "the old file", 60)
     assert "service broken: failed" not in shell(vm, "cat /var/log/core.log")
 
 
 def test_messages_of_kernel_and_programs_are_kept(vm: NodeVm) -> None:
     assert "Linux version" in shell(vm, "cat /var/log/messages")
     shell(vm, "logger -t me a word")
-    until(lambda: "me: a word" in shell(vm, "tail -n 5 /var/log/messages"), "the message", 10)
+    until(lambda: "me: a word" in shell(vm, "cat /var/log/messages"), "the message", 60)
 
 
 def test_message_log_is_bounded(vm: NodeVm) -> None:
@@ -123,13 +123,13 @@ def test_host_name_of_the_kernel_command_line_is_known(vm: NodeVm) -> None:
 
 
 def test_clock_is_that_of_the_time_server(vm: NodeVm) -> None:
-    until(lambda: abs(float(shell(vm, "date +%s")) - time.time() - AHEAD_S) < 5, "the server's time", 30)
+    until(lambda: abs(float(shell(vm, "date +%s")) - time.time() - AHEAD_S) < 5, "the server's time", 120)
 
 
 def test_protected_service_comes_back(vm: NodeVm) -> None:
     shell(vm, "kill -9 $(pidof klogd)")
-    until(lambda: bool(shell(vm, "pidof klogd || true")), "klogd", 30)
-    assert "service klogd: ended, is started again" in vm.vm.console()
+    until(lambda: "service klogd: ended, is started again" in vm.vm.console(), "its end", 60)
+    until(lambda: bool(shell(vm, "pidof klogd || true")), "klogd", 60)
 
 
 def test_service_commands_work_as_direct_commands(vm: NodeVm) -> None:

@@ -34,7 +34,7 @@ from g8node.runtime.process import Child, Reaper
 from tests.support.rootfs import FolderMounts, make_rootfs
 
 TOP = Path(__file__).resolve().parent.parent.parent
-DEADLINE_S = 90
+DEADLINE_S = 180
 
 
 @dataclass(frozen=True)

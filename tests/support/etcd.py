@@ -51,7 +51,7 @@ class EtcdProcess:
 
     def call(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(f"http://{self.place}{path}", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def put(self, values: dict[str, str]) -> None:

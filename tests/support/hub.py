@@ -20,7 +20,7 @@ TOKEN = "test-token-of-anyone-0001"
 USER_TOKEN = "test-token-of-alice-0002"
 OTHER_TOKEN = "test-token-of-bob-000003"
 OLD_TOKEN = "old-token-of-bob-00004"
-_START_S = 30.0
+_START_S = 90.0
 
 
 class RunningHub(NamedTuple):
@@ -53,7 +53,7 @@ def hub(folder: Path, *, read_only: bool = False, chunks: str = "") -> Iterator[
         yield RunningHub(_ready(process), folder / "hub", tokens, process)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         assert process.stdout
         process.stdout.close()
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from g8tools.up.vm import free_port
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 USER, PASSWORD = "keeper", "p@ss/word"
 
 

@@ -164,7 +164,6 @@ class Client:
         """`address`: a unix socket's path, or host and port."""
         self.socket = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         self.socket.settimeout(DEADLINE_S)
-        self.socket.connect(address)
         self._extended = extended
         self._cookie = 0
         self._reads: dict[int, tuple[int, int]] = {}
@@ -172,6 +171,7 @@ class Client:
         self.size = 0
         self.flags = 0
         try:
+            self.socket.connect(address)
             assert self.receive(18)[:8] == hs.INIT_MAGIC
             if begin:
                 self.begin(name, structured or extended)

@@ -41,7 +41,7 @@ class NodeVm:
         request = {"id": job_id, "command": command, "arguments": arguments, **fields}
         self.gate.rpush("core:default", json.dumps(request))
         flag = f"result:{job_id}:flag"
-        assert self.gate.brpoplpush(flag, flag, 30) is not None, "the command was not accepted"
+        assert self.gate.brpoplpush(flag, flag, 60) is not None, "the command was not accepted"
         return self.result(job_id, wait_s)
 
     def result(self, job_id: str, timeout_s: int = 60) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def node(
         gate = redis.Redis(
             port=ports[6379], password=password, socket_timeout=90, decode_responses=True, protocol=2
         )
-        yield NodeVm(vm, gate, password, ports)
-        gate.close()
+        with gate:
+            yield NodeVm(vm, gate, password, ports)
     finally:
         vm.quit()

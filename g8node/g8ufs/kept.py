@@ -26,8 +26,8 @@ class Entry(NamedTuple):
 
 @off_loop
 def touch(path: str) -> None:
-    """It is in use just now."""
-    with contextlib.suppress(FileNotFoundError):
+    """It is in use just now. On a disk that can only be read nothing is pruned."""
+    with contextlib.suppress(OSError):
         os.utime(path)
 
 

@@ -30,6 +30,7 @@ WAITING_BYTES: Final = 16 << 20
 LIST_BYTES: Final = 64 << 20
 LISTS_BYTES: Final = 256 << 20
 LEFT_S: Final = 3600
+PATIENCE_S: Final = 5.0
 MAX_SUBSCRIPTIONS: Final = 64
 _OVERHEAD: Final = 160  # of a record beside its text
 _BATCH: Final = 512
@@ -62,6 +63,7 @@ class Subscription:
     waiting: deque[Record] = field(default_factory=deque)
     size: int = 0
     dropped: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, record: Record) -> None:
         """Add the record if it is wanted."""
@@ -113,7 +115,7 @@ class Loggers:
         self._ring: deque[Record] = deque()
         self._ring_size = 0
         self._subscriptions: dict[str, Subscription] = {}
-        self._left: list[str] = []
+        self._left: list[Subscription] = []  # ended, and what they still wait for is not in redis yet
         self._work = asyncio.Event()
         self._dropped = 0
 
@@ -146,7 +148,7 @@ class Loggers:
         key = f"logger:{queue or uuid.uuid4()}"
         if key in self._subscriptions:
             return key
-        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+        if len(self._subscriptions) + sum(bool(each.waiting) for each in self._left) >= MAX_SUBSCRIPTIONS:
             raise Exhausted(f"{MAX_SUBSCRIPTIONS} subscriptions exist", hint="logger.unsubscribe")
         subscription = self._subscriptions[key] = Subscription(key, frozenset(levels))
         for record in self._ring:
@@ -155,17 +157,24 @@ class Loggers:
         return key
 
     def unsubscribe(self, key: str) -> None:
-        """No more records for that list, which stays; unknown keys are none's."""
+        """No records of what is said from now on; the list stays. Unknown keys are none's."""
         if not key:
             raise InvalidArgument("queue is required")
         if (subscription := self._subscriptions.pop(key, None)) is not None:
-            self._dropped += subscription.dropped
-            self._left.append(key)
+            self._left.append(subscription)
             self._work.set()
+
+    async def unsubscribed(self, key: str) -> None:
+        """`unsubscribe`, and its list is whole on return, unless redis is away for PATIENCE_S."""
+        self.unsubscribe(key)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                for left in [each for each in self._left if each.key == key]:
+                    await left.over.wait()
 
     def state(self) -> dict[str, Any]:
         """Counters for `core.state`."""
-        live = self._subscriptions.values()
+        live = [*self._subscriptions.values(), *self._left]
         return {
             "backlog": len(self._ring),
             "subscriptions": len(self._subscriptions),
@@ -184,14 +193,20 @@ class Loggers:
             while busy := [each for each in self._subscriptions.values() if each.waiting]:
                 for subscription in busy:
                     await self._write(subscription)
+                await self._let_go()
 
     async def _let_go(self) -> None:
-        """Nobody trims these lists any more."""
-        left, self._left = self._left, []
-        for key in left:
-            if key not in self._subscriptions:
+        """The rest of the lists whose subscription has ended; nobody trims them any more."""
+        while self._left:
+            subscription = self._left[0]
+            while subscription.waiting:
+                await self._write(subscription)
+            self._left.remove(subscription)
+            subscription.over.set()
+            self._dropped += subscription.dropped
+            if subscription.key not in self._subscriptions:
                 with contextlib.suppress(Unavailable, ReplyError):
-                    await self._link.call("EXPIRE", key, LEFT_S)
+                    await self._link.call("EXPIRE", subscription.key, LEFT_S)
 
     async def _write(self, subscription: Subscription) -> None:
         if not (batch := subscription.take()):

@@ -8,7 +8,7 @@
                                          the Hub checks every id and names a wrong one
 
 Ids of N bytes instead of 32 are sent apart, with `?id=N`. A base without the batch call (a plain file server)
-is asked chunk by chunk.
+is asked chunk by chunk, also for `{base}/aa/{hex digits}`, as folders of chunks and rfs have them.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ _UPLOAD_COUNT: Final = 128
 """The Hub syncs each of them to its disk before it answers, within our time limit."""
 _LENGTH: Final = struct.Struct("<I")
 _ABSENT: Final = 0xFFFFFFFF
+_FOLDER: Final = "chunks"
 _TYPE: Final = {"Content-Type": "application/octet-stream"}
 
 
@@ -46,6 +47,8 @@ class HttpStore:
         self._token = token
         self._web = Web(access or WebAccess())
         self._batches = True
+        self._is_folder = False
+        """Whether the last chunk that came lay there as in a folder of chunks."""
 
     async def get_many(self, ids: Sequence[ChunkId]) -> dict[ChunkId, bytes | StoreError]:
         answers: dict[ChunkId, bytes | StoreError] = {}
@@ -75,11 +78,23 @@ class HttpStore:
         return dict(zip(ids, await asyncio.gather(*map(one, ids)), strict=True))
 
     async def _get(self, id: ChunkId) -> bytes | StoreError:
-        url = f"{self._base}/chunks/{id.hex()}"
+        """A Hub is asked twice for what it does not have, a folder of chunks once for what it has."""
+        got: bytes | StoreError = NotFound("")
+        for is_folder in (self._is_folder, not self._is_folder):
+            got = await self._get_at(id, id.hex()[:2] if is_folder else _FOLDER)
+            if isinstance(got, bytes):
+                self._is_folder = is_folder
+            if not isinstance(got, NotFound):
+                break
+        return got
+
+    async def _get_at(self, id: ChunkId, folder: str) -> bytes | StoreError:
+        url = f"{self._base}/{folder}/{id.hex()}"
         try:
             client = await self._web.client()
             async with client.get(url) as response:
-                if response.status == 404:
+                if response.status == 404 or (response.status == 400 and folder != _FOLDER):
+                    # 400 is a Hub's for what is no name of its own.
                     return NotFound(f"chunk {id.hex()} is not in {self._base}")
                 if response.status != 200:
                     return Unavailable(f"{url}: HTTP {response.status}")

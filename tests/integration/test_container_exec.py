@@ -67,7 +67,8 @@ async def test_terminal_is_one_and_has_a_size(agent: Agent) -> None:
 @in_agent
 async def test_interrupt_reaches_what_runs_in_the_foreground(agent: Agent) -> None:
     client = Client(agent)
-    script = "trap 'echo trapped; exit 3' INT; echo ready; sleep 1000"
+    # A shell that waits for one long sleep never sees what comes just before it starts that.
+    script = "trap 'echo trapped; exit 3' INT; echo ready; while :; do sleep 0.2; done"
     talk = Talk(client, await client.create(), ["sh", "-c", script], tty=True)
     await talk.started()
     await talk.hears("ready")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from g8tools.g8 import cli
+from g8tools.g8.managers.common import Job
 from tests.support.daemon import Daemon, daemon
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
@@ -134,6 +135,17 @@ def test_run_leaves_with_the_exit_status_of_the_program(g8: G8, script: str, cod
     assert (done.json["exit"], done.json["streams"][0]) == (code, "out\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (("run", ""), 1, "g8: core.system: arguments: Expected `str` of length >= 1 - at `$.name`\n"),
+        (("run", "/no/such"), 127, "/no/such: executable file not found\n"),
+    ],
+)
+def test_run_of_what_cannot_start_says_why(g8: G8, words: tuple[str, ...], code: int, why: str) -> None:
+    assert g8(*words, code=code).err == why
+
+
 def test_run_passes_what_it_is_told(g8: G8, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(b"from here\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -155,6 +167,7 @@ def test_job_that_was_left_is_shown_and_its_result_kept(g8: G8) -> None:
     assert "no job" in g8("job", "kill", id, code=100).err
     assert "no job" in g8("job", "unschedule", id, code=100).err
     assert g8("job", "result", "never", "--json", code=100).json["error"]["code"] == 404
+    assert "expected an id" in g8("job", "show", "", code=100).err
 
 
 def test_recurring_job_is_unscheduled(g8: G8, node: Daemon) -> None:
@@ -176,6 +189,18 @@ def test_logs_follow_a_job_to_its_end(g8: G8, node: Daemon, tmp_path: Path) -> N
     ended = [json.loads(line) for line in g8("logs", "-f", job, "--json", code=6).lines]
     assert ended[-1]["end"]
     assert "not known" in g8("logs", "never", code=100).err
+
+
+def test_logs_of_a_job_that_ends_before_they_begin(
+    g8: G8, node: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there when it is looked for, and gone when the subscription arrives."""
+    job = node.push("bash", {"script": "echo out; exit 6"})
+    assert node.result(job)["code"] == 1006
+    monkeypatch.setattr(Job, "list", lambda *_: [])
+    assert g8("logs", "-f", job, code=6) == Done(6, "out\n", "")
+    lines = [json.loads(line) for line in g8("logs", "-f", job, "--json", code=6).lines]
+    assert [line["text"] for line in lines] == ["out\n", ""]
 
 
 def test_logs_of_a_chatty_job_have_their_end(g8: G8, node: Daemon, tmp_path: Path) -> None:

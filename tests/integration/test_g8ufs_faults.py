@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import subprocess
 import time
 from pathlib import Path
 
@@ -165,6 +166,27 @@ async def test_full_disk_of_the_cache_only_costs_refetching(node: Node) -> None:
     assert await blocking.run("path", digests, target) == await blocking.run("path", digests, str(node.tree))
     await node.mounts.close()
     await blocking.run("path", unmount, str(node.tmp / "cache/chunks"))
+
+
+@in_child(settings=ALONE)
+async def test_cache_disk_that_became_read_only_only_costs_refetching(node: Node) -> None:
+    """As the kernel makes one whose disk fails: paths below it cannot be changed any more."""
+    target, cache = await node.attach(), str(node.tmp / "cache")
+    await node.read(f"{target}/{SMALL}")
+    await node.mounts.detach(target)
+    await blocking.run("path", read_only, cache)
+    assert await blocking.run("path", digests, await node.attach()) == await blocking.run(
+        "path", digests, str(node.tree)
+    )
+    await node.mounts.close()
+    await blocking.run("path", unmount, cache)
+
+
+def read_only(path: str) -> None:
+    for options in (["--bind", path], ["-o", "remount,bind,ro"]):
+        subprocess.run(["mount", *options, path], check=True, capture_output=True)
+    with pytest.raises(OSError, match="Read-only"):
+        Path(path, "x").touch()
 
 
 def small_tmpfs(path: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from g8node.jobs import loggers as loggers_module
 from g8node.jobs import statistics as statistics_module
 from g8node.jobs.loggers import Loggers
+from g8node.jobs.model import Message
 from g8node.jobs.statistics import Statistics
 from g8node.node.stats import Stats
 from tests.support.redis import Stack, command, eventually, running_stack
@@ -98,6 +99,23 @@ async def test_list_without_its_subscription_goes_after_a_while(stack: Stack) ->
         job.emit(3, "2")
         await until(lambda: numbers(stack, key), lambda found: 2 in found)
         assert await stack.redis.ttl(key) == -1
+
+
+async def test_what_was_said_before_the_end_of_a_subscription_is_in_its_list(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers_module, "PATIENCE_S", 60.0)
+    loggers = Loggers(stack.socket, size=10)
+    key = loggers.subscribe("x", [3])
+    job = stack.manager.submit(command("core.ping", "begin"))
+    loggers.record(job, Message("1", 1, 3 << 16))
+    ending = asyncio.create_task(loggers.unsubscribed(key))
+    await eventually(lambda: not loggers.state()["subscriptions"])
+    loggers.record(job, Message("2", 1, 3 << 16))
+    async with running(loggers, stack):
+        await ending
+        assert await numbers(stack, key) == [1]
+        await until(lambda: stack.redis.ttl(key), lambda left: 3500 < left <= 3600)
 
 
 async def test_key_that_is_no_list_is_replaced(stack: Stack) -> None:

@@ -82,12 +82,12 @@ class Response(Runs[M], Generic[M]):
         return self.result(Deadline(self.limit_s(timeout)))
 
     @call
-    def stream(self, callback: Callback = print_message) -> Flow[int]:
+    def stream(self, callback: Callback | None = None) -> Flow[int]:
         """Call back (level, text, flags) for each message to the end of the job; their number.
 
-        Needs a job with `stream=True`; each message is for one reader.
+        Without a callback they are printed. Needs a job with `stream=True`; each message is for one reader.
         """
-        return self._stream(callback)
+        return self._stream(callback or print_message)
 
     @each
     def messages(self) -> Flow[Message | None]:
@@ -137,14 +137,19 @@ class Response(Runs[M], Generic[M]):
     def _next(self) -> Flow[Message | None]:
         """The next message; None after the one that ends the job, or when there is nothing and no job."""
         while not self._is_over:
-            got = yield Request(("BLPOP", f"stream:{self.id}", _SLICE_S), _SLICE_S)
+            got = yield from self._wait(_SLICE_S)
+            if got is None and not (yield from self._running()):
+                got = yield from self._wait(_LEAST_S)  # it may have ended between the two
+                self._is_over = got is None
             if got is None:
-                self._is_over = not (yield from self._running())
                 continue
             message = decode_record(got[1]).message
             self._is_over = bool(message.flags & ENDED)
             return message
         return None
+
+    def _wait(self, wait_s: float) -> Flow[Any]:
+        return (yield Request(("BLPOP", f"stream:{self.id}", wait_s), wait_s))
 
 
 class JSONResponse(Runs[M], Generic[M]):

@@ -19,7 +19,17 @@ _LOGS_S: Final = 1.0
 _DRAIN_S: Final = 5.0
 _NOT_FOUND: Final = 404
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id.", autocompletion=complete.jobs)]
+
+def _an_id(text: str) -> str:
+    """Of a job; an empty one, as of a variable that is not set, would be all jobs to the node."""
+    if not text:
+        raise typer.BadParameter("expected an id")
+    return text
+
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="Its id.", autocompletion=complete.jobs, callback=_an_id)
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, to the end.")]
 
 
@@ -146,7 +156,9 @@ def job_logs(node: Node, job: str, *, follow: bool) -> int:
         return following.exit_status(result) if follow else 0
     response = client.subscribe(job, follow=follow)
     try:
-        result = following.follow(client, response, killable=False, lines=node.json)
+        result = following.follow(client, response, killable=False, lines=node.json, of=job)
+    except following.Absent:  # it has ended since
+        result = _ended(node, job)
     except KeyboardInterrupt:
         with contextlib.suppress(RuntimeError):
             client.job.kill(response.id)  # the subscription, not the job

@@ -5,6 +5,7 @@ context's password is for the context's node only.
 """
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -156,10 +157,20 @@ def parse_address(text: str, default_port: int = _DEFAULT_PORT, lowest_port: int
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
         port = port or "none"
+    elif ":" in text and not _is_ipv6(text):
+        raise InvalidArgument(f"{text}: expected HOST:PORT")
     number = int(port) if port.isdecimal() else -1 if port else default_port
     if not host or not lowest_port <= number < 65536:
         raise InvalidArgument(f"{text}: expected HOST:PORT")
     return host, number
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _up_record() -> UpRecord | None:

@@ -182,6 +182,6 @@ def _check(method: str, name: str, given: Any, hint: Any, kind: Any) -> None:
     elif kind is inspect.Parameter.VAR_KEYWORD:
         hint = dict[str, hint]
     try:
-        msgspec.convert(given, hint)
+        msgspec.convert(given, hint, builtin_types=(bytes, bytearray))  # a str is no base64 here
     except msgspec.ValidationError as error:
         raise ArgumentError(f"{method}: {name}: {error}") from None

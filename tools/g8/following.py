@@ -4,6 +4,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from g8tools.g8 import console
 from g8tools.g8.results import ENDED, LEVEL_STDOUT, SUCCESS, Message, Return
 
@@ -34,12 +36,19 @@ def exit_status(result: Return) -> int:
     return _NOT_FOUND_STATUS if result.code == _NOT_FOUND else 1
 
 
+def _is_result(message: Message) -> bool:
+    """Of a builtin, or of a program that is refused before it starts: no output."""
+    return message.level in _RESULTS and bool(message.flags & ENDED)
+
+
 def print_message(message: Message) -> None:
     """As the process would have printed it; results of builtins are not output."""
-    if message.level in _RESULTS and message.flags & ENDED:
+    if _is_result(message):
         return
     stream = sys.stdout if message.level == LEVEL_STDOUT else sys.stderr
     stream.write(message.text)
+    if message.flags & ENDED and message.text and not message.text.endswith("\n"):
+        stream.write("\n")  # why it could not be started
     stream.flush()
 
 
@@ -47,18 +56,31 @@ def as_json(message: Message) -> dict[str, Any]:
     return {"level": message.level, "text": message.text, "end": bool(message.flags & ENDED)}
 
 
+class Absent(Exception):
+    """The job that was to be followed is not there (any more)."""
+
+
 def follow(
-    client: "Client", response: "Response[Blocking]", *, killable: bool, lines: bool = False
+    client: "Client",
+    response: "Response[Blocking]",
+    *,
+    killable: bool,
+    lines: bool = False,
+    of: str = "",
 ) -> Return:
     """Print a job's messages to its end; its result.
 
-    `killable`: the first Ctrl-C is sent on to the job, the second gives up. `lines`: as JSON lines.
+    `killable`: the first Ctrl-C is sent on to the job, the second gives up. `lines`: as JSON lines. `of`: the
+    job that `response` subscribes to; Absent when there is none.
     """
+    absent = msgspec.json.encode(f"job '{of}' does not exist").decode() if of else ""
     shown = interrupted = False
     while True:
         try:
             for message in response.messages():
-                shown = shown or bool(message.text)
+                if of and message.text == absent and _is_result(message):
+                    raise Absent
+                shown = shown or (bool(message.text) and not _is_result(message))
                 if lines:
                     console.line(as_json(message))
                 else:

@@ -66,9 +66,9 @@ class UnsubscribeArgs(Struct, frozen=True):
 
 
 @command("logger.unsubscribe")
-def unsubscribe(ctx: Context, args: UnsubscribeArgs) -> None:
-    """End a subscription; the list stays."""
-    _loggers(ctx).unsubscribe(args.queue)
+async def unsubscribe(ctx: Context, args: UnsubscribeArgs) -> None:
+    """End a subscription; the list, with all that was said before, stays."""
+    await _loggers(ctx).unsubscribed(args.queue)
 
 
 def _loggers(ctx: Context) -> Loggers:

@@ -127,6 +127,7 @@ def test_result_that_is_no_json_is_406() -> None:
         ("[::1]:7", ("::1", 7)),
         ("[::1]", ("::1", 6379)),
         ("::1", ("::1", 6379)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 6379)),
     ],
 )
 def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
@@ -134,7 +135,8 @@ def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":7", "node:x", "node:0", "node:65536", "node:", "[::1", "[::1]x", "a:-1"]
+    "text",
+    ["", ":7", "node:x", "node:0", "node:65536", "node:", "[::1", "[::1]x", "a:-1", "a:1:x", "10.0.0.1:1:2"],
 )
 def test_wrong_addresses_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="expected"):

@@ -193,6 +193,43 @@ def test_time_limit_of_a_view_leaves_the_client_alone() -> None:
     assert recorder.sent[0]["command"] == "btrfs.list"
 
 
+def test_stream_has_what_came_between_the_last_wait_and_the_end_of_the_job() -> None:
+    """The job ends after the wait for a message gave up, and before it is asked whether the job lives."""
+    said = [_record("last words", 1 << 16), _record("", 1 << 16 | 2)]
+    asked: list[str] = []
+
+    def reply(request: Request) -> Any:
+        asked.append(str(request.words[0]))
+        if len(asked) == 1:
+            return None
+        return 300 if request.words[0] == "TTL" else [b"stream:j", said.pop(0)]
+
+    class Late(Recorder):
+        def perform(self, flow: Flow[Any]) -> Any:
+            return client.run_blocking(flow, reply)
+
+    got: list[tuple[int, str, int]] = []
+    assert Late().response_for("j").stream(lambda *message: got.append(message)) == 2
+    assert got == [(1, "last words", 0), (1, "", 2)]
+    assert asked[:2] == ["BLPOP", "TTL"]
+
+
+def test_stream_without_a_callback_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """None is what it is when nothing is said, in the original's."""
+
+    class Short(Recorder):
+        def perform(self, flow: Flow[Any]) -> Any:
+            return client.run_blocking(flow, lambda _: [b"stream:j", _record("out\n", 1 << 16 | 2)])
+
+    assert Short().response_for("j").stream(callback=None) == 1
+    assert capsys.readouterr().out == "out\n"
+
+
+def _record(text: str, meta: int) -> bytes:
+    message = {"message": text, "epoch": 1, "meta": meta}
+    return msgspec.json.encode({"core": 0, "command": "j", "message": message})
+
+
 def test_both_clients_have_the_same_methods() -> None:
     assert client.Client.__mro__[1] is aio.Client.__mro__[1] is HostClient
     blocking = client.Client("127.0.0.1", ssl=False, testConnectionAttempts=0)
@@ -223,6 +260,7 @@ def test_help_shows_what_a_method_takes() -> None:
         (list[str], ["a"], ["a", 1]),
         (dict[str, int], {"a": 1}, {"a": "b"}),
         (dict[int | str, int], {80: 1}, {80: "x"}),
+        (bytes, b"x", "aGVsbG8="),
     ],
 )
 def test_arguments_are_checked_by_their_types(hint: Any, good: Any, bad: Any) -> None:

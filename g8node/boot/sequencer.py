@@ -193,6 +193,8 @@ class Sequencer:
         try:
             return await asyncio.wait_for(asyncio.shield(outcome), limit_s)
         except TimeoutError:
+            if outcome.done():  # in the turn of the loop in which the time was over
+                return outcome.result()
             return "" if service.delay_s is not None else f"not ready within {limit_s:g} s"
         finally:
             job.listeners.remove(listener)

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from g8node.vdisk.record import Kind
 from g8tools.up.vm import free_port
 from tests.support.clusters import Running, configured, running
 from tests.support.redis import eventually
-from tests.support.servers import RedisProcess, redis_cluster
+from tests.support.servers import RedisProcess, low_port, redis_cluster
 from tests.support.vdisks import G8, ServedConfig, run
 
 BLOCK = 4096
@@ -306,6 +307,46 @@ def move_slots(source: RedisProcess, target: RedisProcess) -> None:
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in (one, other)]
     argv = ["redis-cli", "--cluster", "reshard", f"127.0.0.1:{source.port}", "--cluster-from", ids[0]]
     run(*argv, "--cluster-to", ids[1], "--cluster-slots", "300", "--cluster-yes")
+
+
+async def test_slot_on_its_way_to_a_new_master_is_written(empty: list[RedisProcess], tmp_path: Path) -> None:
+    """CLUSTER SLOTS does not tell yet that the new one has no replicas."""
+    hash = content_hash(block(1))
+    slot, source = slot_of(hash), owner(empty, hash)
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    new = RedisProcess(tmp_path / "new", *options, port=low_port())
+    ids = [node_id(server) for server in (source, new)]
+    try:
+        call(new, "CLUSTER", "MEET", "127.0.0.1", str(empty[0].port))
+        await eventually(lambda: all(count_nodes(one) == 7 for one in (source, new)), "nodes that met", 60)
+        call(new, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", ids[0])
+        call(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", ids[1])
+        async with running(configured(seeds(empty), kind="boot"), patience=PATIENCE) as vd:
+            await vd.write(0, block(1))
+            assert await vd.read(0, BLOCK) == block(1)
+        with new.client() as client:
+            client.execute_command("ASKING")
+            assert client.get(hash) == block(1)
+    finally:
+        new.kill()
+        call(source, "CLUSTER", "SETSLOT", str(slot), "STABLE")
+        for server in empty:
+            call(server, "CLUSTER", "FORGET", ids[1])
+
+
+def call(server: RedisProcess, *words: str) -> Any:
+    with server.client() as client:
+        return client.execute_command(*words)
+
+
+def node_id(server: RedisProcess) -> str:
+    return str(call(server, "CLUSTER", "MYID").decode())
+
+
+def count_nodes(server: RedisProcess) -> int:
+    """Those that have shaken hands."""
+    rows: list[bytes] = call(server, "CLUSTER", "NODES").splitlines()
+    return sum(b"handshake" not in row for row in rows)
 
 
 def is_whole(servers: list[RedisProcess]) -> bool:

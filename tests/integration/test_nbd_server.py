@@ -18,9 +18,10 @@ from g8node.vdisk.record import Record
 from g8node.vdisk.vdisks import Vdisks
 from g8node.wire import nbd
 from g8node.wire import nbd_handshake as hs
+from tests.support import vdisks as support
 from tests.support.keys import TestAuthority
 from tests.support.nbd import CLIENT_FLAGS, go, option, request
-from tests.support.vdisks import Client, run, served
+from tests.support.vdisks import G8, Client, run, served
 
 SIZE = 8 << 20
 
@@ -297,6 +298,18 @@ def test_server_ends_cleanly_with_clients_connected(tmp_path: Path) -> None:
         again = server.client()
         assert again.read(0, 4) == b"kept"
         again.close()
+
+
+def test_server_takes_all_the_descriptors_that_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most shells and services begin with a soft limit of 1024, whatever the hard one is."""
+    monkeypatch.setattr(support, "G8", ("prlimit", "--nofile=100:1000", *G8))
+    with served(tmp_path) as server:
+        clients = [server.client() for _ in range(150)]
+        for client in clients:
+            client.write(0, b"served")
+            client.close()
 
 
 def test_folder_in_use_is_refused_to_others(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -14,7 +16,7 @@ from g8node.boot import services
 from g8node.boot.sequencer import Sequencer
 from g8node.errors import Conflict, NotFound, Unavailable
 from g8node.jobs.manager import Manager
-from g8node.jobs.model import Result
+from g8node.jobs.model import Command, Result
 from tests.support.daemon import Daemon, daemon
 from tests.support.redis import eventually, recorder, running_manager
 
@@ -101,6 +103,33 @@ async def test_failed_service_says_why_and_skips_who_comes_after_only() -> None:
         assert reason(sequencer, "bad") == "exit code 3: no such disk"
         assert reason(sequencer, "behind") == "bad is failed"
         assert sequencer.state()["failed"] == {"bad": "exit code 3: no such disk"}
+
+
+async def test_service_that_fails_at_the_moment_its_delay_is_over_has_failed() -> None:
+    """Both timers are due when the loop, which stood still, goes on; that of the delay is first."""
+    loop = asyncio.get_running_loop()
+    job = SimpleNamespace(backlog=(), listeners=[], phase="running", pid=0, protected=False)
+
+    def submit(command: Command, *, on_end: Callable[..., None], **_: object) -> Any:
+        def fail() -> None:
+            job.phase = "finished"
+            on_end(job, Result(command.id, command.command, "ERROR", 1003))
+
+        def stand_still() -> None:
+            loop.call_later(services.DELAY_S, fail)
+            time.sleep(3 * services.DELAY_S)
+
+        loop.call_soon(stand_still)
+        return job
+
+    async with running_manager() as manager:
+        text = entry("bad", "exit 3") + "\n" + entry("behind", "true", after=["bad"])
+        plan = services.load([("s.toml", text)], parameters={}, environ={})
+        sequencer = Sequencer(manager, plan, online=_at_once, submit=submit)
+        async with asyncio.timeout(60):
+            await sequencer.run()
+    assert states(sequencer) == {"bad": "failed", "behind": "skipped"}
+    assert reason(sequencer, "bad") == "exit code 3"
 
 
 async def test_failure_of_an_earlier_slice_counts_as_satisfied() -> None:

@@ -20,6 +20,7 @@ FAILING = """
 name = "bash"
 args.script = "echo the disk is gone >&2; exit 7"
 after = ["init"]
+running_delay = -1
 
 [startup.behind]
 name = "core.ping"

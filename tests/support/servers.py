@@ -119,7 +119,7 @@ def redis_cluster(
         servers = []
         for number in range(6):
             # The bus has the port + 10000.
-            port = _low_port()
+            port = low_port()
             servers.append(RedisProcess(folder / str(number), *options, port=port))
             ending.callback(servers[-1].kill)
         places = [f"127.0.0.1:{server.port}" for server in servers]
@@ -141,7 +141,7 @@ def _is_whole(server: RedisProcess) -> bool:
     return b"cluster_state:ok" in info and known.count(b"slave") == 3
 
 
-def _low_port() -> int:
+def low_port() -> int:
     """Whose bus port, 10000 above, is a port and free too."""
     while True:
         port: int = free_port()

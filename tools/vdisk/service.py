@@ -1,6 +1,7 @@
 """An NBD server of its own process (async): vdisks of a folder, or of a configuration, until a signal."""
 
 import asyncio
+import resource
 import signal
 import ssl
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ async def serve(options: Options) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a client each, and a file for each TiB
     context = await blocking.run("disk", context_of, *options.tls)
     if options.config:
         patience = Patience.of(options.patience_s)

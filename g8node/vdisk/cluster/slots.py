@@ -170,10 +170,10 @@ class SlotServers:
         if place is None:
             return [Unavailable("no server of the cluster has this slot")] * len(commands)
         words = [word for one in commands for word in (("ASKING",), one)] if asking else list(commands)
-        wanted = min(self._replicas, self._followers.get(place, self._replicas)) if changes else 0
-        if wanted:
-            words.append(("WAIT", wanted, int(self._patience.attempt_s * 500)))
         try:
+            wanted = min(self._replicas, await self._count(place)) if changes else 0
+            if wanted:
+                words.append(("WAIT", wanted, int(self._patience.attempt_s * 500)))
             replies = await self._member(place, changes).together(words)
         except Unavailable as error:
             return [error] * len(commands)
@@ -185,6 +185,13 @@ class SlotServers:
             said = f"{followed} replicas of {place[0]}:{place[1]} have it, expected {wanted}"
             return [reply if isinstance(reply, Exception) else Unavailable(said) for reply in replies]
         return replies
+
+    async def _count(self, place: Place) -> int:
+        """How many replicas a master has. One that gets its first slot is not in the map: it is asked."""
+        if place not in self._followers:
+            (nodes,) = await self._member(place, True).together([("CLUSTER", "NODES")])
+            self._followers[place] = _followers_of_myself(nodes)
+        return self._followers[place]
 
     def _member(self, place: Place, changes: bool) -> Member:
         member = self._members.get((place, changes))
@@ -338,6 +345,16 @@ def _passing(reply: Any) -> Any:
     if isinstance(reply, ReplyError) and (reply.kind in _AWAY or reply.kind == "MOVED"):
         return Unavailable(str(reply))
     return reply
+
+
+def _followers_of_myself(nodes: Any) -> int:
+    """CLUSTER NODES has rows of id, place, flags, the master's id, and more. Unavailable."""
+    rows = [row.split() for row in nodes.splitlines()] if isinstance(nodes, bytes) else []
+    myself = [row[0] for row in rows if len(row) > 3 and b"myself" in row[2].split(b",")]
+    if not myself:
+        raise Unavailable(f"CLUSTER NODES: {str(nodes)[:200]}")
+    replicas = [row for row in rows if len(row) > 3 and row[3] == myself[0]]
+    return sum(b"fail" not in row[2].split(b",") for row in replicas)
 
 
 def _followers(rows: Any, asked: str) -> dict[Place, int]:

@@ -1,10 +1,11 @@
 """`g8 vdisk` with the vdisks of a folder, and with those of a configuration."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from g8tools.g8 import cli, console
 from tests.support.vdisks import Served, run
@@ -38,8 +39,9 @@ def test_clones_of_a_template_and_a_collection(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Main]:
     """`g8 vdisk` in this process: its exit code and all that it said."""
+    logging = structlog.get_config()  # a command's is for the stderr of this test
     monkeypatch.delenv("G8_VDISKS", raising=False)
 
     def called(*words: str | Path) -> tuple[int, str]:
@@ -47,7 +49,8 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    return called
+    yield called
+    structlog.configure(**logging)
 
 
 @pytest.mark.parametrize(

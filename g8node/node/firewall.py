@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from g8node.errors import NodeError, NotFound
-from g8node.linux import conntrack, netinfo
+from g8node.linux import conntrack, netinfo, netlink
 from g8node.node import programs
 from g8node.node.claim import Claim
 from g8node.runtime import blocking, logs
@@ -140,6 +140,8 @@ class Firewall:
         added.handles = await self._add(nft.forwards(source, address, target, f"forward {owner}"))
         self._taken.add(source.port)
         self._forwards.setdefault(owner, []).append(added)
+        if "udp" in source.protocols:
+            await self._renew(source.port)
 
     async def unforward(self, owner: str, port: int) -> None:
         """Nothing happens when the owner has no forward of that port."""
@@ -164,6 +166,13 @@ class Firewall:
             await blocking.run("disk", conntrack.end, gone)
         except OSError as error:
             log.warning("connections by a forward that is gone go on", reason=str(error))
+
+    async def _renew(self, port: int) -> None:
+        """Who sends to a port already is forwarded, too."""
+        try:
+            await blocking.run("disk", _renewed, port)
+        except OSError as error:
+            log.warning("who sends to a port already is not forwarded", port=port, reason=str(error))
 
     def forwards(self, owner: str) -> dict[str, int]:
         """Canonical source -> port of the target."""
@@ -282,3 +291,7 @@ class Firewall:
             text = done.stderr.decode(errors="replace").strip()
             raise NotFound(text[:300]) if _MISSING in text else programs.failure("nft", done)
         return msgspec.json.decode(done.stdout) if done.stdout.strip() else {}
+
+
+def _renewed(port: int) -> None:
+    conntrack.renew(port, {cidr.partition("/")[0] for cidr in netlink.all_addresses()})

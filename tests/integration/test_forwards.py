@@ -10,7 +10,7 @@ pytestmark = pytest.mark.root
 TOP = Path(__file__).resolve().parent.parent.parent
 
 SCENARIO = """
-import asyncio, socket, uvloop
+import asyncio, contextlib, socket, uvloop
 from g8node.errors import NodeError
 from g8node.linux import namespace, netlink
 from g8node.node.claim import Claim
@@ -25,6 +25,38 @@ def listener(address):
 def answer(server):
     with server, server.accept()[0] as peer:
         peer.sendall(peer.getpeername()[0].encode())
+
+def hearer():
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("0.0.0.0", 80))
+    server.settimeout(1)
+    return server
+
+def heard(client, server):
+    for _ in range(30):
+        try:
+            client.send(b"hello")
+        except ConnectionRefusedError:  # what was sent before found nobody
+            continue
+        try:
+            return server.recv(100)
+        except TimeoutError:
+            continue
+    raise AssertionError("nobody heard it")
+
+async def who_goes_on_sending_is_heard(firewall, inner):
+    # By the server behind a forward that came, or came again, while the client was sending.
+    with await blocking.run("disk", namespace.call_in, [inner], hearer) as server:
+        for host in ("127.0.0.1", "172.18.0.1"):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect((host, 8053))
+                client.send(b"early")
+                for _ in range(2):
+                    await firewall.forward("container 1", forward.parse("8053|udp"), "172.18.0.2", 80)
+                    assert await blocking.run("pipes", heard, client, server) == b"hello"
+                    await firewall.remove("container 1")
+                    with contextlib.suppress(ConnectionRefusedError):
+                        client.send(b"early")
 
 def set_up():
     inner = namespace.new_network()
@@ -59,6 +91,9 @@ async def main():
         serving = asyncio.create_task(blocking.run("pipes", answer, server))
         assert await blocking.run("disk", ask, host) == seen
         await serving
+    await firewall.remove("container 1")
+    await who_goes_on_sending_is_heard(firewall, inner)
+    await firewall.forward("container 1", forward.parse("8080"), "172.18.0.2", 80)
     taken = await blocking.run("disk", listener, ("0.0.0.0", 9090))
     try:
         await firewall.forward("container 1", forward.parse("9090"), "172.18.0.2", 80)

@@ -120,6 +120,16 @@ def test_credentials_do_not_get_into_an_flist(tree: Path, tmp_path: Path) -> Non
     assert "geheim" in kept.pools["hub"][0].url
 
 
+def test_stores_that_an_flist_names_are_not_written_to(tree: Path, tmp_path: Path) -> None:
+    out, router, near, store = tmp_path / "y", tmp_path / "router.yaml", tmp_path / "near", tmp_path / "store"
+    pools = f"pools: {{near: {{'00:ff': 'dir://{near}'}}, far: {{'00:ff': 'dir://{store}'}}}}\n"
+    router.write_text(f"{pools}lookup: [near, far]\ncache: [near]\n")
+    flist("pack", tree, out, "--store", store, "--router-file", router)
+    assert flist("cat", out, "/etc/app.conf") == "port = 1\n"
+    flist("get", out, "/", tmp_path / "got")
+    assert not near.exists()
+
+
 def test_everything_comes_out_as_it_went_in(tmp_path: Path) -> None:
     top, out = tmp_path / "nasty", tmp_path / "x.flist"
     nasty(top)

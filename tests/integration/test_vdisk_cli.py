@@ -115,6 +115,10 @@ def test_what_a_configuration_does_not_allow_says_why(main: Main, tmp_path: Path
         (("resize", "vd", "4097M"), "size: expected a multiple of 1 GiB"),
         (("resize", "vd", "2G"), "change it in the file"),
         (("list", "--data", str(tmp_path)), "expected --data or --config, not both"),
+        (
+            ("serve", "--socket", "nosuch/socket", "--data", str(tmp_path)),
+            "expected --data or --config, not both",
+        ),
     ):
         code, said = main(*words, "--config", str(config))
         assert (code, why in said) == (console.WRONG_USE, True), said

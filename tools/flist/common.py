@@ -60,14 +60,18 @@ def read(flist: str) -> "Flist":
 async def opened(
     store: str, router: "Router | None", token_file: Path | None = None
 ) -> "AsyncIterator[Store | None]":
-    """The store that was given, else those of the flist's router, as a node would ask them; None without."""
+    """The store that was given, else those of the flist's router; None without.
+
+    An flist comes from strangers: as on a node, the pools that it says are to be filled are not.
+    """
     from g8node.store.stores import Stores
+    from g8node.wire.router import Router
     from g8tools.hub.cli_common import read_token, store_address
 
     if store:
         chosen = Stores().open(store_address(store), token=read_token(token_file))
     elif router is not None:
-        chosen = Stores().open(router)
+        chosen = Stores().open(Router(router.pools, router.lookup))
     else:
         yield None
         return

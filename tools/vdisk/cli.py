@@ -347,9 +347,7 @@ def gc(
 
 @app.command()
 def serve(
-    data: Annotated[
-        Path | None, typer.Option("--data", envvar="G8_VDISKS", help="Folder of vdisks; else G8_VDISKS.")
-    ] = None,
+    data: AnyData = None,
     config: Annotated[
         str,
         typer.Option(metavar="FILE|HOST:PORT,...", help="vdisks on clusters: YAML or TOML file, or etcd."),
@@ -381,14 +379,13 @@ def serve(
     from g8tools.g8.connection import parse_address
     from g8tools.vdisk import service
 
-    if data is None and not config:
-        raise InvalidArgument("expected --data or --config")
+    folder = _folder(data, config)
     if not socket and not listen:
         raise InvalidArgument("expected --socket, --listen, or both")
     logs.configure()
     address = parse_address(listen, default_port=10809, lowest_port=0) if listen else None
     options = service.Options(
-        data=str(data.absolute()) if data is not None and not config else "",
+        data=str(folder.absolute()) if folder is not None else "",
         socket=socket,
         address=address,
         tls=(tls_certificate, tls_key, tls_client_ca, tls_psk),

@@ -26,6 +26,9 @@ _INFO |= {"os": "info.os", "port": "info.port", "version": "info.version"}
 _PLAIN = re.compile(
     r"[A-Za-z/](?:[\w ./@+()-]*[\w./)])?", re.ASCII
 )  # no YAML reader takes these for anything else
+_KILLED = 999
+"""The code of a killed program; those above are of programs too, those below of the node."""
+
 _RESERVED = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
 Answer = dict[str, Any]
@@ -74,17 +77,22 @@ def ask(options: argparse.Namespace, command: str, arguments: dict[str, Any]) ->
 def value(options: argparse.Namespace, command: str, arguments: dict[str, Any]) -> Any:
     """The decoded data of a command that succeeded. Failed with the node's words."""
     answer = ask(options, command, arguments)
-    data: Any = answer.get("data") or ""
-    if answer.get("level") == 20:
-        data = json.loads(data)
     if answer["state"] == "SUCCESS":
-        return data
-    reason = data or answer.get("critical") or "".join(answer.get("streams") or ()).strip()
+        return _data(answer)
+    raise Failed(f"{command}: {_reason(answer)}", SYSTEM_FAILED if answer["code"] == 503 else WRONG_USE)
+
+
+def _data(answer: Answer) -> Any:
+    data = answer.get("data") or ""
+    return json.loads(data) if answer.get("level") == 20 else data
+
+
+def _reason(answer: Answer) -> str:
+    """Why it failed."""
     if answer["state"] == "UNKNOWN_CMD":
-        reason = "unknown command"
-    raise Failed(
-        f"{command}: {reason or answer['state']}", SYSTEM_FAILED if answer["code"] == 503 else WRONG_USE
-    )
+        return "unknown command"
+    printed = "".join(answer.get("streams") or ()).strip()
+    return str(_data(answer) or answer.get("critical") or printed or answer["state"])
 
 
 # What is printed
@@ -146,9 +154,15 @@ def execute(options: argparse.Namespace) -> int:
     """A program's output is printed as it is; its exit code is ours."""
     words = options.words
     answer = ask(options, "core.system", {"name": words[0], "args": words[1:]})
-    if options.json or options.detach:
-        show(options, answer if options.json else {"id": answer["id"]})
+    if options.json:
+        show(options, answer)
         return _status(answer)
+    if answer["state"] != "SUCCESS" and answer["code"] < _KILLED:  # it has not started
+        print(f"corectl: {words[0]}: {_reason(answer)}", file=sys.stderr)
+        return _status(answer)
+    if options.detach:
+        show(options, {"id": answer["id"]})
+        return 0
     out, err = answer.get("streams") or ("", "")
     sys.stdout.write(out)
     sys.stderr.write(err)

@@ -51,6 +51,12 @@ def test_execute_ends_as_the_program_does(node: Daemon) -> None:
     corectl(node, "-t", "1", "execute", "sleep", "600", code=137)
 
 
+@pytest.mark.parametrize("words", [(), ("--async",)])
+def test_execute_of_what_cannot_start_says_why(node: Daemon, words: tuple[str, ...]) -> None:
+    done = corectl(node, *words, "--container", "none", "execute", "ls", code=1)
+    assert (done.stdout, done.stderr) == ("", "corectl: ls: container 'none' does not exist\n")
+
+
 def test_jobs_are_listed_and_ended(node: Daemon) -> None:
     assert "slow" in corectl(node, "--async", "--id", "slow", "execute", "sleep", "600").stdout
     jobs = msgspec.yaml.decode(corectl(node, "job").stdout)

@@ -93,8 +93,8 @@ class Container:
 
     @property
     def resting(self) -> bool:
-        """Between two runs."""
-        return self.child is not None and not self.running.is_set() and not self.gone.is_set()
+        """Between two runs; the next one is there as soon as it has a pid, and who asks for it waits."""
+        return self.child is not None and not self.pid and not self.gone.is_set()
 
     @property
     def name(self) -> str:

@@ -34,7 +34,8 @@ log = logs.get("nics")
 
 T = TypeVar("T")
 
-_LEASE_METRIC: Final = 1000
+_LEASE_METRIC: Final = 1100
+"""Of the first nic's gateway; each one's has another, since two default routes of one metric are refused."""
 _OWNER: Final = re.compile(r"(?:container |wireguard contm?)(\d+)(?:-\d+)?")
 
 
@@ -299,8 +300,17 @@ class Nics:
             return
         had = _leased(wire)
         if had != [lease.cidr]:
+            metric = _LEASE_METRIC + wire.index
             await blocking.run(
-                "disk", namespace.call_in, [network.space], _readdress, wire.link, had, lease, gateways
+                "disk",
+                namespace.call_in,
+                [network.space],
+                _readdress,
+                wire.link,
+                had,
+                lease,
+                gateways,
+                metric,
             )
             wire.cidrs = [lease.cidr, *(cidr for cidr in wire.cidrs if cidr not in had)]
             await self._plugs.name(network, wire, str(wire.nic.id), lease.cidr.partition("/")[0])
@@ -343,12 +353,14 @@ def _report(task: "asyncio.Task[None]") -> None:
 
 
 @off_loop
-def _readdress(link: str, old: Sequence[str], lease: dhcp.Lease, gateways: Sequence[str]) -> None:
+def _readdress(
+    link: str, old: Sequence[str], lease: dhcp.Lease, gateways: Sequence[str], metric: int
+) -> None:
     for cidr in old:
         ip, _, prefix = cidr.partition("/")
         with contextlib.suppress(OSError):  # the container may change its links itself, if it is privileged
             netlink.address("del", link, ip, int(prefix))
-    netlink.link_configure(link, [lease.cidr], gateways, _LEASE_METRIC)
+    netlink.link_configure(link, [lease.cidr], gateways, metric)
 
 
 @off_loop

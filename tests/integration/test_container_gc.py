@@ -190,7 +190,7 @@ def test_running_containers_are_taken_over_by_the_next_agent(public: Path, busyb
         assert said == ["kept", *5 * ["0"], str(ids["nobody"] * 65536), "65536"]
         for name in ("kept", "free"):
             assert "409" in refused(node, "volume.remove", name=name)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not any(
             row["message"].startswith("line") for row in node.direct("corex.logs", container=ids["talker"])
         ):

@@ -163,6 +163,21 @@ def test_lease_comes_beside_an_address_of_ipv6(boxes: Containers) -> None:
     gone(boxes.node)
 
 
+def test_leases_of_two_networks_with_gateways_are_both_kept(boxes: Containers) -> None:
+    nics = []
+    for n in (18, 20):
+        bridge(boxes.node, f"gate{n}", f"10.{n}.0.1/24", f"10.{n}.0.10", f"10.{n}.0.99")
+        nics.append({"type": "bridge", "id": f"gate{n}", "config": {"dhcp": True}})
+    id = boxes.create(*nics)
+    eventually(lambda: all(nic["addresses"] for nic in boxes.arguments(id)["nics"]))
+    routes = boxes.there(id, "ip", "route", "show", "default")
+    assert sorted(line.split()[2] for line in routes.splitlines()) == ["10.18.0.1", "10.20.0.1"]
+    boxes.end(id)
+    for n in (18, 20):
+        boxes.node.direct("bridge.delete", name=f"gate{n}")
+    gone(boxes.node)
+
+
 def test_network_behind_nat_is_left_but_not_entered(boxes: Containers) -> None:
     bridge(boxes.node, "open0", "10.14.0.1/24")
     config = {"cidr": "10.14.0.2/24", "gateway": "10.14.0.1"}

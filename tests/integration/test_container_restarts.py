@@ -87,6 +87,26 @@ async def test_terminate_does_not_wait_for_the_pause(agent: Agent) -> None:
 
 
 @in_agent
+async def test_who_enters_a_next_run_that_has_a_pid_waits_for_its_start(agent: Agent) -> None:
+    container, (running, _) = await started(agent, ["sleep", "1000"], restart={"policy": "always"})
+    note, disk, first = agent.containers._journals.note, asyncio.Event(), container.pid
+
+    async def slow(noted: Any) -> None:
+        await disk.wait()
+        await note(noted)
+
+    agent.containers._journals.note = slow  # type: ignore[method-assign]
+    assert running.child.signal(signal.SIGKILL)
+    await until(lambda: container.pid not in (0, first))
+    entering = asyncio.create_task(agent.output(container, "echo", "in"))
+    await asyncio.sleep(0)
+    disk.set()
+    assert (await entering).out == "in\n"
+    await agent.containers.terminate(container.id)
+    await running.ended()
+
+
+@in_agent
 async def test_signal_reaches_the_current_run_only(agent: Agent) -> None:
     container, (running, _) = await started(
         agent, ["sh", "-c", "echo up; sleep 1000"], restart={"policy": "always"}

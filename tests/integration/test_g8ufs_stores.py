@@ -51,7 +51,7 @@ def random_reads(target: str, seed: int, is_over: Callable[[], bool]) -> list[tu
     return failed
 
 
-async def reads_well(node: Node, target: str, deadline_s: float = 20.0) -> None:
+async def reads_well(node: Node, target: str, deadline_s: float = 60.0) -> None:
     """Everything can be read, by itself, within the deadline."""
     expected = await blocking.run("path", digests, str(node.tree))
     end = time.monotonic() + deadline_s
@@ -198,7 +198,7 @@ async def test_redis_that_stands_still_or_dies_is_eio_and_is_used_again(node: No
 
 
 async def read_in_the_end(node: Node, path: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             await node.read(path)

@@ -176,7 +176,7 @@ async def test_false_condition_skips_a_service() -> None:
     ],
 )
 async def test_service_that_cannot_start_says_why(keys: str, expected: str) -> None:
-    async with sequence(f"[startup.a]\n{keys}") as (sequencer, _):
+    async with sequence(f"[startup.a]\nrunning_delay = -1\n{keys}") as (sequencer, _):
         await sequencer.run()
         assert states(sequencer) == {"a": "failed"}
         assert reason(sequencer, "a") == expected
@@ -198,7 +198,7 @@ async def test_max_restart_counts_before_a_service_failed(tmp_path: Path) -> Non
 
 async def test_protected_service_fails_its_dependants_and_comes_back(tmp_path: Path) -> None:
     script = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}; sleep 60"
-    keep = entry("keep", script, protected=True)
+    keep = entry("keep", script, protected=True, running_match="never")
     async with sequence(keep, entry("behind", "true", after=["keep"])) as (sequencer, manager):
         await sequencer.run()
         assert states(sequencer) == {"keep": "failed", "behind": "skipped"}
@@ -212,7 +212,7 @@ async def test_protected_service_that_came_back_runs_whatever_the_clock_is_set_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}; sleep 60"
-    async with sequence(entry("keep", script, protected=True)) as (sequencer, _):
+    async with sequence(entry("keep", script, protected=True, running_match="never")) as (sequencer, _):
         await sequencer.run()
         assert states(sequencer) == {"keep": "failed"}
         real = time.time
@@ -239,7 +239,10 @@ async def test_stop_start_and_restart() -> None:
 
 
 async def test_start_of_a_failing_service_is_an_error_with_the_reason() -> None:
-    async with sequence(entry("a", "echo broken; exit 1", condition="debug")) as (sequencer, _):
+    async with sequence(entry("a", "echo broken; exit 1", condition="debug", running_delay=-1)) as (
+        sequencer,
+        _,
+    ):
         await sequencer.run()
         with pytest.raises(Unavailable, match="exit code 1: broken"):
             await sequencer.start("a")
@@ -300,6 +303,7 @@ protected = true
 [startup.broken]
 name = "bash"
 args.script = "echo the disk is gone >&2; exit 7"
+running_delay = -1
 
 [startup.lost]
 name = "bash"

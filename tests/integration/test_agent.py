@@ -16,6 +16,7 @@ import redis
 
 from g8tools.up.vm import free_port
 from tests.support.daemon import Daemon, daemon
+from tests.support.faults import flip
 from tests.support.hub import RunningHub, hub
 from tests.support.images import busybox_tree, publish
 
@@ -147,7 +148,7 @@ def test_corrupted_chunk_is_never_served(tmp_path: Path, tree: Path) -> None:
         container = create(node, url)
         node.run_in(container, "true")
         for path, content in chunks.items():
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            path.write_bytes(flip(content))
         done = node.run_in(container, "for n in 0 1 2 3 4 5 6 7; do cat /data/$n >/x && echo served; done")
         assert "served" not in done["streams"][0]
         assert done["streams"][1].count("Input/output error") == 8

@@ -25,6 +25,7 @@ from g8node.errors import (
 from g8node.linux.mount import mount, mounts, unmount
 from g8tools.flist.cli import app
 from g8tools.g8 import console
+from tests.support.faults import flip
 from tests.support.loops import Loops
 from tests.support.trees import look, nasty
 
@@ -383,8 +384,7 @@ def test_check_finds_what_is_missing_or_wrong(made: Path, tmp_path: Path) -> Non
     assert parsed("check", made) == {"chunks": 3, "findings": []}
     assert parsed("check", made, "--content")["findings"] == []
     chunk = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())[0]
-    data = chunk.read_bytes()
-    chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    chunk.write_bytes(flip(chunk.read_bytes()))
     flist("check", made)
     with pytest.raises(Failed, match="do not match the id"):
         flist("check", made, "--content")

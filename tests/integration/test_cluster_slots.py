@@ -319,6 +319,8 @@ async def test_slot_on_its_way_to_a_new_master_is_written(empty: list[RedisProce
     try:
         call(new, "CLUSTER", "MEET", "127.0.0.1", str(empty[0].port))
         await eventually(lambda: all(count_nodes(one) == 7 for one in (source, new)), "nodes that met", 60)
+        # who imports a slot before it has heard whose it is, never hears it, and takes the cluster for down
+        await eventually(lambda: knows_all_slots(new), "the map on the new one", 60)
         call(new, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", ids[0])
         call(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", ids[1])
         async with running(configured(seeds(empty), kind="boot"), patience=PATIENCE) as vd:
@@ -347,6 +349,10 @@ def count_nodes(server: RedisProcess) -> int:
     """Those that have shaken hands."""
     rows: list[bytes] = call(server, "CLUSTER", "NODES").splitlines()
     return sum(b"handshake" not in row for row in rows)
+
+
+def knows_all_slots(server: RedisProcess) -> bool:
+    return b"cluster_slots_ok:16384" in call(server, "CLUSTER", "INFO")
 
 
 def is_whole(servers: list[RedisProcess]) -> bool:

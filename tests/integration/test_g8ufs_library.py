@@ -10,6 +10,7 @@ from g8node.errors import Exhausted, NotFound
 from g8node.runtime import blocking
 from tests.support.agent import until
 from tests.support.chunks import digests, publish, some_bytes
+from tests.support.faults import flip
 from tests.support.mounted import TREE_IN_SOAK, Node, drop_caches, in_child, open_mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view"), TREE_IN_SOAK]
@@ -131,7 +132,7 @@ async def test_damaged_profile_is_no_profile(node: Node) -> None:
     await node.read(f"{target}/small/f0003")
     await node.mounts.detach(target)
     (profile,) = (node.tmp / "cache/profiles").iterdir()
-    profile.write_bytes(profile.read_bytes()[:-1] + b"?")
+    profile.write_bytes(flip(profile.read_bytes()))
     target = await node.attach("again")
     assert await tree_of(target) == await tree_of(str(node.tree))
     await node.mounts.detach(target)

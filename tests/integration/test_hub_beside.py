@@ -17,6 +17,7 @@ import pytest
 from g8node.g8ufs.profile import Profile, format_profile, parse_profile
 from tests.support.acceptance import until
 from tests.support.daemon import Daemon, daemon
+from tests.support.faults import flip
 from tests.support.hub import TOKEN, TOP, USER_TOKEN, RunningHub, hub
 from tests.support.images import busybox_tree, publish
 
@@ -151,7 +152,7 @@ async def test_profile_is_of_one_flist(publisher: Publisher) -> None:
     assert (status, json.loads(answer)["published"]) == (200, True)
     assert (await call("GET", f"{publisher.url}.profile"))[:2] == (200, profile)
     twice = format_profile(Profile(publisher.digest, array("I", [0, 0])))
-    for wrong in (b"", profile[:-1], profile[:-1] + b"?", b"g8prof1" + profile[7:], twice):
+    for wrong in (b"", profile[:-1], flip(profile), b"g8prof1" + profile[7:], twice):
         assert (await call("PUT", f"{api(publisher.url)}.profile", wrong))[0] == 400
 
 

@@ -50,6 +50,15 @@ async def test_fetch_of_one_chunk_is_one_flight(fetcher: Fetcher) -> None:
     assert store.calls == [[ref.id]]
 
 
+async def test_chunk_that_just_came_is_not_fetched_again(fetcher: Fetcher) -> None:
+    store = store_of()
+    ref, _, plain = REFS[0]
+    for _ in range(2):
+        assert await fetcher.get(store, ref) == plain
+        await fetcher.settled()
+    assert store.calls == [[ref.id]]
+
+
 async def test_fetches_of_one_turn_are_batches(fetcher: Fetcher) -> None:
     store = store_of()
     got = await asyncio.gather(*(fetcher.get(store, ref) for ref, _, _ in MANY))

@@ -18,7 +18,6 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from g8node.jobs import gate as gates
 from g8node.jobs import identity
-from g8node.jobs.gate import Gate
 from g8node.jobs.link import Link
 from g8node.jobs.waiters import Waiters
 from tests.support.redis import PASSWORD, Stack, eventually, running_stack
@@ -299,7 +298,7 @@ async def test_gate_client_limit(tmp_path: Path) -> None:
 async def test_gate_without_password_serves_only_loopback(tmp_path: Path) -> None:
     async with running_stack(tmp_path) as stack:
         missing = str(tmp_path / "none")
-        gate: Gate = await stack.open_gate(password_file=missing, listen="0.0.0.0:0")
+        gate = await stack.open_gate(password_file=missing, listen="0.0.0.0:0")
         assert gate.port == 0
         gate = await stack.open_gate(password_file=missing)
         assert await cli(stack, "PING") == "PONG"

@@ -18,7 +18,7 @@ def asked(node: Inside, server: str, name: str, version: int = 4) -> list[str]:
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     question = labels + b"\0" + struct.pack(">HH", kind, _INTERNET)
     with network_of(node.pid), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(30)
+        client.settimeout(60)
         client.sendto(_HEADER.pack(1, _RECURSION, 1, 0, 0, 0) + question, (server, 53))
         answer = client.recv(512)
     count = _HEADER.unpack_from(answer)[3]

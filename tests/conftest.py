@@ -1,6 +1,7 @@
 """Every async test runs on the loop that the node runs on."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import settings
 
 settings.register_profile("g8node", deadline=None)  # a busy machine is no failure
 settings.load_profile("g8node")
+
+# What a shell starts in the background ignores some, and so would all that the tests start.
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

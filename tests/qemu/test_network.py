@@ -70,7 +70,7 @@ def links(vm: NodeVm) -> dict[str, Any]:
 
 def test_each_link_is_as_its_entry_says(vm: NodeVm) -> None:
     deadline = time.monotonic() + 90
-    while not (seen := links(vm))["eth1"][1] or not seen["eth2"][0]:  # they are set up at once
+    while not (seen := links(vm))["eth1"][1] or not (seen["eth2"][0] and seen["t0"][0]):  # all come at once
         assert time.monotonic() < deadline, seen
         time.sleep(0.2)
     assert seen["lo"] == (True, ["127.0.0.1/8"])
@@ -93,6 +93,7 @@ def test_static_route_is_preferred_and_name_servers_are_those_of_all_links(vm: N
 
 
 def test_what_is_wrong_is_told_on_the_console(vm: NodeVm) -> None:
+    vm.vm.wait_for("link eth9 is not configured", 90)
     console = vm.vm.console()
     assert "interface.eth4: Invalid enum value 'guess'" in console
     assert re.search(r"link eth9 is not configured .*reason='Device \"eth9\" does not exist", console)

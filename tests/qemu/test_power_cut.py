@@ -5,6 +5,7 @@ Its drive has a cache (tests/support/volatile.py), and of what the node did not 
 
 import contextlib
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ class Machine:
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as drive:
             try:
                 deadline = time.monotonic() + DEADLINE_S
-                while not (self.folder / "s").exists():
+                while not listens(self.folder / "s"):
                     assert drive.poll() is None
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
@@ -79,6 +80,15 @@ class Machine:
                 assert drive.returncode == 0, shown
             finally:
                 drive.kill()
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
 
 def client(vm: NodeVm, vdisk: str) -> Client:

@@ -51,7 +51,7 @@ def test_bad_settings_do_not_stop_a_boot(vm: NodeVm) -> None:
 
 def test_client_reaches_a_booted_node(vm: NodeVm, tmp_path: Path) -> None:
     """What an agent cannot show: control groups, the firmware's tables, services."""
-    with Client("127.0.0.1", vm.ports[6379], vm.password, ssl=False, timeout=60) as client:
+    with Client("127.0.0.1", vm.ports[6379], vm.password, ssl=False, timeout=180) as client:
         group = client.cgroup
         assert group.list() == {}
         group.ensure("memory", "box")
@@ -95,7 +95,7 @@ def test_tool_reaches_a_booted_node(
 ) -> None:
     (tmp_path / "password").write_text(vm.password)
     where = ["--node", f"127.0.0.1:{vm.ports[6379]}", "--password-file", str(tmp_path / "password")]
-    assert cli.main([*words, *where, "--timeout", "60"]) == 0
+    assert cli.main([*words, *where, "--timeout", "180"]) == 0
     assert text in capfd.readouterr().out
 
 

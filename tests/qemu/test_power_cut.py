@@ -112,11 +112,11 @@ def load(vm: NodeVm, written: dict[str, list[list[int]]], dice: random.Random) -
     return writers
 
 
-def create(vm: NodeVm) -> dict[str, list[list[int]]]:
+def create(vm: NodeVm, *storages: str) -> dict[str, list[list[int]]]:
     """The vdisks, and the numbers of their blocks."""
-    for storage in STORAGES:
+    for storage in storages:
         vm.direct("vdisk.create", id=storage, size=PARTS * PART, storage=storage)
-    return {storage: [[0] * BLOCKS for _ in range(PARTS)] for storage in STORAGES}
+    return {storage: [[0] * BLOCKS for _ in range(PARTS)] for storage in storages}
 
 
 def problems(vm: NodeVm, writers: dict[str, list[Writer]]) -> list[str]:
@@ -128,7 +128,7 @@ def cuts(folder: Path, count: int) -> None:
     machine = Machine(folder, dice)
     writers: dict[str, list[Writer]] = {}
     with machine.life() as vm:
-        written = create(vm)
+        written = create(vm, *STORAGES)
         writers = load(vm, written, dice)
     for number in range(count):
         with machine.life() as vm:
@@ -151,8 +151,8 @@ def test_power_cut_shows_a_node_whose_syncs_do_nothing(tmp_path: Path) -> None:
     dice = random.Random(12)
     machine = Machine(tmp_path, dice)
     with machine.life(initrd) as vm:
-        written = create(vm)
+        written = create(vm, "plain")  # a damaged pool might not be served at all
         vm.job("bash", {"script": "sync"})
         writers = load(vm, written, dice)
     with machine.life() as vm:
-        assert any(one.startswith("plain") for one in problems(vm, {"plain": writers["plain"]}))
+        assert problems(vm, writers)

@@ -71,6 +71,13 @@ def container(node: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         node.direct("corex.terminate", container=id)
 
 
+@pytest.fixture(scope="module")
+def volume(node: Daemon) -> Iterator[None]:
+    node.direct("volume.create", name="vault")
+    yield
+    node.direct("volume.remove", name="vault")
+
+
 @pytest.fixture
 def environment(node: Daemon, tmp_path: Path) -> dict[str, str]:
     return {
@@ -461,9 +468,11 @@ def test_json_may_be_asked_before_and_after_a_command(g8: G8, words: tuple[str, 
         ("g8 inf", "info"),
         ("g8 container inspect bo", "box"),
         ("g8 job kill core-", "core-"),
+        ("g8 volume inspect va", "vault"),
+        ("g8 container create x --volume va", "vault="),
     ],
 )
-@pytest.mark.usefixtures("container")
+@pytest.mark.usefixtures("container", "volume")
 def test_shell_completes_words(environment: dict[str, str], line: str, expected: str) -> None:
     env = {
         "PATH": "/usr/bin:/bin",

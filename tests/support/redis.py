@@ -37,8 +37,8 @@ _PATIENT: dict[str, Any] = {
     "socket_connect_timeout": 60,
     "retry": Retry(NoBackoff(), 0),
 }
-"""redis-py's own would ask again after five seconds, and what it pushes would be there twice; a wrong password
-is shown eleven times."""
+"""redis-py's own would ask again after five seconds, and what it pushes would be there twice; a wrong
+password is shown eleven times."""
 
 
 async def eventually(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:

@@ -6,12 +6,16 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _PROBE_S = 15.0
+_PORTS_MAX = 1000
+_given: deque[int] = deque(maxlen=_PORTS_MAX)
+"""The last ports of `free_port`."""
 
 # One thread runs all processors. With one thread each (thread=multi), QEMU translates what another processor
 # is about to overwrite: it drops the translations of the place before the write, and one made in between
@@ -45,12 +49,18 @@ class Machine:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A TCP port on loopback that nobody listens on now; the preferred one when it is free."""
-    for port in (preferred, 0):
+    """A TCP port on loopback that nobody listens on now; the preferred one when it is free.
+
+    Else one that was not given before: whoever got that may be about to listen there.
+    """
+    for port in (preferred, *[0] * _PORTS_MAX):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as who will listen there does
             probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
+            found = int(probe.getsockname()[1])
+            if port or found not in _given:
+                _given.append(found)
+                return found
     raise VmError("no free TCP port on 127.0.0.1")
 
 

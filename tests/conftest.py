@@ -1,13 +1,21 @@
 """Every async test runs on the loop that the node runs on."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import pytest
 import uvloop
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("g8node", deadline=None)  # a busy machine is no failure
+settings.register_profile(
+    "g8node",
+    # A busy machine is no failure, neither of an example nor of making ten of them.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    # The same examples every time; `make fuzz` looks for new ones.
+    derandomize="G8NODE_FUZZ_INPUTS" not in os.environ,
+)
 settings.load_profile("g8node")
 
 

@@ -76,6 +76,9 @@ class Fetcher:
     async def get(self, store: Store, ref: ChunkRef) -> bytes:
         """The plain chunk. Raises NotFound, Unavailable or DeadlineExceeded. Safe to cancel."""
         self._check(store, ref)
+        key = Key(ref.id, ref.key)
+        if key not in self._flights and (plain := self._cache.recent.get(key)) is not None:
+            return plain  # it came while the caller looked for others in the cache
         flight = self._flight(store, ref)
         try:
             return await asyncio.shield(flight.plain)

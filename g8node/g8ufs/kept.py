@@ -64,7 +64,8 @@ def _entries(folder: str) -> list[Entry]:
 def _size(path: str) -> int:
     if not os.path.isdir(path):
         return os.stat(path).st_blocks * 512
-    return sum(os.stat(row).st_blocks * 512 for row in os.scandir(path))
+    with os.scandir(path) as rows:
+        return sum(os.stat(row).st_blocks * 512 for row in rows)
 
 
 def _remove(path: str) -> None:

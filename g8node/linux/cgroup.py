@@ -1,7 +1,9 @@
 """Control groups, version 2 only (blocking): detection, delegation, usage, removal."""
 
 import contextlib
+import errno
 import os
+import select
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,9 +64,7 @@ def kill(path: str) -> None:
 def freeze(path: str, *, timeout_s: float = 2.0) -> None:
     """Let every process of the group stand still; returns when all do, or after the time limit."""
     _write(f"{MOUNT}/{path}/cgroup.freeze", "1")
-    deadline = time.monotonic() + timeout_s
-    while "frozen 1" not in _read(f"{MOUNT}/{path}/cgroup.events") and time.monotonic() < deadline:
-        time.sleep(0.002)
+    becomes(path, "frozen 1", timeout_s=timeout_s)
 
 
 @off_loop
@@ -75,21 +75,48 @@ def thaw(path: str) -> None:
 
 
 @off_loop
+def becomes(path: str, line: str, *, timeout_s: float) -> bool:
+    """Wait until the group's `cgroup.events` has the line (`frozen 1`, `populated 0`).
+
+    The kernel tells of its changes. False: not within the time limit. FileNotFoundError: the group is gone.
+    """
+    deadline = time.monotonic() + timeout_s
+    with open(f"{MOUNT}/{path}/cgroup.events", "rb", buffering=0) as file:
+        change = select.poll()
+        change.register(file, select.POLLPRI)
+        while line not in _read_again(file.fileno()).splitlines():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            change.poll(left_s * 1000)
+    return True
+
+
+def _read_again(fd: int) -> str:
+    """A small file of the kernel's, from its beginning."""
+    try:
+        return os.pread(fd, 4096, 0).decode("ascii")
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        raise
+
+
+@off_loop
 def remove(path: str, *, timeout_s: float = 2.0) -> None:
     """Remove the group and those below it. Killed processes leave a group a moment after their death."""
     deadline = time.monotonic() + timeout_s
     for folder, _, _ in os.walk(f"{MOUNT}/{path}", topdown=False):
-        while True:
+        with contextlib.suppress(FileNotFoundError):
             try:
                 os.rmdir(folder)
             except FileNotFoundError:
-                break
+                raise
             except OSError:
-                if time.monotonic() > deadline:
+                below = os.path.relpath(folder, MOUNT)
+                if not becomes(below, "populated 0", timeout_s=deadline - time.monotonic()):
                     raise
-                time.sleep(0.01)
-            else:
-                break
+                os.rmdir(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,18 @@ and each container that was put into it has one there too. OSError as the kernel
 
 import contextlib
 import os
+import time
 from typing import Final
 
-from g8node.linux.cgroup import MOUNT, delegate
+from g8node.linux.cgroup import MOUNT, becomes, delegate
 from g8node.linux.guard import off_loop
 
 NO_LIMIT: Final = 9223372036854771712
 """How version 1 says that memory is not limited; version 2 says `max`."""
 
 _PREFIX: Final = "g-"  # no group can then be mistaken for a file of the kernel's, such as memory.max
-
-
 _TASKS: Final = "tasks"
+_LOOK_S: Final = 0.1
 
 
 def path(parent: str, name: str) -> str:
@@ -47,13 +47,21 @@ def create(parent: str, name: str) -> None:
 
 
 @off_loop
-def remove(parent: str, name: str) -> None:
-    """Move the members home, then remove the group; nothing happens when it is gone."""
+def remove(parent: str, name: str, *, timeout_s: float = 2.0) -> None:
+    """Move the members home, then remove the group; nothing happens when it is gone.
+
+    Who is about to die moves no more and leaves a moment later; who was forked meanwhile is moved then.
+    """
     folder = _folder(parent, name)
     if not os.path.isdir(folder):
         return
-    for pid in _members(folder):
-        leave(parent, name, pid)
+    deadline = time.monotonic() + timeout_s
+    members = f"{path(parent, name)}/{_TASKS}"
+    while True:
+        for pid in _members(folder):
+            leave(parent, name, pid)
+        if becomes(members, "populated 0", timeout_s=_LOOK_S) or time.monotonic() > deadline:
+            break
     os.rmdir(f"{folder}/{_TASKS}")
     os.rmdir(folder)
 

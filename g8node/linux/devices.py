@@ -68,7 +68,10 @@ def host_devices(top: str = "/dev") -> list[Device]:
             names = [name for name in names if name not in _RUNTIMES_OWN]
         for name in names:
             path = f"{folder}/{name}"
-            info = os.lstat(path)
+            try:
+                info = os.lstat(path)
+            except FileNotFoundError:  # a disk or terminal that has gone since its folder was read
+                continue
             kind = _kind(info)
             if kind and len(found) < _MAX:
                 major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)

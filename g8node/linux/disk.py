@@ -159,7 +159,7 @@ def seek_time(path: str) -> Seek:
         buffer = _aligned()
         deadline = time.monotonic() + _PROBE_S
         times_us: list[int] = []
-        while len(times_us) < _PROBE_READS and time.monotonic() < deadline:
+        while not times_us or (len(times_us) < _PROBE_READS and time.monotonic() < deadline):
             began_ns = time.perf_counter_ns()
             os.preadv(fd, [buffer], random.randrange(blocks) * _PROBE_BLOCK)
             times_us.append((time.perf_counter_ns() - began_ns) // 1000)

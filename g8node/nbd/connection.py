@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._batched: BatchedExport | None = None
         self._durable: DurableExport | None = None
         self._lone: Lone | None = None
+        self._in_order = False
         self.name = ""
 
     # The transport's side
@@ -143,7 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         """The client is away and nothing is in flight: leave the export, then the server."""
         export, self._export = self._export, None
         if export is not None:
-            self._start(self._owner.exports.leave(self.name, export))
+            self._start(self._owner.exports.leave(self.name, export, in_order=self._in_order))
         else:
             self._owner.left(self)
 
@@ -227,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
             self._drop(error)
         finally:
             if export is not None:
-                await self._owner.exports.leave(asked.name, export)
+                await self._owner.exports.leave(asked.name, export, in_order=False)
 
     async def _start_tls(self) -> None:
         assert self._transport is not None
@@ -342,7 +343,7 @@ class Connection(asyncio.BufferedProtocol):
         """What is no part of a batch."""
         if request.kind == nbd.CMD_DISC:
             self._pending.clear()
-            self._ending = True
+            self._ending = self._in_order = True
             return
         export.count(request.kind, 1, request.length)
         if request.kind == nbd.CMD_READ:

@@ -111,8 +111,8 @@ class Exports(Protocol):
     async def open(self, name: str) -> Export:
         """For one more connection. NotFound, Unavailable."""
 
-    async def leave(self, name: str, export: Export) -> None:
-        """One connection less."""
+    async def leave(self, name: str, export: Export, *, in_order: bool) -> None:
+        """One connection less; `in_order`: the client said that it goes (DISC)."""
 
 
 _ERRNOS: Final[dict[int, int]] = {

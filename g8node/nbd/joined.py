@@ -39,5 +39,5 @@ class JoinedExports:
                 return owner
         raise NotFound("no such export")
 
-    async def leave(self, name: str, export: Export) -> None:
-        await self._owner_of[export].leave(name, export)
+    async def leave(self, name: str, export: Export, *, in_order: bool) -> None:
+        await self._owner_of[export].leave(name, export, in_order=in_order)

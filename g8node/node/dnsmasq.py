@@ -106,9 +106,10 @@ class Server:
         _write(f"{self._top}/dhcp", ip, f"{mac},{ip}\n")
 
     @off_loop
-    def name(self, key: str, ip: str, names: Sequence[str]) -> None:
+    def name(self, key: str, addresses: Sequence[str], names: Sequence[str]) -> None:
         """What the owner `key` is called; takes the place of what it was called before."""
-        _write(f"{self._top}/hosts", key, f"{ip} {' '.join(names)}\n")
+        lines = [f"{address} {' '.join(names)}\n" for address in addresses]
+        _write(f"{self._top}/hosts", key, "".join(lines))
 
     @off_loop
     def unname(self, key: str) -> None:

@@ -138,11 +138,11 @@ class Networks:
 
     # --- names
 
-    async def name(self, bridge: str, key: str, ip: str, names: Sequence[str]) -> None:
+    async def name(self, bridge: str, key: str, addresses: Sequence[str], names: Sequence[str]) -> None:
         """Let the bridge's DNS server answer `names`; nothing happens when it has none."""
         found = self._bridges.get(bridge)
         if names and found is not None and found.server is not None:
-            await blocking.run("disk", found.server.name, key, ip, names)
+            await blocking.run("disk", found.server.name, key, addresses, names)
 
     async def unname(self, bridge: str, key: str) -> None:
         found = self._bridges.get(bridge)

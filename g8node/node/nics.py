@@ -313,7 +313,7 @@ class Nics:
                 metric,
             )
             wire.cidrs = [lease.cidr, *(cidr for cidr in wire.cidrs if cidr not in had)]
-            await self._plugs.name(network, wire, str(wire.nic.id), lease.cidr.partition("/")[0])
+            await self._plugs.name(network, wire, str(wire.nic.id))
         config = wire.nic.config or nicspec.Config()
         wire.dns = list(config.dns or lease.dns)
         await self._resolve(network)

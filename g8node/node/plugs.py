@@ -48,12 +48,14 @@ class Plugs:
         await self._networks.claim.take()
         await self._types[wire.nic.type](network, wire)
 
-    async def name(self, network: Network, wire: Wire, bridge: str, ip: str) -> None:
-        """Let the DNS of that bridge answer the container's names with this address."""
-        if ipaddress.ip_address(ip).version == 4:
+    async def name(self, network: Network, wire: Wire, bridge: str) -> None:
+        """Let the DNS of that bridge answer the container's names with the link's addresses."""
+        own = [ipaddress.ip_interface(cidr).ip for cidr in wire.cidrs]
+        # an IPv6 address of the link alone is nothing without the name of the asker's link
+        if addresses := [str(ip) for ip in own if ip.version == 4 or not ip.is_link_local]:
             key = f"{network.id}-{wire.index}"
             wire.undo.push_async_callback(self._networks.unname, bridge, key)
-            await self._networks.name(bridge, key, ip, network.names)
+            await self._networks.name(bridge, key, addresses, network.names)
 
     async def _default(self, network: Network, wire: Wire) -> None:
         """Address and gateway are given by the container's id; what the caller configured is ignored."""
@@ -65,7 +67,7 @@ class Plugs:
         wire.dns = [str(interface.ip)]
         await self._pair(network, wire, DEFAULT, "", _MTU)
         await self._configure(network, wire, [str(interface.ip)], 0)
-        await self.name(network, wire, DEFAULT, address)
+        await self.name(network, wire, DEFAULT)
 
     def _reserve(self, bridge: ipaddress.IPv4Interface, id: int, wire: Wire) -> str:
         """A container's address on the default bridge: by its id, or any in a network too small for that."""
@@ -90,8 +92,7 @@ class Plugs:
         config = wire.nic.config or nicspec.Config()
         if config.dns is None and nicspec.cidrs(wire.nic) and made is not None and made.server is not None:
             wire.dns = [str(made.server.address.ip)]
-        for cidr in wire.cidrs[:1]:
-            await self.name(network, wire, bridge, cidr.partition("/")[0])
+        await self.name(network, wire, bridge)
 
     async def _segment(self, network: Network, wire: Wire) -> None:
         bridge, mtu, release = await self.segments.join(wire.nic, found=wire.found)

@@ -7,6 +7,7 @@
     <folder>/<id, quoted>/index     of a deduplicated one, see mapping.py
     <folder>/.content/              the contents of deduplicated ones, see pools.py
     <folder>/.new.*  .gone.*        being made or removed when the power went; swept at the next open
+    <folder>/.old.*                 being replaced by an empty one then; back at the next open, if need be
 
 A vdisk appears by the rename of a finished folder, and disappears by a rename, too.
 """
@@ -29,7 +30,15 @@ from g8node.vdisk.overlay import Overlay
 from g8node.vdisk.owned import Owned, file_size
 from g8node.vdisk.parts import Parts, part_sizes
 from g8node.vdisk.pools import INDEX, Pools
-from g8node.vdisk.record import Record, check_id, decode, encode, folder_name, id_of_folder
+from g8node.vdisk.record import (
+    Record,
+    check_id,
+    decode,
+    encode,
+    folder_name,
+    fresh_number,
+    id_of_folder,
+)
 from g8node.vdisk.seal import new_seal, vdisk_key
 from g8node.vdisk.volume import Volume
 
@@ -38,6 +47,7 @@ log = logs.get("vdisk")
 RECORD: Final = "vdisk.json"
 OWNED: Final = "owned"
 _PARTS: Final = "data."
+_OLD: Final = ".old."
 _RECORD_BYTES_MAX: Final = 1 << 20
 _COPY_BYTES: Final = 1 << 20
 _EXTENTS: Final = 1024
@@ -80,9 +90,14 @@ class Folder:
             made = f"{made.rstrip('/')}/{self.path[len(made) :].lstrip('/').partition('/')[0]}"
 
     def sweep(self) -> None:
-        """Remove what was being made or removed when an earlier process ended."""
-        for name in self._disk.names(self.path):
-            if name.startswith((".new.", ".gone.")):
+        """Remove what was being made, removed or replaced when an earlier process ended."""
+        names = self._disk.names(self.path)
+        for name in names:
+            vdisk = name.removeprefix(_OLD)
+            if vdisk != name and vdisk not in names:
+                self._disk.replace(f"{self.path}/{name}", f"{self.path}/{vdisk}")
+                self._disk.sync_folder(self.path)
+            elif name.startswith((".new.", ".gone.", _OLD)):
                 self._remove(f"{self.path}/{name}")
 
     def ids(self) -> list[str]:
@@ -136,9 +151,14 @@ class Folder:
         place = self._at(record.id)
         if os.path.basename(place) in self._disk.names(self.path):
             raise AlreadyExists(f"vdisk {record.id!r} exists")
-        partial = f"{self.path}/.new.{folder_name(record.id)}"
-        if os.path.basename(partial) in self._disk.names(self.path):
-            self._remove(partial)
+        self._disk.replace(self._make_new(record), place)
+        self._disk.sync_folder(self.path)
+        if record.storage == "dedup":
+            self.pools.made(record)
+
+    def _make_new(self, record: Record) -> str:
+        """The path of a finished folder, that takes a rename to be seen."""
+        partial = self._free(".new.", record.id)
         self._disk.make_folder(partial)
         for name, size in _files(record, record.size):
             file = self._disk.open(f"{partial}/{name}", create=True)
@@ -148,10 +168,21 @@ class Folder:
             finally:
                 file.close()
         write_whole(self._disk, f"{partial}/{RECORD}", encode(record))
-        self._disk.replace(partial, place)
+        return partial
+
+    def renew(self, record: Record) -> Record:
+        """Empty again, or showing its template only. A power loss leaves the old one or the new one."""
+        renewed = msgspec.structs.replace(record, number=fresh_number() if record.number else 0)
+        place, old = self._at(record.id), self._free(_OLD, record.id)
+        made = self._make_new(renewed)
+        self._forget(record.id)
+        self._disk.replace(place, old)
+        self._disk.replace(made, place)
         self._disk.sync_folder(self.path)
-        if record.storage == "dedup":
-            self.pools.made(record)
+        if renewed.storage == "dedup":
+            self.pools.made(renewed)
+        self._remove(old)
+        return renewed
 
     def open(self, record: Record, *, adopts: bool = True) -> "Parts | Volume":
         """The bytes of a vdisk; Unavailable when they are not as many as is written down.
@@ -276,12 +307,17 @@ class Folder:
         if os.path.basename(place) not in self._disk.names(self.path):
             raise NotFound(f"vdisk {vdisk!r} does not exist")
         self._forget(vdisk)
-        gone = f"{self.path}/.gone.{folder_name(vdisk)}"
-        if os.path.basename(gone) in self._disk.names(self.path):
-            self._remove(gone)
+        gone = self._free(".gone.", vdisk)
         self._disk.replace(place, gone)
         self._disk.sync_folder(self.path)
         self._remove(gone)
+
+    def _free(self, prefix: str, vdisk: str) -> str:
+        """A path beside a vdisk's, with nothing there."""
+        path = f"{self.path}/{prefix}{folder_name(vdisk)}"
+        if os.path.basename(path) in self._disk.names(self.path):
+            self._remove(path)
+        return path
 
     def _forget(self, vdisk: str) -> None:
         """The pool must not touch the files of a vdisk that goes."""

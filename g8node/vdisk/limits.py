@@ -75,6 +75,11 @@ class Counters:
         self.ops[kind] += ops
         self.bytes[kind] += length
 
+    @property
+    def changes(self) -> int:
+        """Requests that may have changed what is stored."""
+        return self.ops[_WRITE] + self.ops[nbd.CMD_TRIM] + self.ops[nbd.CMD_WRITE_ZEROES]
+
     def table(self) -> dict[str, int]:
         """By name, as `vdisk.info` shows it."""
         names = {

@@ -31,6 +31,8 @@ class _Opened:
     vdisk: PlainVdisk
     parts: Parts | Volume
     users: int = 0
+    in_order: bool = True
+    """Whether all who have left said that they go."""
 
 
 @dataclass
@@ -151,18 +153,30 @@ class Vdisks:
             opened.users += 1
             return opened.vdisk
 
-    async def leave(self, name: str, export: Any) -> None:
-        """With the last connection, the vdisk is flushed and closed."""
+    async def leave(self, name: str, export: Any, *, in_order: bool) -> None:
+        """With the last connection, the vdisk is flushed and closed; a `tmp` one is emptied.
+
+        Not if one of its clients has vanished (`in_order` is false): that one may come back for its data.
+        """
         vdisk = next(one for one, opened in self._opened.items() if opened.vdisk is export)
         async with self._alone(vdisk):
             opened = self._opened[vdisk]
             opened.users -= 1
+            opened.in_order &= in_order
             if opened.users == 0:
                 del self._opened[vdisk]
                 try:
                     await opened.vdisk.close()
                 except (NodeError, OSError) as error:
                     log.error("vdisk could not be flushed", vdisk=vdisk, reason=str(error))
+                if opened.in_order and opened.vdisk.counters.changes and self._records[vdisk].type == "tmp":
+                    await self._empty(self._records[vdisk])
+
+    async def _empty(self, record: Record) -> None:
+        try:
+            self._records[record.id] = await blocking.run("disk", self.folder.renew, record)
+        except (NodeError, OSError) as error:
+            log.error("vdisk could not be emptied", vdisk=record.id, reason=str(error))
 
     # What people ask
 

@@ -41,7 +41,7 @@ def dhcp(node: Inside, tmp_path: Path) -> Callable[[str, str], str]:
         node.there("ip", "link", "set", "c0", "master", bridge, "up")
         node.there("ip", "link", "set", "c1", "address", mac, "up")
         try:
-            client = ["busybox", "udhcpc", "-f", "-n", "-q", "-i", "c1", "-t", "20", "-T", "1"]
+            client = ["busybox", "udhcpc", "-f", "-n", "-q", "-i", "c1", "-t", "50", "-T", "1"]
             told = node.there(*client, "-s", str(script))
         finally:
             node.there("ip", "link", "del", "c0")
@@ -175,7 +175,7 @@ def test_bridge_whose_server_cannot_start_is_undone(node: Inside) -> None:
 def g8(node: Inside, *words: str) -> str:
     """What the tool prints, in the node's network namespace."""
     env = ["env", f"G8_NODE=127.0.0.1:{node.port}", f"G8_PASSWORD_FILE={node.folder}/password"]
-    return node.there(*env, sys.executable, "-m", "g8tools.g8", *words)
+    return node.there(*env, sys.executable, "-m", "g8tools.g8", *words, "--timeout", "60")
 
 
 def test_tool_makes_bridges_and_opens_ports(node: Inside) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -430,7 +431,7 @@ def test_packing_into_shards_and_out_again(tmp_path: Path) -> None:
     top, out = tmp_path / "sizes", tmp_path / "x.flist"
     top.mkdir()
     for size in (0, 100 << 10, 1 << 20, 10 << 20):
-        (top / str(size)).write_bytes(os.urandom(size))
+        (top / str(size)).write_bytes(random.Random(size).randbytes(size))
     shards = [f"00-7f=dir://{tmp_path}/low", f"80-ff=dir://{tmp_path}/high"]
     routes = [word for shard in shards for word in ("--route", shard)]
     flist("pack", top, out, *[word for shard in shards for word in ("--store", shard)], *routes)

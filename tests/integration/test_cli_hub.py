@@ -136,7 +136,7 @@ def test_changes_of_the_own_repository(running: RunningHub, tree: Path, tmp_path
         return done.stdout
 
     def published(name: str) -> bytes:
-        with urllib.request.urlopen(f"{own}/{name}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{own}/{name}", timeout=60) as answer:
             body: bytes = answer.read()
         return body
 

@@ -20,6 +20,7 @@ from g8node.vdisk.cluster.remote import Remote
 from g8node.vdisk.cluster.settings import Configuration, Nbd, Static
 from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import Kind
+from g8node.wire import nbd
 from tests.support.clusters import (
     HASTY,
     cluster,
@@ -166,6 +167,24 @@ async def test_copy_to_what_does_not_fit_is_refused(
 # Removal
 
 
+async def test_tmp_vdisk_begins_anew_when_all_have_left_in_order(
+    three: list[RedisProcess], slaves: list[RedisProcess]
+) -> None:
+    config = configured(cluster(three), slave=cluster(slaves), kind="tmp")
+    async with running(config, in_order=False) as vd:
+        await vd.write(0, block(1))
+        vd.vdisk.count(nbd.CMD_WRITE, 1, BLOCK)
+    async with running(config) as vd:
+        assert await vd.read(0, BLOCK) == block(1)
+    assert keys([*three, *slaves])
+    async with running(config) as vd:
+        await vd.write(BLOCK, block(2))
+        vd.vdisk.count(nbd.CMD_WRITE, 1, BLOCK)
+    assert keys([*three, *slaves]) == []
+    async with running(config) as vd:
+        assert await vd.read(0, 2 * BLOCK) == bytes(2 * BLOCK)
+
+
 @pytest.mark.parametrize("kind", ["db", "boot"])
 async def test_removed_vdisk_is_gone_from_all_servers_and_others_stay(
     three: list[RedisProcess], slaves: list[RedisProcess], kind: Kind
@@ -180,7 +199,7 @@ async def test_removed_vdisk_is_gone_from_all_servers_and_others_stay(
         export = await exports.open("vd")
         with pytest.raises(Conflict, match="connections"):
             await exports.delete("vd")
-        await exports.leave("vd", export)
+        await exports.leave("vd", export, in_order=True)
         await exports.delete("vd")
     left = {key for key in keys([*three, *slaves]) if len(key) != 32}
     assert left
@@ -380,7 +399,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
             await remote.resize("vd", 1 << 30)
         await remote.limit("vd", Limits(iops=5))
         await eventually(lambda: export.record.limits.iops == 5, "another limit of a vdisk in use", 60)
-        await remote.vdisks.leave("vd", export)
+        await remote.vdisks.leave("vd", export, in_order=True)
         await g8("copy", "vd", "two")
         await remote.delete("vd")
         assert [name for name, _ in remote.vdisks.names()] == ["two"]
@@ -388,7 +407,7 @@ async def test_vdisks_are_made_copied_and_removed_in_etcd(three: list[RedisProce
         into = bytearray(BLOCK)
         await export.read(0, memoryview(into))
         assert into == block(1)
-        await remote.vdisks.leave("two", export)
+        await remote.vdisks.leave("two", export, in_order=True)
         await remote.close()
 
 

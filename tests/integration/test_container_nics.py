@@ -151,8 +151,10 @@ def test_lease_comes_beside_an_address_of_ipv6(boxes: Containers) -> None:
     settings = {"cidr": "10.17.0.1/24", "cidr6": "fd00:17::1/64", "start": "10.17.0.10", "end": "10.17.0.99"}
     boxes.node.direct("bridge.create", name="two0", network={"mode": "dnsmasq", "settings": settings})
     config = {"dhcp": True, "cidr6": "fd00:17::5/64", "gateway6": "fd00:17::1"}
-    id = boxes.create({"type": "bridge", "id": "two0", "config": config})
+    id = boxes.create({"type": "bridge", "id": "two0", "config": config}, name="two")
     eventually(lambda: len(boxes.links(id)["eth0"]) == 2)
+    eventually(lambda: len(asked(boxes.node, "10.17.0.1", "two")) == 1)
+    assert asked(boxes.node, "10.17.0.1", "two", 6) == ["fd00:17::5"]
     address, static = boxes.links(id)["eth0"]
     assert (address.startswith("10.17.0."), static) == (True, "fd00:17::5/64")
     eventually(lambda: boxes.arguments(id)["nics"][0]["addresses"] == [address, static])
@@ -228,12 +230,16 @@ def test_both_families_on_a_bridge(boxes: Containers) -> None:
                     "cidr6": f"fd00:13::{n}/64",
                     "gateway6": "fd00:13::1",
                 },
-            }
+            },
+            name=f"both{n}",
         )
         for n in (2, 3)
     ]
     boxes.sh(ids[0], "ping -c 1 -W 10 10.13.0.3")
     boxes.sh(ids[0], "ping -6 -c 1 -W 10 fd00:13::3")
+    boxes.sh(ids[0], "ping -c 1 -W 10 both3 && ping -6 -c 1 -W 10 both3")
+    eventually(lambda: asked(boxes.node, "10.13.0.1", "both2", 6) == ["fd00:13::2"])
+    assert asked(boxes.node, "10.13.0.1", "both2") == ["10.13.0.2"]
     assert "default via fd00:13::1" in boxes.there(ids[0], "ip", "-6", "route")
     boxes.end(*ids)
     boxes.node.direct("bridge.delete", name="both")

@@ -165,8 +165,10 @@ async def test_block_in_a_fuse_handler_is_caught_by_the_watchdog(node: Node) -> 
     watchdog = Watchdog(interval_s=0.005, hang_s=0)
     watchdog.start()
     entry.file.read = blocks  # type: ignore[method-assign]
-    await node.read(f"{target}/size4097")
-    await until(lambda: any("blocks" in stall.stack for stall in watchdog.stalls))
+    while not any("blocks" in stall.stack for stall in watchdog.stalls):
+        # On a busy machine its thread may look too late, or have seen another stall begin.
+        await blocking.run("disk", drop_caches)
+        await node.read(f"{target}/size4097")
     watchdog.stop()
 
 
@@ -214,6 +216,6 @@ async def test_killed_readers_leave_the_mount_working(node: Node) -> None:
 @pytest.mark.root
 @pytest.mark.fuse
 @pytest.mark.slow
-@in_child(stalls=True, deadline_s=120)
+@in_child(stalls=True, deadline_s=300)
 async def test_killed_readers_for_a_minute_leave_the_mount_working(node: Node) -> None:
     await storm(node, 60)

@@ -23,9 +23,10 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse]
 MOUNTS, READERS, FILES = 200, 1000, 5
 
 
-def pss_kib() -> int:
+def memory_kib() -> int:
+    """What is ours alone: a share of what others have mapped too would change with them."""
     gc.collect()
-    found = re.search(r"^Pss:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+    found = re.search(r"^Anonymous:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
 
@@ -58,7 +59,7 @@ def plant(top: Path, seed: int) -> None:
 
 def read_all(files: list[str]) -> None:
     argv = [sys.executable, "-m", "tests.support.crowd", str(READERS), *files]
-    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
@@ -79,7 +80,7 @@ async def round_trip(node: Node, flists: list[str]) -> None:
     assert await node.mounts.list() == []
 
 
-@in_child(stalls=True, deadline_s=240)
+@in_child(stalls=True, deadline_s=400)
 async def test_two_hundred_mounts_and_a_thousand_readers_leave_nothing(node: Node) -> None:
     flists = []
     for number in range(MOUNTS):
@@ -88,10 +89,10 @@ async def test_two_hundred_mounts_and_a_thousand_readers_leave_nothing(node: Nod
         flists.append(str(node.tmp / f"{number}.flist"))
         await pack(str(tree), flists[-1], LocalStore(str(node.tmp / "many")))
     await round_trip(node, flists)  # what is made once, pools and caches, is there from here on
-    before, memory = await settled(), pss_kib()
+    before, memory = await settled(), memory_kib()
     await node.mounts.drop()
     await round_trip(node, flists)
-    after, memory_after = await settled(), pss_kib()
+    after, memory_after = await settled(), memory_kib()
     print(f"before {before}, {memory} KiB; after {after}, {memory_after} KiB")
     assert after == before, sorted(thread.name for thread in threading.enumerate())
     assert memory_after <= memory * 1.1

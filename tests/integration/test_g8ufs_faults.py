@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.usefixtures("view"
 
 ALONE = {"around_bytes": 0}
 """So that what was not read is not there."""
+IMPATIENT = ALONE | {"read_timeout_s": 3.0}
 SMALL = "size4097"
 LARGE = "size3145728"
 LAST = "size524289"
@@ -34,10 +35,21 @@ async def error_of(node: Node, path: str) -> int:
 
 async def healed(node: Node, path: str) -> bytes:
     """The content, once the store is back: by itself."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while await error_of(node, path) and time.monotonic() < end:  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.02)
     return await node.read(path)
+
+
+async def healed_tree(node: Node, target: str) -> dict[str, str]:
+    """The same of all files. What was read ahead may have failed later than what was read."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return await blocking.run("path", digests, target)
+        except OSError as error:
+            if error.errno != errno.EIO or time.monotonic() > end:
+                raise
 
 
 @in_child(settings=ALONE)
@@ -71,7 +83,7 @@ async def failing(node: Node, fault: str) -> None:
         node.server.fault = fault
     start = time.monotonic()
     assert await error_of(node, f"{target}/{SMALL}") == errno.EIO
-    assert time.monotonic() - start < 20  # the limit is 3 s
+    assert time.monotonic() - start < 60  # the limit is 3 s, and the store hangs for ten minutes
     assert await node.read(f"{target}/{LAST}") == read_before
     await blocking.run("disk", drop_caches)
     assert await node.read(f"{target}/{LAST}") == read_before  # from the chunk cache
@@ -80,8 +92,9 @@ async def failing(node: Node, fault: str) -> None:
     node.server.fault = ""
     node.server.lifted.set()
     assert await healed(node, f"{target}/{SMALL}") == some_bytes(4097, 4097)
-    assert await blocking.run("path", digests, target) == await blocking.run("path", digests, str(node.tree))
-    await until(lambda: told[-1:] in ([], ["ok"]), timeout_s=30)  # what was told to be down is well again
+    expected = await blocking.run("path", digests, str(node.tree))
+    assert await healed_tree(node, target) == expected
+    await until(lambda: told[-1:] in ([], ["ok"]))  # what was told to be down is well again
 
 
 @in_child(settings=ALONE)
@@ -99,7 +112,7 @@ async def short(node: Node) -> None:
     await failing(node, "short")
 
 
-@in_child(settings=ALONE)
+@in_child(settings=IMPATIENT)
 async def hang(node: Node) -> None:
     await failing(node, "hang")
 
@@ -112,7 +125,7 @@ async def absent(node: Node) -> None:
 SCENARIOS = {"down": down, "error": error, "short": short, "hang": hang, "absent": absent}
 
 
-@in_child(settings={"read_timeout_s": 45.0})
+@in_child(settings={"read_timeout_s": 300.0})
 async def test_unmount_ends_while_the_store_never_answers(node: Node) -> None:
     target = await node.attach()
     node.server.fault = "hang"
@@ -123,7 +136,7 @@ async def test_unmount_ends_while_the_store_never_answers(node: Node) -> None:
     detached = time.monotonic() - start
     await node.mounts.close()
     closed = time.monotonic() - start - detached
-    assert detached + closed < 30, (detached, closed)  # the limit of a read is 45 s
+    assert detached + closed < 60, (detached, closed)  # the limit of a read is 300 s
     assert await reader
 
 
@@ -134,8 +147,8 @@ async def test_damaged_cache_record_is_fetched_again(node: Node) -> None:
     await node.mounts.close()
     await blocking.run("disk", damage, node.tmp / "cache/chunks")
     await node.restart()
-    target = await node.attach()
     asked = len(node.server.requests)
+    target = await node.attach()  # the profile of the first start may ask for it at once
     assert await node.read(f"{target}/{SMALL}") == expected
     assert len(node.server.requests) > asked
 
@@ -153,8 +166,9 @@ async def test_one_chunk_is_fetched_once_for_all_mounts(node: Node) -> None:
     target = await node.attach()
     node.server.fault = "slow"
     await asyncio.gather(*(node.read(f"{target}/{LARGE}") for _ in range(8)))
-    asked = [path for path in node.server.requests if path.startswith("/chunks/")]
-    assert len(asked) == len(set(asked)) or asked.count("/chunks/get") <= 6
+    await node.settled()
+    assert node.server.asked
+    assert len(node.server.asked) == len(set(node.server.asked))
 
 
 @in_child

@@ -52,7 +52,7 @@ async def as_v1(node: Node, flist: Flist) -> Flist:
     return Flist(flist.root, {})
 
 
-@in_child(deadline_s=120, stalls=True)
+@in_child(stalls=True)
 async def test_every_format_shows_the_same_tree(node: Node) -> None:
     store = LocalStore(str(node.tmp / "chunks"))
     expected = await tree_of(str(node.tree))
@@ -76,7 +76,7 @@ def lose_last_chunk(inode: Inode) -> None:
     blocks.keys = bytes(blocks.keys)[:-32] + ABSENT_ID
 
 
-@in_child(deadline_s=120, stalls=True)
+@in_child(stalls=True)
 async def test_forgotten_chunk_is_an_error_and_no_zeros(node: Node) -> None:
     store = LocalStore(str(node.tmp / "chunks"))
     flist = await blocking.run("cpu", read_flist, node.flist)

@@ -21,7 +21,7 @@ async def test_http_store_speaks_with_the_hub(tmp_path: Path) -> None:
     chunks = some_chunks(300, size=100)
     absent = ChunkId(bytes(32))
     with hub(tmp_path) as running:
-        store = HttpStore(running.url, token=TOKEN)
+        store = running.store(TOKEN)
         assert await store.missing([*chunks]) == set(chunks)
         await store.put_many(chunks)
         assert await store.missing([*chunks, absent]) == {absent}
@@ -37,7 +37,7 @@ async def test_http_store_speaks_with_the_hub(tmp_path: Path) -> None:
 
 async def test_http_store_without_a_token_may_not_write(tmp_path: Path) -> None:
     with hub(tmp_path) as running:
-        store = HttpStore(running.url)
+        store = running.store()
         with pytest.raises(PermissionDenied):
             await store.put_many(some_chunks(1))
         await store.close()

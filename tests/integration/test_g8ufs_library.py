@@ -74,7 +74,7 @@ async def test_statistics_count_what_readers_asked_for(node: Node) -> None:
     assert counted["hits"] + counted["misses"] > 40
     assert counted["read_bytes"] > 3 << 20
     assert counted["errors"] == 0
-    await until(lambda: node.mounts.stats()["fetches"]["in_flight"] == 0, timeout_s=30)
+    await node.settled()
     stats = node.mounts.stats()
     assert stats["fetches"]["chunks"] > 8
     assert stats["cache"]["chunks"] == stats["fetches"]["chunks"]
@@ -112,6 +112,7 @@ async def test_second_start_has_fetched_what_the_first_read(node: Node) -> None:
     target = await node.attach()
     wanted = ["small/f0003", "size4097", "size524289", "small/f0020"]
     first = [await node.read(f"{target}/{name}") for name in wanted]
+    await node.settled()
     await node.mounts.detach(target)
     fetched = node.mounts.stats()["fetches"]["chunks"]
     await node.mounts.drop()

@@ -35,7 +35,7 @@ def made_ext4(image: Path, place: Path) -> None:
 
 def ask(top: str, uid: int, gid: int) -> dict[str, Any]:
     argv = [sys.executable, "-m", "tests.support.posix_probe", top, str(uid), str(gid)]
-    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     answers: dict[str, Any] = json.loads(done.stdout)
     return answers
@@ -70,7 +70,7 @@ async def on_path(fn: Callable[..., None], *args: Any) -> None:
     await blocking.run("path", fn, *args)
 
 
-@in_child(stalls=True, deadline_s=180)
+@in_child(stalls=True, deadline_s=400)
 async def test_mount_answers_as_ext4(node: Node) -> None:
     target, peer = await both(node)
     await on_path(mount, "none", peer, "", Mount.REMOUNT | Mount.RDONLY | Mount.NODEV)
@@ -79,7 +79,7 @@ async def test_mount_answers_as_ext4(node: Node) -> None:
     await on_path(_umount, peer)
 
 
-@in_child(stalls=True, deadline_s=180)
+@in_child(stalls=True, deadline_s=400)
 async def test_overlay_over_the_mount_answers_as_ext4(node: Node) -> None:
     target, peer = await both(node)
     merged = node.tmp / "merged"

@@ -68,7 +68,7 @@ async def reads_well(node: Node, target: str, deadline_s: float = 60.0) -> None:
 async def with_many_files(node: Node) -> None:
     """A tree that the cache cannot hold, so that what was read has to be fetched again."""
     await node.mounts.close()
-    node.mounts = open_mounts(node.tmp, cache_bytes=1 << 20)
+    node.mounts = open_mounts(node.tmp, cache_bytes=1 << 20, read_timeout_s=3.0)
     await node.mounts.start()
     node.tree = node.tmp / "many"
     await blocking.run("disk", write_many, node.tree)
@@ -82,7 +82,7 @@ def write_many(top: Path) -> None:
         (top / name).write_bytes(content)
 
 
-@in_child(deadline_s=120)
+@in_child
 async def test_random_readers_see_no_wrong_byte_in_any_weather(node: Node) -> None:
     await with_many_files(node)
     target = await node.attach()
@@ -170,14 +170,14 @@ async def hang(node: Node) -> None:
 SCENARIOS = {"down": down, "error": error, "corrupt": corrupt, "short": short, "hang": hang}
 
 
-@in_child(deadline_s=120)
+@in_child
 async def test_redis_that_stands_still_or_dies_is_eio_and_is_used_again(node: Node) -> None:
     server = await blocking.run("disk", RedisProcess, node.tmp / "redis")
     try:
         await fill(node, server)
         target = str(node.tmp / "mnt")
         await node.mounts.attach(node.flist, target, storage=f"{server.url}?timeout=1")
-        await node.read(f"{target}/{LAST}")
+        await read_in_the_end(node, f"{target}/{LAST}")
         server.stop()
         with pytest.raises(OSError, match="Input/output error"):
             await node.read(f"{target}/{SMALL}")
@@ -190,7 +190,7 @@ async def test_redis_that_stands_still_or_dies_is_eio_and_is_used_again(node: No
         await blocking.run("disk", server.up)
         await fill(node, server)
         await reads_well(node, target)
-        await until(lambda: node.mounts.stores.statistics()[0].state == "ok", timeout_s=30)
+        await until(lambda: node.mounts.stores.statistics()[0].state == "ok")
         await node.mounts.detach(target)
         await until(lambda: not node.mounts.stores.statistics())
     finally:

@@ -201,12 +201,13 @@ def test_a_second_node_fetches_first_what_the_first_node_read(tmp_path: Path) ->
     with hub(tmp_path) as running:
         url = publish(running, busybox_tree(tmp_path / "tree"), "profiled")
         with daemon(tmp_path / "first", settings(around_bytes=0)) as node:
-            container = int(node.job("corex.create", {"root": url, "nics": []})["data"])
-            assert node.run_in(container, "md5sum /data/5")["state"] == "SUCCESS"
             refused = profile(node, url, running, code=100)
             assert "has no profile here" in refused
+            container = int(node.job("corex.create", {"root": url, "nics": []})["data"])
+            assert node.run_in(container, "md5sum /data/5")["state"] == "SUCCESS"
             node.direct("corex.terminate", container=container)
-            until(lambda: node.direct("g8ufs.stats")["images"] == 0, "the end of the mount")
+            kept = tmp_path / "first/root/var/cache/g8node/profiles"
+            until(lambda: any(path.suffix == "" for path in kept.glob("*")), "the profile")
             assert "chunks first" in profile(node, url, running)
         _, served, _ = asyncio.run(call("GET", f"{url}.profile"))
         assert len(parse_profile(served).order) >= 5
@@ -215,7 +216,7 @@ def test_a_second_node_fetches_first_what_the_first_node_read(tmp_path: Path) ->
             chunks = len(parse_profile(served).order)
             until(lambda: node.direct("g8ufs.stats")["cache"]["chunks"] >= chunks, "the profile's chunks")
             running.process.terminate()
-            running.process.wait(20)
+            running.process.wait(60)
             assert node.run_in(container, "md5sum /data/5")["state"] == "SUCCESS"
             assert node.run_in(container, "md5sum /data/2")["state"] == "ERROR"
 

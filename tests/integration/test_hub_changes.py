@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 
 from g8node.flist.signature import load_key, new_key, sign
-from g8node.store.http import HttpStore
 from tests.support.hub import OLD_TOKEN, OTHER_TOKEN, TOKEN, USER_TOKEN, RunningHub, hub, tiny_flist
 
 ALICE, BOB, ANYONE, OLD = USER_TOKEN, OTHER_TOKEN, TOKEN, OLD_TOKEN
@@ -56,7 +55,7 @@ class Asker:
         """An flist of one file; its bytes."""
         file = self.tmp / "x.flist"
         chunks = await asyncio.to_thread(tiny_flist, file, {"file": content})
-        store = HttpStore(self.running.url, token=TOKEN)
+        store = self.running.store(TOKEN)
         await store.put_many(chunks)
         await store.close()
         body = await asyncio.to_thread(file.read_bytes)

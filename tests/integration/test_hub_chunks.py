@@ -11,7 +11,6 @@ import pytest
 
 from g8node.errors import InvalidArgument, NotFound, PermissionDenied
 from g8node.ids import ChunkId
-from g8node.store.http import HttpStore
 from g8node.wire.chunk import chunk_id
 from tests.support.hub import TOKEN, RunningHub, hub
 
@@ -38,7 +37,7 @@ async def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, ob
 
 
 async def test_store_round_trip(running: RunningHub) -> None:
-    store = HttpStore(running.url, token=TOKEN)
+    store = running.store(TOKEN)
     ids = list(CHUNKS)
     assert await store.missing([*ids, ABSENT]) == {*ids, ABSENT}
     await store.put_many(CHUNKS)
@@ -61,7 +60,7 @@ async def test_upload_needs_a_known_token(running: RunningHub, authorization: st
         "status": "error",
         "message": "a known token is needed: Authorization: Bearer TOKEN",
     }
-    store = HttpStore(running.url)
+    store = running.store()
     assert await store.missing([chunk_id(stored)]) == {chunk_id(stored)}
     with pytest.raises(PermissionDenied):
         await store.put_many({chunk_id(stored): stored})
@@ -81,7 +80,7 @@ async def test_wrong_hash_is_refused_by_name(running: RunningHub) -> None:
     assert status == 400
     assert isinstance(answer, dict)
     assert answer["message"] == f"chunk {ABSENT.hex()}: the {len(bad)} bytes sent have another hash"
-    store = HttpStore(running.url, token=TOKEN)
+    store = running.store(TOKEN)
     assert await store.missing([ABSENT, chunk_id(bad)]) == {ABSENT, chunk_id(bad)}
     with pytest.raises(InvalidArgument, match=ABSENT.hex()):
         await store.put_many({ABSENT: bad})
@@ -152,7 +151,7 @@ async def test_hostile_chunk_names_are_refused(running: RunningHub, name: str) -
 
 async def test_download_of_a_large_batch_is_complete(running: RunningHub) -> None:
     chunks = {chunk_id(stored): stored for stored in (n.to_bytes(4, "big") * (1 << 17) for n in range(200))}
-    store = HttpStore(running.url, token=TOKEN)
+    store = running.store(TOKEN)
     await store.put_many(chunks)
     assert await store.get_many(list(chunks)) == chunks
     await store.close()
@@ -161,7 +160,7 @@ async def test_download_of_a_large_batch_is_complete(running: RunningHub) -> Non
 async def test_many_readers_at_once(running: RunningHub) -> None:
     stored = b"x" * 400_000
     await post(f"{running.url}/chunks", element(chunk_id(stored), stored), **AUTHORISED)
-    store = HttpStore(running.url)
+    store = running.store()
     answers = await asyncio.gather(*(store.get_many([chunk_id(stored)]) for _ in range(100)))
     assert all(answer == {chunk_id(stored): stored} for answer in answers)
     await store.close()
@@ -176,7 +175,7 @@ async def test_body_that_ends_early_stores_nothing_of_the_cut_chunk(running: Run
     await writer.drain()
     writer.close()
     del reader
-    store = HttpStore(running.url)
+    store = running.store()
     assert await store.missing([chunk_id(stored)]) == {chunk_id(stored)}
     await store.close()
 

@@ -73,8 +73,8 @@ class Watched:
 
         export.take, export.give_back = taken, given_back  # type: ignore[method-assign]
 
-    async def leave(self, name: str, export: Export) -> None:
-        await self._inner.leave(name, export)
+    async def leave(self, name: str, export: Export, *, in_order: bool) -> None:
+        await self._inner.leave(name, export, in_order=in_order)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from g8node.errors import NotFound
@@ -15,13 +16,14 @@ from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
 from g8node.runtime import blocking
 from g8node.vdisk.limits import Limits
-from g8node.vdisk.record import Record
+from g8node.vdisk.record import Record, Storage
 from g8node.vdisk.vdisks import Vdisks
 from g8node.wire import nbd
 from g8node.wire import nbd_handshake as hs
 from tests.support import vdisks as support
 from tests.support.keys import TestAuthority
 from tests.support.nbd import CLIENT_FLAGS, go, option, request
+from tests.support.redis import eventually
 from tests.support.vdisks import G8, Client, run, served
 
 SIZE = 8 << 20
@@ -231,6 +233,68 @@ async def test_grown_vdisk_is_seen_by_the_next_connection(vdisks: Vdisks, path: 
     await in_thread(scenario, client)
 
 
+@pytest.mark.parametrize(
+    ("storage", "template"), [("plain", ""), ("dedup", ""), ("plain", "vd"), ("dedup", "vd")]
+)
+async def test_tmp_vdisk_begins_anew_when_all_have_left_in_order(
+    vdisks: Vdisks, path: str, storage: Storage, template: str
+) -> None:
+    async def leave(client: Client, vdisk: str = "tmp") -> None:
+        client.send(nbd.CMD_DISC)
+        assert await in_thread(client.closed_by_server)
+        client.close()
+        await gone(vdisks, vdisk)
+
+    async def shows(data: bytes) -> Client:
+        client = await asyncio.to_thread(Client, path, "tmp")
+        assert await in_thread(client.read, 0, 8) == data
+        return client
+
+    empty = bytes(8)
+    if template:
+        empty = b"template"
+        filled = await asyncio.to_thread(Client, path)
+        await in_thread(filled.write, 0, empty)
+        await leave(filled, "vd")
+    record = Record(id="tmp", type="tmp", size=SIZE, storage=storage, template=template)
+    await vdisks.create(record)
+    await vdisks.create(msgspec.structs.replace(record, id="beside", type="db"))
+    beside = await asyncio.to_thread(Client, path, "beside")
+    client = await shows(empty)
+    await in_thread(client.write, 0, b"scribble", nbd.CMD_FLAG_FUA)
+    client.close()  # and may come back
+    await gone(vdisks, "tmp")
+    await leave(await shows(b"scribble"))  # who only looked has nothing to take away
+    client = await shows(b"scribble")
+    await in_thread(client.write, 4096, b"more")
+    await leave(client)
+    client = await shows(empty)
+    assert await in_thread(client.read, 4096, 4) == bytes(4)
+    await in_thread(client.write, 0, b"scratch!")
+    await leave(client)
+    await leave(await shows(empty))
+    beside.close()
+    assert (await vdisks.info("tmp"))["used"] < 1 << 20
+    assert await vdisks.check("tmp") == []
+    await vdisks.delete("tmp")
+
+
+async def test_tmp_vdisk_is_kept_while_one_of_its_clients_may_come_back(vdisks: Vdisks, path: str) -> None:
+    await vdisks.create(Record(id="tmp", type="tmp", size=SIZE))
+    one, other = await vdisks.open("tmp"), await vdisks.open("tmp")
+    assert await one.write_many([(0, memoryview(b"scribble"))]) == [None]
+    one.count(nbd.CMD_WRITE, 1, 8)
+    await vdisks.leave("tmp", one, in_order=False)
+    await vdisks.leave("tmp", other, in_order=True)
+    client = await asyncio.to_thread(Client, path, "tmp")
+    assert await in_thread(client.read, 0, 8) == b"scribble"
+    client.close()
+
+
+async def gone(vdisks: Vdisks, vdisk: str) -> None:
+    await eventually(lambda: vdisk not in vdisks.counters(), "a vdisk that nobody uses", 60)
+
+
 class Failing:
     """The exports of a server whose one export fails."""
 
@@ -260,8 +324,8 @@ class Failing:
         export.write_durably = fail_flush  # type: ignore[attr-defined]
         return export
 
-    async def leave(self, name: str, export: Export) -> None:
-        await self._inner.leave(name, export)
+    async def leave(self, name: str, export: Export, *, in_order: bool) -> None:
+        await self._inner.leave(name, export, in_order=in_order)
 
 
 @pytest.mark.parametrize(

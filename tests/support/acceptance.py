@@ -26,7 +26,7 @@ class Client:
         request = {"id": id, "command": command, "arguments": arguments or {}, **fields}
         self.gate.rpush("core:default", json.dumps(request))
         flag = f"result:{id}:flag"
-        assert self.gate.brpoplpush(flag, flag, 30) is not None, f"{command} was not accepted"
+        assert self.gate.brpoplpush(flag, flag, 60) is not None, f"{command} was not accepted"
         return id
 
     def result(self, id: str) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Client:
         """A streaming job's records up to its end."""
         found = []
         while True:
-            popped = self.gate.blpop([f"stream:{id}"], 30)
+            popped = self.gate.blpop([f"stream:{id}"], 60)
             assert popped is not None, f"no end of {id}: {found}"
             found.append(json.loads(popped[1])["message"])
             if found[-1]["meta"] & 6:

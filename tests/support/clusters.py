@@ -93,7 +93,9 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Configuration, *, patience: Patience = PATIENCE) -> AsyncIterator[Running]:
+async def running(
+    config: Configuration, *, patience: Patience = PATIENCE, in_order: bool = True
+) -> AsyncIterator[Running]:
     told: list[Event] = []
     exports = ClusterVdisks(patience=patience, tell=told.append)
     await exports.update(config)
@@ -102,7 +104,7 @@ async def running(config: Configuration, *, patience: Patience = PATIENCE) -> As
     try:
         yield Running(exports, vdisk, told)
     finally:
-        await exports.leave(name, vdisk)
+        await exports.leave(name, vdisk, in_order=in_order)
         await exports.close()
 
 

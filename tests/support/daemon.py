@@ -52,6 +52,7 @@ class Daemon:
             port=self.port,
             password=self.password,
             socket_timeout=60,
+            socket_connect_timeout=60,
             decode_responses=True,
             protocol=2,
             **options,

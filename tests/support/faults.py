@@ -17,7 +17,7 @@ from g8node.ids import ChunkId
 from g8node.store.base import StoreError
 from g8node.store.memory import MemoryStore
 
-_HANG_S = 60
+_HANG_S = 600
 
 
 class FaultyStore(MemoryStore):
@@ -61,6 +61,8 @@ class ChunkServer:
         self.files: dict[str, bytes] = {}
         self.fault = ""
         self.requests: list[str] = []
+        self.asked: list[bytes] = []
+        """Chunk ids that were asked for."""
         self.batches = batches
         self.lifted = threading.Event()
         self._port = 0
@@ -77,7 +79,6 @@ class ChunkServer:
             hub = server
 
         self._server = _Server(("127.0.0.1", self._port), Handler)
-        self.connections: set[socket.socket] = set()
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="chunk-server")
         self._thread.start()
@@ -89,10 +90,10 @@ class ChunkServer:
             return
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
-        for connection in list(self.connections):
+        for connection in list(self._server.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()  # when all handlers have ended
 
     def load(self, folder: Path) -> None:
         """Serve the chunks of a LocalStore's folder."""
@@ -101,8 +102,20 @@ class ChunkServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+    daemon_threads = False  # so that `server_close` joins them
+    block_on_close = True
+
+    def __init__(self, *args: Any) -> None:
+        self.connections: set[Any] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away in the middle is nothing to print."""
@@ -113,14 +126,9 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     hub: ChunkServer
     protocol_version = "HTTP/1.1"
-    timeout = 5
-
-    def setup(self) -> None:
-        super().setup()
-        self.hub.connections.add(self.connection)
+    timeout = 120
 
     def finish(self) -> None:
-        self.hub.connections.discard(self.connection)
         with contextlib.suppress(OSError):
             super().finish()
 
@@ -159,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._store(body, size)
 
     def _chunk(self, id: bytes) -> bytes | None:
+        self.hub.asked.append(id)
         return None if self.hub.fault == "absent" else self.hub.chunks.get(id)
 
     def _store(self, body: bytes, size: int) -> None:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from g8node.flist.container import write_flist
 from g8node.flist.tree import Flist, Node
 from g8node.ids import ChunkId
+from g8node.store.http import HttpStore
+from g8node.store.web import WebAccess
 from g8node.wire.chunk import encode
 from g8node.wire.flist import Blocks
 
@@ -33,6 +35,10 @@ class RunningHub(NamedTuple):
     def address(self) -> tuple[str, int]:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
+
+    def store(self, token: str = "") -> HttpStore:
+        """Its chunks. It writes them through to the disk, and a busy one may take long."""
+        return HttpStore(self.url, token=token, access=WebAccess(connect_timeout_s=60, read_timeout_s=60))
 
 
 @contextmanager

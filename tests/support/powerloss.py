@@ -6,6 +6,7 @@ first part is there. `sync=False` is a disk whose flushes do nothing, to see tha
 """
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -94,8 +95,9 @@ class MemoryFile:
         into[:] = bytes(self._inode.data[offset : offset + len(into)]).ljust(len(into), b"\0")
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._disk.count()
-        self._inode.change(offset, bytes(data))
+        with self._disk.lock:
+            self._disk.count()
+            self._inode.change(offset, bytes(data))
 
     def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
         return write_each(self, writes)
@@ -109,16 +111,18 @@ class MemoryFile:
         self.punch(offset, length)
 
     def truncate(self, size: int) -> None:
-        self._disk.count()
-        self._inode.resize(size)
+        with self._disk.lock:
+            self._disk.count()
+            self._inode.resize(size)
 
     def size(self) -> int:
         return len(self._inode.data)
 
     def sync(self) -> None:
-        self._disk.count()
-        if self._disk.syncs:
-            self._inode.sync()
+        with self._disk.lock:
+            self._disk.count()
+            if self._disk.syncs:
+                self._inode.sync()
 
     def cache(self, offset: int, length: int) -> None:
         pass
@@ -141,6 +145,9 @@ class MemoryDisk:
         self._root = root or _Folder()
         self.syncs = syncs
         self.operations = 1 << 60
+        self.lock = (
+            threading.Lock()
+        )  # the power may go in one thread while another one is at its last operation
 
     def count(self) -> None:
         if self.operations <= 0:
@@ -149,7 +156,8 @@ class MemoryDisk:
 
     def crash(self, dice: random.Random) -> "MemoryDisk":
         """A disk as the next boot may find it."""
-        return MemoryDisk(self._root.crashed(dice, {}))
+        with self.lock:
+            return MemoryDisk(self._root.crashed(dice, {}))
 
     def _find(self, path: str) -> "_Inode | _Folder":
         here: _Inode | _Folder = self._root

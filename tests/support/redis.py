@@ -30,6 +30,8 @@ from g8node.runtime.watchdog import Watchdog
 
 PASSWORD = "correct horse"
 DEADLINE_S = 60.0
+_PATIENT = {"socket_timeout": 120, "socket_connect_timeout": 60}
+"""A client that gives up after redis-py's own five seconds asks again, and what it pushes is there twice."""
 
 
 async def eventually(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
@@ -110,13 +112,13 @@ class Stack:
         self.server = RedisServer(reaper, folder=f"{folder}/redis", socket=self.socket, **redis)
         self.manager = Manager(self.node, registry, environ=os.environ)
         self.bus = Bus(self.manager, self.socket)
-        self.redis: Any = Redis(unix_socket_path=self.socket, decode_responses=True)
+        self.redis: Any = Redis(unix_socket_path=self.socket, decode_responses=True, **_PATIENT)
         self.gate: Gate | None = None
         self._clients: list[Any] = []
 
     async def start(self) -> None:
         self.supervisor.start("redis", self.server.run)
-        await self.server.ready()
+        await self.server.ready(DEADLINE_S)
         self.supervisor.start("bus", self.bus.run)
 
     async def open_gate(self, password: str = PASSWORD, **settings: Any) -> Gate:
@@ -130,9 +132,8 @@ class Stack:
     def client(self, password: str | None = PASSWORD, **options: Any) -> Any:
         """A client of the gate: redis-py's, whose types mix its sync and async faces."""
         assert self.gate is not None
-        client = Redis(
-            host="127.0.0.1", port=self.gate.port, password=password, decode_responses=True, **options
-        )
+        options = {"password": password, "decode_responses": True} | _PATIENT | options
+        client = Redis(host="127.0.0.1", port=self.gate.port, **options)
         self._clients.append(client)
         return client
 

@@ -1,7 +1,9 @@
 """Real servers for the stores' tests: redis-server and a Redis Cluster of six."""
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from g8tools.up.vm import free_port
 DEADLINE_S = 60.0
 NODE_TIMEOUT_MS = "5000"
 """A server of a cluster that is only slow for so long is not taken for failed."""
+_LOW_PORTS = itertools.chain(range(start := random.randrange(13000, 15500), 15500), range(13000, start))
 USER, PASSWORD = "keeper", "p@ss/word"
 
 
@@ -150,9 +153,11 @@ def _is_whole(server: RedisProcess) -> bool:
 
 
 def low_port() -> int:
-    """Whose bus port, 10000 above, is a port and free too."""
+    """Whose bus port, 10000 above, is free too; no outgoing connection gets either of them meanwhile."""
     while True:
-        port: int = free_port()
-        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+        port = next(_LOW_PORTS)
+        if free_port(port) != port:
+            continue
+        with socket.socket() as bus, contextlib.suppress(OSError):
             bus.bind(("127.0.0.1", port + 10000))
             return port

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import typer
 
 from g8node.errors import InvalidArgument
-from g8tools.g8 import cli_nics, cli_volumes, console
+from g8tools.g8 import cli_nics, cli_volumes, complete, console
 from g8tools.g8.cli_nics import ContainerArgument
 from g8tools.g8.frame import Node, Pairs, arguments_of, command, texts_of
 
@@ -46,7 +46,12 @@ def create(
     layer: Annotated[Many, typer.Option(metavar="FLIST", help="Over the root; the last is on top.")] = None,
     tmpfs: Annotated[Many, typer.Option(metavar="PATH=SIZE", help=f"A folder in memory: {_SIZE}.")] = None,
     volume: Annotated[
-        Many, typer.Option(metavar=cli_volumes.VOLUME, help="A volume of the node; made if it is not there.")
+        Many,
+        typer.Option(
+            metavar=cli_volumes.VOLUME,
+            help="A volume of the node; made if it is not there.",
+            autocompletion=complete.volumes_to_mount,
+        ),
     ] = None,
     size: Annotated[str, typer.Option(metavar="SIZE", help=f"What may be written: {_SIZE}.")] = "",
     readonly: Annotated[bool, typer.Option("--readonly", help="Nothing can be written to the root.")] = False,

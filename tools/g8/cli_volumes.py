@@ -6,13 +6,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from g8node.errors import InvalidArgument
-from g8tools.g8 import console
+from g8tools.g8 import complete, console
 from g8tools.g8.frame import Node, command, group
 
 VOLUME: Final = "NAME=PATH[,size=SIZE][,ro]"
 _MAKE_S: Final = 120.0
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The volume.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The volume.", autocompletion=complete.volumes)
+]
 
 
 def volumes_of(texts: Sequence[str] | None) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def _options(text: str, options: Sequence[str]) -> dict[str, Any]:
 
 def create(
     node: Node,
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The volume.")],
     size: Annotated[str, typer.Option(metavar="SIZE", help="BYTES, as 512M, which are reserved.")] = "",
 ) -> None:
     """Make an empty volume; without a size it may fill the node's disk."""

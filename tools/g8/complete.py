@@ -96,6 +96,20 @@ def containers(ctx: Any, incomplete: str) -> list[Pair]:
     return _starting(_asked(ctx, ask), incomplete)
 
 
+def volumes(ctx: Any, incomplete: str) -> list[Pair]:
+    """Names of volumes."""
+    return _starting(_asked(ctx, _volumes), incomplete)
+
+
+def volumes_to_mount(ctx: Any, incomplete: str) -> list[Pair]:
+    """As `--volume` wants them: up to the path inside."""
+    return _starting([(f"{name}=", says) for name, says in _asked(ctx, _volumes)], incomplete)
+
+
+def _volumes(client: "Client") -> list[Pair]:
+    return [(row["name"], " ".join(map(str, row["containers"]))) for row in client.volume.list()]
+
+
 def services(ctx: Any, incomplete: str) -> list[Pair]:
     """Ids of services."""
 

@@ -28,8 +28,9 @@ HttpRequest = Request[Any, Any, Any]
 
 BODY_IDLE_S: Final = 60.0
 FORM_S: Final = 600.0
-_DRAIN_BYTES: Final = 64 << 20
-_DRAIN_S: Final = 10.0
+_DRAIN_BYTES: Final = 80 << 20
+"""More than the largest body that is taken, so that one a little too large is read to its end."""
+_DRAIN_S: Final = 60.0
 
 
 class Hub(msgspec.Struct, frozen=True):

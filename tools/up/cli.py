@@ -25,7 +25,7 @@ BUILD = TOP / "build"
 _HOST_FROM_GUEST = "10.0.2.2"
 _BOOT_S = 300.0
 _PAGE_S = 180.0
-_HUB_S = 30.0
+_HUB_S = 90.0
 
 
 class Place:

@@ -1,21 +1,21 @@
 """A QEMU machine that boots our kernel and initramfs (blocking; for tools and tests, not for the node)."""
 
+import functools
+import itertools
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _PROBE_S = 15.0
-_PORTS_MAX = 1000
-_given: deque[int] = deque(maxlen=_PORTS_MAX)
-"""The last ports of `free_port`."""
+_PORTS_FROM = 26000
 
 # One thread runs all processors. With one thread each (thread=multi), QEMU translates what another processor
 # is about to overwrite: it drops the translations of the place before the write, and one made in between
@@ -48,19 +48,25 @@ class Machine:
     options: Sequence[str] = ()
 
 
+@functools.cache
+def _quiet_ports() -> Iterator[int]:
+    """Each port below those of outgoing connections once, from anywhere on: two processes seldom meet."""
+    ports = range(_PORTS_FROM, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
+    start = secrets.randbelow(len(ports)) if ports else 0
+    return iter([*ports[start:], *ports[:start]])
+
+
 def free_port(preferred: int = 0) -> int:
     """A TCP port on loopback that nobody listens on now; the preferred one when it is free.
 
-    Else one that was not given before: whoever got that may be about to listen there.
+    No call gives the port of another, and none that the kernel may give to an outgoing connection before its
+    server listens there (unless all others are taken).
     """
-    for port in (preferred, *[0] * _PORTS_MAX):
+    for port in itertools.chain([preferred] if preferred else [], _quiet_ports(), [0]):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as who will listen there does
             probe.bind(("127.0.0.1", port))
-            found = int(probe.getsockname()[1])
-            if port or found not in _given:
-                _given.append(found)
-                return found
+            return int(probe.getsockname()[1])
     raise VmError("no free TCP port on 127.0.0.1")
 
 
@@ -160,7 +166,7 @@ class Vm:
         """Wait until the console shows text; returns the seconds since start. Raises VmError."""
         deadline = time.monotonic() + timeout_s
         while text not in self.console():
-            if not self.running:
+            if not self.running and text not in self.console():  # it may have been its last word
                 raise VmError(f"QEMU ended before {text!r} appeared:\n{self._tail()}")
             if time.monotonic() > deadline:
                 raise VmError(f"{text!r} did not appear within {timeout_s:g} s:\n{self._tail()}")

@@ -35,6 +35,8 @@ class _Opened:
     vdisk: ClusterVdisk
     blocks: SwitchedBlocks
     users: int = 0
+    in_order: bool = True
+    """Whether all who have left said that they go."""
 
 
 class ClusterVdisks:
@@ -90,15 +92,26 @@ class ClusterVdisks:
     async def _open_blocks(self, config: Vdisk, locks: Locks) -> Blocks:
         return await open_blocks(config, locks, patience=self._patience, tell=self.tell)
 
-    async def leave(self, name: str, export: Any) -> None:
-        """With the last connection, the vdisk is flushed and closed."""
+    async def leave(self, name: str, export: Any, *, in_order: bool) -> None:
+        """With the last connection, the vdisk is flushed and closed; see `Vdisks.leave` for `tmp` ones."""
         vdisk = export.record.id
         async with self._lock(vdisk):
             opened = self._opened[vdisk]
             opened.users -= 1
+            opened.in_order &= in_order
             if opened.users == 0:
                 del self._opened[vdisk]
                 await self._close(vdisk, opened)
+                if opened.in_order and opened.vdisk.counters.changes and export.record.type == "tmp":
+                    await self._empty(vdisk)
+
+    async def _empty(self, vdisk: str) -> None:
+        if (config := self._vdisks.get(vdisk)) is None:
+            return
+        try:
+            await offline.remove(config, patience=self._patience, tell=self.tell)
+        except (NodeError, OSError) as error:
+            log.error("vdisk could not be emptied", vdisk=vdisk, reason=str(error))
 
     async def _close(self, vdisk: str, opened: _Opened) -> None:
         try:

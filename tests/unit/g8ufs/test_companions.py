@@ -142,6 +142,6 @@ async def test_close_ends_what_is_under_way() -> None:
     image = Image()
     image.fetcher.hanging = True
     image.arrive(b"bin/tool")
-    await asyncio.wait_for(image.fetcher.begun.wait(), 30)
+    await asyncio.wait_for(image.fetcher.begun.wait(), 60)
     await image.companions.close()
     assert not image.companions._tasks

@@ -65,7 +65,7 @@ async def cache(tmp_path: Path) -> AsyncIterator[ChunkCache]:
 
 @pytest.fixture
 async def fetcher(cache: ChunkCache) -> AsyncIterator[Fetcher]:
-    made = Fetcher(cache, budget_bytes=8 << 20, time_limit_s=30)
+    made = Fetcher(cache, budget_bytes=8 << 20, time_limit_s=600)
     yield made
     await made.close()
 

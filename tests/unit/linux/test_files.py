@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from g8node.linux import files
+from tests.support.descriptors import open_below
 
 
 def test_walk_shows_a_folder_before_and_after_what_is_in_it(tmp_path: Path) -> None:
@@ -55,14 +56,14 @@ def test_remove_takes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 def test_walk_gives_all_its_descriptors_back(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").mkdir(parents=True)
-    before = os.listdir("/proc/self/fd")
     top = os.open(tmp_path, os.O_RDONLY)
     steps = files.walk(top)
     assert next(steps)[1:] == ("a", "enter")
     assert next(steps)[1:] == ("b", "enter")
+    assert len(open_below(tmp_path)) > 1
     steps.close()
     os.close(top)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_below(tmp_path) == []
 
 
 def test_recursive_mode_reaches_what_the_mode_closes(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from g8node.linux import devices, namespace
 
 
@@ -34,3 +36,9 @@ def test_host_devices_leave_out_what_every_container_has() -> None:
     assert paths == sorted(paths)
     assert not {"/dev/null", "/dev/tty", "/dev/ptmx"} & set(paths)
     assert not any(path.startswith(("/dev/pts/", "/dev/shm/")) for path in paths)
+
+
+def test_device_that_goes_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "walk", lambda top: iter([(top, [], ["gone-just-now", "zero"])]))
+    monkeypatch.setattr(devices, "_RUNTIMES_OWN", frozenset())
+    assert [device.path for device in devices.host_devices()] == ["/dev/zero"]

@@ -9,21 +9,12 @@ import pytest
 from g8node.errors import Exhausted, NotFound
 from g8node.node.files import Files
 from g8node.runtime import blocking
-
-
-def descriptors(path: Path) -> int:
-    links = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink(f"/proc/self/fd/{name}"))
-        except FileNotFoundError:
-            continue
-    return links.count(str(path))
+from tests.support.descriptors import open_below
 
 
 async def gone(path: Path) -> None:
     async with asyncio.timeout(60):
-        while descriptors(path):  # noqa: ASYNC110 - the kernel tells nobody
+        while open_below(path):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.005)
 
 
@@ -48,7 +39,7 @@ async def test_use_renews_a_handle(tmp_path: Path) -> None:
         assert before.cancelled()
         assert not after.cancelled()
     await files.close_all()
-    assert descriptors(tmp_path / "file") == 0
+    assert open_below(tmp_path / "file") == []
 
 
 async def test_number_of_handles_is_bounded_while_they_open(tmp_path: Path) -> None:
@@ -79,7 +70,7 @@ async def test_cancelled_write_keeps_its_turn(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     writing.cancel()
     files.close(name)
-    assert descriptors(tmp_path / "file") == 1
+    assert len(open_below(tmp_path / "file")) == 1
     for (end, other), read in zip(pipes, held, strict=True):
         os.write(other, b"x")
         assert read.result(60) == b"x"

@@ -30,7 +30,7 @@ class Disk:
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
         self.seen.append([offset for offset, _ in writes])
         self._loop.call_soon_threadsafe(self.began.set)
-        assert self.let.wait(30)
+        assert self.let.wait(60)
         return [OSError(5, "bad") if offset == 3 else None for offset, _ in writes]
 
 

@@ -287,7 +287,7 @@ async def test_batch_does_not_wait_for_a_checkpoint(
 
     def slow(items: object) -> None:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         add(items)  # type: ignore[arg-type]
 
     monkeypatch.setattr(volume._pool.hints, "add", slow)
@@ -298,7 +298,7 @@ async def test_batch_does_not_wait_for_a_checkpoint(
         data = dice.randbytes(16 * BLOCK)
         assert await vdisk.write_many([(len(written), memoryview(data))]) == [None]
         written += data
-    assert await asyncio.to_thread(begun.wait, 30)
+    assert await asyncio.to_thread(begun.wait, 60)
     assert volume._pool._start == 256  # the checkpoint has not ended, and all the writes have
     go_on.set()
     await vdisk.close()

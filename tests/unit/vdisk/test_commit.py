@@ -26,7 +26,7 @@ class Disk:
 
     def sync(self) -> None:
         self.begun.set()
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         self.syncs += 1
         if self.error is not None:
             raise self.error
@@ -36,7 +36,7 @@ async def test_those_who_ask_together_share_a_sync() -> None:
     disk = Disk()
     commits = GroupCommit(disk.sync)
     first = asyncio.create_task(commits.commit())
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     commits.changed()
     others = [asyncio.create_task(commits.commit()) for _ in range(10)]
     await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def test_change_during_a_sync_needs_another_one() -> None:
     disk = Disk()
     commits = GroupCommit(disk.sync)
     first = asyncio.create_task(commits.commit())
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     commits.changed()
     disk.go.set()
     await first
@@ -79,7 +79,7 @@ async def test_waiter_that_leaves_does_not_stop_the_others() -> None:
     disk = Disk()
     commits = GroupCommit(disk.sync)
     one, two = asyncio.create_task(commits.commit()), asyncio.create_task(commits.commit())
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     one.cancel()
     await asyncio.wait([one])
     disk.go.set()
@@ -100,7 +100,7 @@ async def test_change_beside_work_and_sync_needs_another_sync() -> None:
     disk = Disk()
     commits = GroupCommit(disk.sync)
     first = asyncio.create_task(commits.together(lambda: None))
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     assert not commits.idle
     commits.changed()
     second = asyncio.create_task(commits.commit())
@@ -145,7 +145,7 @@ async def test_nobody_holds_it_while_others_wait_for_a_sync() -> None:
     disk = Disk()
     commits = GroupCommit(disk.sync)
     first = asyncio.create_task(commits.commit())
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     assert not commits.hold()
     disk.go.set()
     await first
@@ -159,7 +159,7 @@ async def test_failure_in_a_thread_is_final_for_a_sync_that_waits_for_it() -> No
     commits = GroupCommit(disk.sync)
     assert commits.hold()
     mine = asyncio.create_task(asyncio.to_thread(commits.sync_here))
-    await asyncio.to_thread(disk.begun.wait, 30)
+    await asyncio.to_thread(disk.begun.wait, 60)
     other = asyncio.create_task(commits.commit())
     await asyncio.sleep(0)
     disk.go.set()

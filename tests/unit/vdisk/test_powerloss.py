@@ -15,7 +15,7 @@ from g8node.linux.diskfile import KernelDisk
 from g8node.runtime import blocking
 from g8node.vdisk.folder import Folder
 from g8node.vdisk.plain import PlainVdisk
-from g8node.vdisk.record import Record
+from g8node.vdisk.record import Record, Storage
 from tests.support.powerloss import SECTOR, MemoryDisk, Oracle, PowerLost
 
 SIZE = 16 << 10
@@ -214,6 +214,41 @@ def test_vdisk_grows_whole_or_not_at_all() -> None:
             record = left.record("a:b")
             assert record.size in sizes
             assert left.open(record).size() >= record.size
+
+
+@pytest.mark.parametrize("storage", ["plain", "dedup"])
+def test_emptied_vdisk_is_the_old_or_an_empty_one(storage: Storage) -> None:
+    dice = random.Random(4)
+    made = msgspec.structs.replace(RECORD, storage=storage, number=7 if storage == "dedup" else 0)
+    seen = set()
+    for operations in range(24):
+        disk = pool()
+        folder = Folder(disk, "/pool")
+        folder.create(made)
+        file = folder.open(made)
+        file.write(0, b"x" * SIZE)
+        file.sync()
+        file.close()
+        disk.operations = operations
+        expected = {b"", b"x"}
+        with contextlib.suppress(PowerLost):
+            folder.renew(made)
+            expected = {b""}
+        for _ in range(10):
+            crashed = disk.crash(dice)
+            left = Folder(crashed, "/pool")
+            left.sweep()
+            assert left.ids() == ["a:b"]
+            assert [name for name in crashed.names("/pool") if name[:4] in (".new", ".old", ".gon")] == []
+            record = left.record("a:b")
+            assert msgspec.structs.replace(record, number=made.number) == made
+            data = memoryview(bytearray(SIZE))
+            left.open(record).read(0, data)
+            found = {byte for byte in (b"x",) if byte in bytes(data)} or {b""}
+            assert bytes(data) in (bytes(SIZE), b"x" * SIZE)
+            assert found <= expected
+            seen |= found
+    assert seen == {b"", b"x"}
 
 
 def test_deleted_vdisk_does_not_come_back() -> None:

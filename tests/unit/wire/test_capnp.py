@@ -12,7 +12,9 @@ from g8node.wire.capnp import Builder, Message
 from tests.support import golden
 
 relaxed = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 
 

@@ -111,7 +111,11 @@ def test_reads_a_log_that_was_not_flushed(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=40), st.binary(max_size=60), max_size=30))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_agrees_with_rocksdb(tmp_path_factory: pytest.TempPathFactory, records: dict[bytes, bytes]) -> None:
     folder = tmp_path_factory.mktemp("db")
     db = Rdict(str(folder), options(block_size=64))

@@ -1,8 +1,8 @@
 """One server of a cluster, seen from a scripted one: what is sent again, and what comes before it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import hiredis
 import pytest
@@ -11,6 +11,9 @@ from g8node.errors import Unavailable
 from g8node.vdisk.cluster.events import DISCONNECTED, RETURNED, SERVER_TIMEOUT, Event
 from g8node.vdisk.cluster.member import Member, Patience
 from g8node.vdisk.cluster.settings import Server
+
+# A busy machine may stand still for a second: what is to succeed has all the time, what is to fail little.
+PATIENT = Patience(attempt_s=60, total_s=600, probe_s=0.02)
 
 Answer = Callable[[int, list[bytes]], bytes | None]
 """Of connection and command: what is answered, None for nothing."""
@@ -70,20 +73,13 @@ async def script() -> AsyncIterator[Script]:
     await script.stop()
 
 
-def member(script: Script, told: list[Event], **more: Any) -> Member:
-    return Member(
-        Server(f"127.0.0.1:{script.port}"),
-        0,
-        role="primary",
-        vdisk="vd",
-        patience=Patience(attempt_s=0.2, total_s=0.5, probe_s=0.02),
-        tell=told.append,
-        **more,
-    )
+def member(port: int, told: list[Event], patience: Patience = PATIENT) -> Member:
+    server = Server(f"127.0.0.1:{port}")
+    return Member(server, 0, role="primary", vdisk="vd", patience=patience, tell=told.append)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the conditions are anything
             await asyncio.sleep(0.005)
 
@@ -93,10 +89,10 @@ async def test_broken_connection_is_ended_at_the_server_before_anything_is_sent_
         None if number == 1 and command[0] == b"HSET" else usual(number, command)
     )
     told: list[Event] = []
-    one = member(script, told)
+    one = member(script.port, told, Patience(attempt_s=0.2, total_s=600))
     await one.call([("HSET", "h", 1, "v")])
-    words = script.words()
-    assert words.index((2, b"CLIENT KILL ID 101")) < words.index((2, b"HSET h 1 v"))
+    words = [word for number, word in script.words() if number > 1]
+    assert words.index(b"CLIENT KILL ID 101") < words.index(b"HSET h 1 v")
     assert told == []
     await one.close()
 
@@ -105,7 +101,7 @@ async def test_only_what_has_no_answer_is_sent_again(script: Script) -> None:
     script.answer = lambda number, command: (
         b"bye" if number == 1 and command[:2] == [b"SET", b"b"] else usual(number, command)
     )
-    one = member(script, [])
+    one = member(script.port, [])
     await one.call([("SET", "a", 1), ("SET", "b", 1), ("SET", "c", 1)])
     again = [command for number, command in script.words() if number == 2 and command.startswith(b"SET")]
     assert again == [b"SET b 1", b"SET c 1"]
@@ -114,7 +110,7 @@ async def test_only_what_has_no_answer_is_sent_again(script: Script) -> None:
 
 async def test_server_is_given_up_after_its_time_and_is_back_by_itself(script: Script) -> None:
     told: list[Event] = []
-    one = member(script, told)
+    one = member(script.port, told, Patience(attempt_s=0.2, total_s=0.5, probe_s=0.02))
     back: list[Member] = []
     one.returned = back.append
     script.answer = lambda number, command: None
@@ -124,7 +120,7 @@ async def test_server_is_given_up_after_its_time_and_is_back_by_itself(script: S
     assert [event.status for event in told] == [SERVER_TIMEOUT]
     with pytest.raises(Unavailable):  # at once
         await one.call([("PING",)])
-    script.answer = usual
+    script.answer, one._patience = usual, PATIENT
     await until(lambda: bool(back))
     assert one.up
     assert [event.status for event in told] == [SERVER_TIMEOUT, RETURNED]
@@ -132,12 +128,14 @@ async def test_server_is_given_up_after_its_time_and_is_back_by_itself(script: S
     await one.close()
 
 
-async def test_server_that_refuses_connections_is_told_so(script: Script) -> None:
+async def test_server_that_refuses_connections_is_told_so() -> None:
     told: list[Event] = []
-    one = member(script, told)
-    await script.stop()
-    with pytest.raises(Unavailable, match="refused"):
-        await one.call([("PING",)])
-    assert [event.status for event in told] == [DISCONNECTED]
-    assert (told[0].data.address, told[0].data.vdisk) == (f"127.0.0.1:{script.port}", "vd")
-    await one.close()
+    with socket.socket() as deaf:  # bound, so that nobody else listens there
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        one = member(port, told, Patience(attempt_s=60, total_s=0.5))
+        with pytest.raises(Unavailable, match="refused"):
+            await one.call([("PING",)])
+        assert [event.status for event in told] == [DISCONNECTED]
+        assert (told[0].data.address, told[0].data.vdisk) == (f"127.0.0.1:{port}", "vd")
+        await one.close()

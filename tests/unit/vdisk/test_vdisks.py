@@ -29,7 +29,7 @@ async def test_vdisk_that_is_closed_is_opened_anew_once_for_all() -> None:
     def open_it(_: object) -> None:
         opening.append(asyncio.create_task(vdisks.open("vd")))
 
-    leaving = asyncio.create_task(vdisks.leave("vd", await vdisks.open("vd")))
+    leaving = asyncio.create_task(vdisks.leave("vd", await vdisks.open("vd"), in_order=True))
     leaving.add_done_callback(open_it)
     await asyncio.sleep(0)  # it is being closed
     open_it(None)
@@ -38,6 +38,6 @@ async def test_vdisk_that_is_closed_is_opened_anew_once_for_all() -> None:
     one, other = await asyncio.gather(*opening)
     assert one is other
     for export in (one, other):
-        await vdisks.leave("vd", export)
+        await vdisks.leave("vd", export, in_order=True)
     await vdisks.delete("vd")
     assert vdisks.records() == []

@@ -53,7 +53,6 @@ ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 _PANIC = "/proc/sys/kernel/panic"
 _CACHE_DISK_S = 120.0
-_RESOURCES_S = 120.0  # for clearing away what a crash left; being late means a reboot, in vain
 _GRACE_S = 10.0
 _CONSOLE_S = 2.0
 _ONLINE_S = 15.0
@@ -147,7 +146,7 @@ class Core0:
             Phase("statistics", self._start_statistics, required=False),
             Phase("modules", self._import_late),
             *cache,
-            Phase("resources", self._start_resources, _RESOURCES_S),
+            Phase("resources", self._start_resources),
             Phase("services", self._start_services, required=False),
             Phase("local socket", self._start_local, required=False),
             Phase("bus", self._start_bus),
@@ -344,7 +343,7 @@ class Core0:
         await shutdown.step("redis", self.redis.stop(), 10)
         await shutdown.step("subsystems", node.supervisor.close(), 10)
         if self._cache_disk is not None:
-            await shutdown.step("cache disk", self._cache_disk.close(), 10)
+            await shutdown.step("cache disk", self._cache_disk.close(), 30)
         if self._init:
             await shutdown.step("disks", blocking.run("disk", machine.flush_disks), 30)
 

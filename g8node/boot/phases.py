@@ -17,7 +17,7 @@ class Phase:
 
     name: str
     run: Callable[[], Awaitable[None]]
-    deadline_s: float = 30.0
+    deadline_s: float = 120.0  # what is late for slowness alone would be late again after a reboot
     required: bool = True
 
 

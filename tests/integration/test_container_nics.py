@@ -161,7 +161,7 @@ def test_lease_comes_beside_an_address_of_ipv6(boxes: Containers) -> None:
     address, static = boxes.links(id)["eth0"]
     assert (address.startswith("10.17.0."), static) == (True, "fd00:17::5/64")
     eventually(lambda: boxes.arguments(id)["nics"][0]["addresses"] == [address, static])
-    boxes.reaches(id, "fd00:17::1", "-6")
+    boxes.reaches(id, "-6 fd00:17::1")
     boxes.reaches(id, "10.17.0.1")
     assert "default via fd00:17::1" in boxes.there(id, "ip", "-6", "route")
     boxes.end(id)
@@ -208,7 +208,7 @@ def test_network_of_ipv6_behind_nat_is_left_but_not_entered(boxes: Containers) -
         boxes.create({"type": "bridge", "id": name, "config": {"cidr6": f"fd00:{n}::2/64", **more}})
         for name, n, more in (("six0", 15, {"gateway6": "fd00:15::1"}), ("out0", 16, {}))
     )
-    boxes.reaches(inner, "fd00:16::2", "-6")  # who answers knows no way to it
+    boxes.reaches(inner, "-6 fd00:16::2")  # who answers knows no way to it
     boxes.there(outer, "ip", "-6", "route", "add", "fd00:15::/64", "via", "fd00:16::1")
     assert boxes.fails(outer, "ping -6 -c 1 -W 2 fd00:15::2")
     boxes.end(inner, outer)
@@ -240,9 +240,9 @@ def test_both_families_on_a_bridge(boxes: Containers) -> None:
         for n in (2, 3)
     ]
     boxes.reaches(ids[0], "10.13.0.3")
-    boxes.reaches(ids[0], "fd00:13::3", "-6")
+    boxes.reaches(ids[0], "-6 fd00:13::3")
     boxes.reaches(ids[0], "both3")
-    boxes.reaches(ids[0], "both3", "-6")
+    boxes.reaches(ids[0], "-6 both3")
     eventually(lambda: asked(boxes.node, "10.13.0.1", "both2", 6) == ["fd00:13::2"])
     assert asked(boxes.node, "10.13.0.1", "both2") == ["10.13.0.2"]
     assert "default via fd00:13::1" in boxes.there(ids[0], "ip", "-6", "route")

@@ -163,7 +163,7 @@ def test_addresses_of_ipv6_are_for_links_of_every_type(boxes: Containers) -> Non
     one = boxes.create({"type": "passthrough", "id": "p1", "config": static(1)})
     two = boxes.create({"type": "macvlan", "id": "p0", "config": {**static(2), "dns": ["fd00:64::9"]}})
     boxes.node.there("ip", "link", "set", "p0", "up")
-    boxes.reaches(two, "fd00:64::1", "-6")
+    boxes.reaches(two, "-6 fd00:64::1")
     assert boxes.sh(two, "cat /etc/resolv.conf") == "nameserver fd00:64::9\n"
     for id, link in ((one, "p1"), (two, "eth0")):
         assert f"default via fd00:64::9 dev {link} " in boxes.there(id, "ip", "-6", "route")

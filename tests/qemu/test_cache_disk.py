@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vm import NodeVm, node
+from tests.support.vm import END_S, NodeVm, node
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
 
@@ -47,9 +47,12 @@ def test_blank_disk_holds_cache_and_logs_over_a_reboot_and_the_signed_one_is_not
         mounted = shell(vm, "grep -E ' /var/(cache|log) ' /proc/mounts")
         assert mounted.count("btrfs") == 2
         assert "chunks" in shell(vm, "ls /var/cache/g8node")
-        shell(vm, "echo kept >/var/cache/kept; logger hello; sleep 0.1; sync /var/cache")
+        shell(
+            vm, "until grep -q hello /var/log/messages; do logger hello; sleep 0.2; done"
+        )  # syslogd comes late
+        shell(vm, "echo kept >/var/cache/kept; sync /var/cache")
         vm.gate.execute_command("core.poweroff")
-        vm.vm.wait_end(60)
+        vm.vm.wait_end(END_S)
         assert "cache disk: done" in vm.vm.console()
     assert digest(signed) == before
     append = ["g8.cache.disk=S0"]  # the signed one, by its serial number

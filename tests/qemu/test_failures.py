@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from g8tools.up.vm import Machine, Vm
-from tests.support.vm import BOOT_S, BUILD, initrd_with
+from tests.support.vm import BOOT_S, BUILD, END_S, initrd_with
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
 
@@ -19,7 +19,7 @@ def test_fatal_start_error_is_told_and_reboots(tmp_path: Path) -> None:
     try:
         vm.wait_for("no redis today", BOOT_S)
         vm.wait_for("fatal: ", BOOT_S)
-        vm.wait_end(90)
+        vm.wait_end(END_S)
         assert "reboot in 1 s" in vm.console()
         assert "Kernel panic" not in vm.console()
     finally:
@@ -32,7 +32,7 @@ def test_init_that_fails_is_told_and_reboots(tmp_path: Path) -> None:
     vm.start()
     try:
         vm.wait_for("/init failed while starting core0", BOOT_S)
-        vm.wait_end(90)
+        vm.wait_end(END_S)
         assert "Kernel panic" not in vm.console()
     finally:
         vm.quit()

@@ -115,11 +115,13 @@ def push(vm: NodeVm, id: str, command: str, **arguments: Any) -> None:
 
 
 def wait_for_pid(vm: NodeVm, id: str) -> list[dict[str, Any]]:
-    for _ in range(200):
+    deadline = time.monotonic() + 90
+    while True:
         rows: list[dict[str, Any]] = [row for row in vm.direct("job.list") if row["cmd"]["id"] == id]
         if rows and rows[0]["pid"]:
             return rows
-    raise AssertionError(f"job {id} has no process")
+        assert time.monotonic() < deadline, f"job {id} has no process"
+        time.sleep(0.05)
 
 
 def test_tasks_come_and_go(vm: NodeVm, box: str) -> None:
@@ -141,6 +143,25 @@ def test_tasks_come_and_go(vm: NodeVm, box: str) -> None:
     )
     assert shown["streams"][0] == "in-0::/\n0\n"  # 0:: at the beginning of a line would be a level
     vm.direct("job.kill", id="sleeper", signal=9)
+
+
+def test_group_goes_with_members_that_are_dying_and_forking(vm: NodeVm) -> None:
+    """What is dying moves to no other group, and is a member for as long as its memory is given back."""
+    group(vm, "ensure")
+    large = "b = bytearray(100 << 20); print(flush=True); import time; time.sleep(600)"
+    push(vm, "large", "core.system", name="python3", args=["-c", large])
+    push(vm, "forking", "bash", script="while :; do (:); done")
+    for id in ("large", "forking"):
+        (job,) = wait_for_pid(vm, id)
+        group(vm, "task-add", pid=job["pid"])
+    size = f"grep VmRSS /proc/{wait_for_pid(vm, 'large')[0]['pid']}/status"
+    deadline = time.monotonic() + 90
+    while int(vm.job("bash", {"script": size})["streams"][0].split()[1]) < 100 << 10:
+        assert time.monotonic() < deadline
+    vm.direct("job.kill", id="large", signal=9)
+    group(vm, "remove")
+    assert vm.direct("cgroup.list") == {}
+    vm.direct("job.kill", id="forking", signal=9)
 
 
 def test_node_itself_and_strangers_are_no_tasks(vm: NodeVm, box: str) -> None:
@@ -269,16 +290,16 @@ def test_groups_that_no_container_can_be_in_are_refused(vm: NodeVm, box: str, fl
 
 def test_backup_comes_back(vm: NodeVm, flist: str) -> None:
     script = "echo word >/tmp/word; restic --no-cache -p /tmp/word -r /tmp/repo init"
-    assert vm.job("bash", {"script": script}, wait_s=120)["state"] == "SUCCESS"
+    assert vm.job("bash", {"script": script}, wait_s=300)["state"] == "SUCCESS"
     id = created(vm, {"root": flist, "name": "saved"})
     inner = {"command": "bash", "arguments": {"script": "echo mine >/own"}}
     vm.result(vm.direct("corex.dispatch", container=id, command=inner))
-    done = vm.job("corex.backup", {"container": id, "url": "/tmp/repo?password=word"}, wait_s=120)
+    done = vm.job("corex.backup", {"container": id, "url": "/tmp/repo?password=word"}, wait_s=300)
     assert done["state"] == "SUCCESS", done
     assert shown(vm, id, "cgroup.freeze") == ["0"]
     vm.direct("corex.terminate", container=id)
     url = f"/tmp/repo?password=word#{json.loads(done['data'])}"
-    again = json.loads(vm.job("corex.restore", {"url": url}, wait_s=120)["data"])
+    again = json.loads(vm.job("corex.restore", {"url": url}, wait_s=300)["data"])
     inner = {"command": "bash", "arguments": {"script": "cat /own; head -c 3 /data/6"}}
     assert vm.result(vm.direct("corex.dispatch", container=again, command=inner))["streams"][0] == "mine\nGGG"
     vm.direct("corex.terminate", container=again)

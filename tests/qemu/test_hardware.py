@@ -1,5 +1,10 @@
-"""What only a booted node has: bonds, dummy links, real-looking drives; and the image's own disk tools."""
+"""What only a booted node has: network.toml (static, DHCP, none, tap, noautonic, and a link that cannot be
+configured), bonds, dummy links, real-looking drives; and the image's own disk tools.
+"""
 
+import json
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +17,43 @@ pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
 
 DISK_MIB = 300
 
+# QEMU gives eth0 to the link of the gate, and the others in their order.
+NETWORK = """
+[network]
+auto = true
+
+[interface.eth0]
+protocol = "static"
+[static.eth0]
+ip = "10.0.2.15/24"
+gateway = "10.0.2.2"
+dns = ["10.0.2.3", "10.0.2.4"]
+
+[interface.eth2]
+protocol = "none"
+
+[interface.eth9]
+protocol = "static"
+[static.eth9]
+ip = "10.9.0.1/24"
+
+[tap.t0]
+up = true
+
+[interface.eth4]
+protocol = "guess"
+"""
+
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
-    """A node with one SATA and two virtio drives, all empty."""
+    """A node with a network.toml, one SATA and two virtio drives, all empty."""
     folder = tmp_path_factory.mktemp("vm")
-    options = ["-device", "ahci,id=ahci"]
+    (folder / "network.toml").write_text(NETWORK)
+    options = ["-fw_cfg", f"name=opt/g8node/network,file={folder}/network.toml"]
+    for number in (1, 2, 3):
+        options += ["-nic", f"user,model=virtio-net-pci,net=10.7.{number}.0/24"]
+    options += ["-device", "ahci,id=ahci"]
     devices = ["ide-hd,bus=ahci.0,serial=G8SATA", "virtio-blk-pci,serial=v0", "virtio-blk-pci,serial=v1"]
     for number, device in enumerate(devices):
         image = folder / f"disk{number}"
@@ -25,7 +61,7 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeVm]:
             file.truncate(DISK_MIB << 20)
         options += ["-drive", f"file={image},if=none,id=d{number},format=raw"]
         options += ["-device", f"{device},drive=d{number}"]
-    with node(folder, options=options) as booted:
+    with node(folder, append=["noautonic=eth3"], options=options) as booted:
         yield booted
 
 
@@ -41,6 +77,58 @@ def script(vm: NodeVm, text: str) -> str:
 
 def links(vm: NodeVm) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in vm.direct("ip.link.list")}
+
+
+def addresses(vm: NodeVm) -> dict[str, Any]:
+    """Of each link: whether it is up, and those of IPv4."""
+    found = json.loads(script(vm, "/usr/bin/ip -j address"))
+    return {
+        row["ifname"]: (
+            "UP" in row["flags"],
+            [f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if a["family"] == "inet"],
+        )
+        for row in found
+    }
+
+
+def test_each_link_is_as_its_entry_says(vm: NodeVm) -> None:
+    deadline = time.monotonic() + 90
+    # They are set up at once.
+    while not ((seen := addresses(vm))["eth1"][1] and seen["eth2"][0] and seen["t0"][0]):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.2)
+    assert seen["lo"] == (True, ["127.0.0.1/8"])
+    assert seen["eth0"] == (True, ["10.0.2.15/24"])
+    assert seen["eth1"] == (True, ["10.7.1.15/24"])  # DHCP, since it is not named
+    assert seen["eth2"] == (True, [])
+    assert seen["eth3"] == (False, [])  # noautonic
+    assert seen["t0"] == (True, [])
+
+
+def test_static_route_is_preferred_and_name_servers_are_those_of_all_links(vm: NodeVm) -> None:
+    deadline = time.monotonic() + 90
+    while "nameserver 10.7.1.3" not in (resolver := script(vm, "cat /etc/resolv.conf")):  # the lease's last
+        assert time.monotonic() < deadline, resolver
+        time.sleep(0.2)
+    assert "nameserver 10.0.2.3\nnameserver 10.0.2.4\n" in resolver
+    routes = script(vm, "/usr/bin/ip route show default").splitlines()
+    assert routes[0] == "default via 10.0.2.2 dev eth0 src 10.0.2.15 metric 50 onlink "
+    assert "10.7.1.2" in routes[1]
+
+
+def test_what_is_wrong_is_told_on_the_console(vm: NodeVm) -> None:
+    vm.vm.wait_for('Device "eth9" does not exist', 90)
+    console = vm.vm.console()
+    assert "interface.eth4: Invalid enum value 'guess'" in console
+    assert re.search(r"link eth9 is not configured .*reason='Device \"eth9\" does not exist", console)
+    assert "phase network (1/" in console
+    assert "phase online" in console
+    assert "online: failed" not in console
+
+
+def test_only_dhcp_links_have_a_client(vm: NodeVm) -> None:
+    jobs = [row["cmd"]["id"] for row in vm.direct("job.list")]
+    assert [id for id in jobs if id.startswith("udhcpc/")] == ["udhcpc/eth1"]
 
 
 def test_bond_over_dummy_links(vm: NodeVm) -> None:

@@ -54,7 +54,7 @@ def connect(vm: NodeVm, vdisk: str, device: str, connections: int) -> str:
     request = {"id": vdisk, "command": "core.system", "arguments": {"name": "python3", "args": words}}
     vm.gate.rpush("core:default", json.dumps(request))
     size = f"/sys/block/{Path(device).name}/size"
-    shell(vm, f"for i in $(seq 300); do [ $(cat {size}) -gt 0 ] && exit 0; sleep 0.1; done; exit 1")
+    shell(vm, f"for i in $(seq 1200); do [ $(cat {size}) -gt 0 ] && exit 0; sleep 0.1; done; exit 1")
     return vdisk
 
 

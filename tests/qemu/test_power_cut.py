@@ -5,6 +5,7 @@ Its drive has a cache (tests/support/volatile.py), and of what the node did not 
 
 import contextlib
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ PARTS = 2
 STORAGES = "plain", "dedup"
 FLUSHES = 30
 """Each writer's, at least, before the power is cut."""
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 NO_SYNC = "import os\nos.fdatasync = lambda fd: None\n"
 
 
@@ -69,7 +70,7 @@ class Machine:
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as drive:
             try:
                 deadline = time.monotonic() + DEADLINE_S
-                while not (self.folder / "s").exists():
+                while not listens(self.folder / "s"):
                     assert drive.poll() is None
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
@@ -79,6 +80,15 @@ class Machine:
                 assert drive.returncode == 0, shown
             finally:
                 drive.kill()
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
 
 def client(vm: NodeVm, vdisk: str) -> Client:
@@ -102,11 +112,11 @@ def load(vm: NodeVm, written: dict[str, list[list[int]]], dice: random.Random) -
     return writers
 
 
-def create(vm: NodeVm) -> dict[str, list[list[int]]]:
+def create(vm: NodeVm, *storages: str) -> dict[str, list[list[int]]]:
     """The vdisks, and the numbers of their blocks."""
-    for storage in STORAGES:
+    for storage in storages:
         vm.direct("vdisk.create", id=storage, size=PARTS * PART, storage=storage)
-    return {storage: [[0] * BLOCKS for _ in range(PARTS)] for storage in STORAGES}
+    return {storage: [[0] * BLOCKS for _ in range(PARTS)] for storage in storages}
 
 
 def problems(vm: NodeVm, writers: dict[str, list[Writer]]) -> list[str]:
@@ -118,7 +128,7 @@ def cuts(folder: Path, count: int) -> None:
     machine = Machine(folder, dice)
     writers: dict[str, list[Writer]] = {}
     with machine.life() as vm:
-        written = create(vm)
+        written = create(vm, *STORAGES)
         writers = load(vm, written, dice)
     for number in range(count):
         with machine.life() as vm:
@@ -128,7 +138,7 @@ def cuts(folder: Path, count: int) -> None:
 
 
 def test_node_keeps_what_was_flushed_when_its_power_is_cut(tmp_path: Path) -> None:
-    cuts(tmp_path, 3)
+    cuts(tmp_path, 2)
 
 
 @pytest.mark.soak
@@ -141,8 +151,8 @@ def test_power_cut_shows_a_node_whose_syncs_do_nothing(tmp_path: Path) -> None:
     dice = random.Random(12)
     machine = Machine(tmp_path, dice)
     with machine.life(initrd) as vm:
-        written = create(vm)
+        written = create(vm, "plain")  # a damaged pool might not be served at all
         vm.job("bash", {"script": "sync"})
         writers = load(vm, written, dice)
     with machine.life() as vm:
-        assert any(one.startswith("plain") for one in problems(vm, {"plain": writers["plain"]}))
+        assert problems(vm, writers)

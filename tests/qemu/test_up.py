@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.slow]
 
 def up(base: Path, action: str) -> str:
     argv = [sys.executable, "-m", "g8tools.up", action, "--base", str(base)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -41,7 +42,9 @@ def state(base: Path, shown: str) -> dict[str, Any]:
 
 
 def test_page_of_nginx_names_the_container(state: dict[str, Any]) -> None:
-    assert f"container {state['container_id']}" in fetch(state["web_url"])
+    deadline = time.monotonic() + 90
+    while f"container {state['container_id']}" not in (page := fetch(state["web_url"])):
+        assert time.monotonic() < deadline, page
 
 
 def test_state_file_has_what_is_promised(state: dict[str, Any], base: Path) -> None:

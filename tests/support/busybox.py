@@ -7,7 +7,6 @@ from typing import Any
 
 from g8node.flist.pack import pack
 from g8node.store.local import LocalStore
-from tests.support.daemon import eventually
 from tests.support.netns import Inside
 from tests.support.rootfs import make_rootfs
 
@@ -42,9 +41,10 @@ class Containers:
         assert done["state"] == "SUCCESS", done
         return str(done["streams"][0])
 
-    def reaches(self, id: int, address: str, *options: str) -> None:
-        """Wait for an answer: the kernel may need seconds until a new link, or bridge, carries packets."""
-        eventually(lambda: not self.fails(id, " ".join(["ping", *options, "-c 1 -W 3", address])))
+    def reaches(self, id: int, *hosts: str) -> None:
+        """By ping, as soon as what was just made carries packets."""
+        for host in hosts:
+            self.sh(id, f"until ping -c 1 -W 2 {host}; do sleep 0.1; done")
 
     def fails(self, id: int, script: str) -> bool:
         return str(self.node.run_in(id, script)["state"]) == "ERROR"

@@ -34,6 +34,7 @@ def peer(serve: Serve) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             listener.shutdown(socket.SHUT_RDWR)
+            threads[0].join(60)  # so that no further connection is opened
             for connection in opened:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)

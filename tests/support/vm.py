@@ -17,7 +17,10 @@ BUILD = TOP / "build"
 
 # Inside TCG everything is 10 to 20 times slower than on the host (and CI may run beside other work).
 BOOT_S = 300.0
+END_S = 180.0
+DEADLINE_S = 180
 _WAIT_S = 60  # shorter than the client waits for an answer
+_ANSWER_S = 180.0
 
 
 class NodeVm:
@@ -34,25 +37,28 @@ class NodeVm:
         return json.loads(self.gate.execute_command(name, json.dumps(arguments)))
 
     def job(
-        self, command: str, arguments: Mapping[str, Any], *, wait_s: int = 60, **fields: Any
+        self, command: str, arguments: Mapping[str, Any], *, wait_s: int = DEADLINE_S, **fields: Any
     ) -> dict[str, Any]:
         """RPUSH to core:default, then wait for the result as the original client does."""
         job_id = fields.pop("id", secrets.token_hex(8))
         request = {"id": job_id, "command": command, "arguments": arguments, **fields}
         self.gate.rpush("core:default", json.dumps(request))
-        flag = f"result:{job_id}:flag"
-        assert self.gate.brpoplpush(flag, flag, 60) is not None, "the command was not accepted"
+        assert self._waited(f"result:{job_id}:flag", DEADLINE_S) is not None, "the command was not accepted"
         return self.result(job_id, wait_s)
 
-    def result(self, job_id: str, timeout_s: int = 60) -> dict[str, Any]:
-        key = f"result:{job_id}"
-        raw = None
-        while raw is None and timeout_s > 0:
-            wait_s = min(timeout_s, _WAIT_S)
-            raw, timeout_s = self.gate.brpoplpush(key, key, wait_s), timeout_s - wait_s
+    def result(self, job_id: str, timeout_s: int = DEADLINE_S) -> dict[str, Any]:
+        raw = self._waited(f"result:{job_id}", timeout_s)
         assert raw is not None, f"no result of {job_id} in time"
         decoded: dict[str, Any] = json.loads(raw)
         return decoded
+
+    def _waited(self, key: str, timeout_s: int) -> str | None:
+        """What comes to the list, and stays there."""
+        raw: str | None = None
+        while raw is None and timeout_s > 0:
+            wait_s = min(timeout_s, _WAIT_S)
+            raw, timeout_s = self.gate.brpoplpush(key, key, wait_s), timeout_s - wait_s
+        return raw
 
 
 def initrd_with(folder: Path, name: str, content: str, mode: int) -> Path:
@@ -95,7 +101,7 @@ def node(
     try:
         vm.boot("g8node ready", BOOT_S)
         gate = redis.Redis(
-            port=ports[6379], password=password, socket_timeout=90, decode_responses=True, protocol=2
+            port=ports[6379], password=password, socket_timeout=_ANSWER_S, decode_responses=True, protocol=2
         )
         with gate:
             yield NodeVm(vm, gate, password, ports)

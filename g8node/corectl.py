@@ -6,6 +6,7 @@ core0 does not answer: process 1 is then told by a signal, as busybox would.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -59,14 +60,16 @@ def ask(options: argparse.Namespace, command: str, arguments: dict[str, Any]) ->
     try:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(options.socket)
-            peer.sendall(json.dumps(request).encode())
-            peer.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(BrokenPipeError):  # it has refused already, and said why
+                peer.sendall(json.dumps(request).encode())
+                peer.shutdown(socket.SHUT_WR)
             while got := peer.recv(1 << 20):
                 data += got
                 if len(data) > _ANSWER_BYTES:
                     raise Failed(f"{options.socket}: its answer has no end", SYSTEM_FAILED)
     except OSError as error:
-        raise Unreachable(f"{options.socket}: {error.strerror or error}", SYSTEM_FAILED) from None
+        if not data:  # else it has not read all of the request that it answered
+            raise Unreachable(f"{options.socket}: {error.strerror or error}", SYSTEM_FAILED) from None
     try:
         answer: Answer = json.loads(data)
     except ValueError:

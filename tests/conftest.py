@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,11 @@ settings.register_profile(
     derandomize="G8NODE_FUZZ_INPUTS" not in os.environ,
 )
 settings.load_profile("g8node")
+
+# What a shell starts in the background ignores some, and so would all that the tests start.
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

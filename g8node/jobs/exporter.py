@@ -23,6 +23,8 @@ log = logs.get("stats")
 MAX_CLIENTS: Final = 16
 _HEAD_BYTES: Final = 8192
 _LIMIT_S: Final = 10.0
+_LINGER_S: Final = 1.0
+"""How long a refused client may go on to speak: a close before that would take the answer from it."""
 
 
 class Exporter:
@@ -67,12 +69,12 @@ class Exporter:
                 else:
                     await self._respond(await reader.readuntil(b"\r\n\r\n"), writer)
                 await writer.drain()
-                writer.close()
-                await writer.wait_closed()
+            await _linger(reader, writer)
         except (asyncio.IncompleteReadError, OSError):  # it has gone, or was too slow (TimeoutError)
             pass
         except asyncio.LimitOverrunError:
             _answer(writer, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            await _linger(reader, writer)
         finally:
             self._clients -= 1
             writer.close()
@@ -132,6 +134,15 @@ class Exporter:
                 yield Sample("g8node_vdisk_server_up", "gauge", float(not server["reason"]), labels)
                 yield Sample("g8node_vdisk_server_in_step", "gauge", float(server["in_step"]), labels)
                 yield Sample("g8node_vdisk_server_retries", "counter", server["retries"], labels)
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the client, who has its answer, has hung up as well."""
+    with contextlib.suppress(OSError):  # TimeoutError, too
+        async with asyncio.timeout(_LINGER_S):
+            writer.write_eof()
+            while await reader.read(_HEAD_BYTES):
+                pass
 
 
 def _number(value: Any) -> float | None:

@@ -101,7 +101,7 @@ class RedisServer:
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
-    async def ready(self, limit_s: float = 20.0) -> None:
+    async def ready(self, limit_s: float = 60.0) -> None:
         """Returns when it answers. DeadlineExceeded."""
         deadline = time.monotonic() + limit_s
         while True:

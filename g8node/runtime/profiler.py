@@ -53,12 +53,14 @@ class Profiler:
 
     def _sample(self) -> None:
         deadline = time.monotonic() + LIMIT_S
-        while not self._ended.wait(INTERVAL_S) and time.monotonic() < deadline:
+        is_over = False
+        while not is_over:  # so that the shortest profile has something
             names = {thread.ident: thread.name for thread in threading.enumerate()}
             own = threading.get_ident()
             for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
                 if ident != own:
                     self._count(f"{names.get(ident, '?')};{folded(frame)}")
+            is_over = self._ended.wait(INTERVAL_S) or time.monotonic() >= deadline
 
     def _count(self, stack: str) -> None:
         if len(self._counts) >= _STACKS_MAX and stack not in self._counts:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -35,6 +35,14 @@ class _Opened:
     """Whether all who have left said that they go."""
 
 
+@dataclass
+class _Turn:
+    """Whose it is to change a vdisk; there as long as somebody has it, waits for it, or is about to go on."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
 class Vdisks:
     """The exports of an NBD server. One process at a time uses a folder of vdisks."""
 
@@ -47,7 +55,7 @@ class Vdisks:
         self._lock_fd = -1
         self._records: dict[str, Record] = {}
         self._opened: dict[str, _Opened] = {}
-        self._busy: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
         self._collecting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -82,13 +90,15 @@ class Vdisks:
     @contextlib.asynccontextmanager
     async def _alone(self, vdisk: str) -> AsyncIterator[None]:
         """One change of a vdisk at a time."""
-        lock = self._busy.setdefault(vdisk, asyncio.Lock())
+        turn = self._turns.setdefault(vdisk, _Turn())
+        turn.users += 1
         try:
-            async with lock:
+            async with turn.lock:
                 yield
         finally:
-            if not lock.locked() and self._busy.get(vdisk) is lock:
-                del self._busy[vdisk]
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[vdisk]
 
     def get(self, vdisk: str) -> Record:
         """NotFound."""

@@ -26,7 +26,7 @@ ALONE = "[g8ufs]\naround_bytes = 0\n"
 """Nothing comes with the chunk that is read: what is not read is surely not in the cache."""
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
@@ -65,8 +65,8 @@ def create(node: Daemon, root: str, **arguments: object) -> int:
 def test_original_sequence_of_the_spec(node: Daemon) -> None:
     with node.gate() as gate:
         gate.rpush("core:default", '{"id":"first","command":"core.ping","arguments":{}}')
-        assert gate.brpoplpush("result:first:flag", "result:first:flag", 10) == ""
-        results = [json.loads(gate.brpoplpush("result:first", "result:first", 10)) for _ in range(2)]
+        assert gate.brpoplpush("result:first:flag", "result:first:flag", 60) == ""
+        results = [json.loads(gate.brpoplpush("result:first", "result:first", 60)) for _ in range(2)]
     assert results[0] == results[1]
     assert results[0]["state"] == "SUCCESS"
     assert json.loads(results[0]["data"]).startswith("PONG Version: ")
@@ -106,7 +106,7 @@ def test_command_of_a_container_streams_and_ends_it(node: Daemon, busybox: str) 
     done = node.result(f"core-{container}")
     assert (done["state"], done["streams"][0], done["container"]) == ("SUCCESS", "hi\n", container)
     with node.gate() as gate:
-        record = json.loads(gate.blpop([f"stream:core-{container}"], 10)[1])
+        record = json.loads(gate.blpop([f"stream:core-{container}"], 60)[1])
     assert record["message"]["message"] == "hi\n"
     until(lambda: str(container) not in node.direct("corex.list"), "the container's end")
 
@@ -137,7 +137,7 @@ def test_dead_store_gives_eio_and_heals(tmp_path: Path, tree: Path) -> None:
             assert node.run_in(container, "head -c 1 /data/0")["streams"][0] == "A"
         finally:
             store.process.send_signal(signal.SIGCONT)
-        until(lambda: node.run_in(container, "head -c 1 /data/5")["streams"][0] == "F", "recovery", 30)
+        until(lambda: node.run_in(container, "head -c 1 /data/5")["streams"][0] == "F", "recovery")
 
 
 def test_corrupted_chunk_is_never_served(tmp_path: Path, tree: Path) -> None:
@@ -154,7 +154,7 @@ def test_corrupted_chunk_is_never_served(tmp_path: Path, tree: Path) -> None:
         assert done["streams"][1].count("Input/output error") == 8
         for path, content in chunks.items():
             path.write_bytes(content)
-        until(lambda: node.run_in(container, "cat /data/3 >/dev/null")["state"] == "SUCCESS", "recovery", 30)
+        until(lambda: node.run_in(container, "cat /data/3 >/dev/null")["state"] == "SUCCESS", "recovery")
 
 
 def test_fifty_creates_at_once(node: Daemon, busybox: str) -> None:
@@ -166,7 +166,7 @@ def test_fifty_creates_at_once(node: Daemon, busybox: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda id: node.direct("corex.terminate", container=id), created))
     assert node.direct("corex.list") == {}
-    until(lambda: leftovers(node) == before, "everything given back", 20)
+    until(lambda: all(now <= before[what] for what, now in leftovers(node).items()), "everything given back")
 
 
 def leftovers(node: Daemon) -> dict[str, int]:
@@ -222,14 +222,16 @@ def test_damaged_flist_is_refused_and_the_node_goes_on(
     assert node.direct("core.ping").startswith("PONG")
 
 
-def test_redis_killed_under_running_jobs(node: Daemon) -> None:
+def test_redis_killed_under_running_jobs(node: Daemon, tmp_path: Path) -> None:
     """Jobs that run finish, their results appear, queued commands are not lost, clients come back."""
-    running = [node.push("bash", {"script": f"sleep 1; echo {n}"}) for n in range(5)]
-    until(lambda: len(node.direct("job.list")) >= 5, "the jobs")
+    script = f"until test -e {tmp_path}/go; do sleep 0.1; done; echo"
+    running = [node.push("bash", {"script": f"{script} {n}"}) for n in range(5)]
+    until(lambda: {*running} <= {row["cmd"]["id"] for row in node.direct("job.list")}, "the jobs")
     killed = node.redis_pid()
     os.kill(killed, signal.SIGKILL)
-    until(lambda: _answers(node), "the bus", 3.0)
+    until(lambda: _answers(node), "the bus")
     assert node.redis_pid() != killed
+    (tmp_path / "go").touch()
     later = node.push("bash", {"script": "echo later"})
     for n, job_id in enumerate(running):
         assert node.result(job_id)["streams"][0] == f"{n}\n"
@@ -254,7 +256,7 @@ def test_sigterm_ends_everything(tmp_path: Path, busybox: str) -> None:
     with daemon(tmp_path / "node") as node:
         create(node, busybox, command="sleep 600")
         node.push("bash", {"script": "sleep 600"})
-        until(lambda: len(node.direct("job.list")) >= 2, "the jobs")
+        until(lambda: sum(row["pid"] > 0 for row in node.direct("job.list")) >= 2, "the processes")
         pids = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
         assert node.stop() == 0
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
@@ -267,7 +269,7 @@ def test_sigterm_ends_everything(tmp_path: Path, busybox: str) -> None:
 def test_second_agent_on_the_same_root_is_refused(node: Daemon) -> None:
     argv = [sys.executable, "-m", "g8node", "--config", str(node.folder / "g8node.toml")]
     second = subprocess.run(
-        [*argv, "--root", str(node.folder / "root")], capture_output=True, text=True, timeout=60, check=False
+        [*argv, "--root", str(node.folder / "root")], capture_output=True, text=True, timeout=120, check=False
     )
     assert second.returncode == 100
     assert "in use by another agent" in second.stderr
@@ -289,4 +291,4 @@ def test_gate_without_password_stays_closed_to_the_network(tmp_path: Path) -> No
         assert "password" in (tmp_path / "log").read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)

@@ -49,15 +49,15 @@ async def kill_redis(stack: Stack) -> None:
 
 async def test_bus_sequence_of_flag_and_result(stack: Stack) -> None:
     await stack.push("core.ping", "1", arguments={})
-    assert await stack.redis.brpoplpush("result:1:flag", "result:1:flag", 10) == ""
+    assert await stack.redis.brpoplpush("result:1:flag", "result:1:flag", 60) == ""
     for _ in range(2):  # it rotates, so it can be read again
-        result = json.loads(await stack.redis.brpoplpush("result:1", "result:1", 10))
+        result = json.loads(await stack.redis.brpoplpush("result:1", "result:1", 60))
         assert json.loads(result["data"]).startswith("PONG")
     assert set(result) == {
         "id", "command", "state", "code", "data", "level", "starttime", "time", "tags", "container"
     }  # fmt: skip
-    assert 290 < await stack.redis.ttl("result:1") <= 300
-    assert 290 < await stack.redis.ttl("result:1:flag") <= 300
+    assert 240 < await stack.redis.ttl("result:1") <= 300
+    assert 240 < await stack.redis.ttl("result:1:flag") <= 300
     assert await stack.redis.llen("result:1") == 1
     assert await stack.redis.llen("core:pending") == 0
 
@@ -65,7 +65,7 @@ async def test_bus_sequence_of_flag_and_result(stack: Stack) -> None:
 async def test_bus_flag_has_no_ttl_while_the_job_runs(stack: Stack) -> None:
     await stack.push("bash", "1", arguments={"script": "read x"}, tags=["a"])
     await stack.push("core.system", "2", arguments={"name": "sleep", "args": ["100"]})
-    assert await stack.redis.brpoplpush("result:2:flag", "result:2:flag", 10) == ""
+    assert await stack.redis.brpoplpush("result:2:flag", "result:2:flag", 60) == ""
     assert await stack.redis.ttl("result:2:flag") == -1
     assert (await stack.result("1"))["tags"] == ["a"]
     stack.manager.kill("2")
@@ -104,7 +104,7 @@ async def test_bus_stream_has_every_record_and_its_end(stack: Stack) -> None:
     assert said == {(1, "a\n"), (3, "b\n"), (2, "c\n"), (1, "")}
     assert [record["message"]["meta"] & 6 for record in records] == [0, 0, 0, 2]
     assert {(record["core"], record["command"]) for record in records} == {(0, "1")}
-    assert 50 < await stack.redis.ttl("stream:1") <= 60
+    assert 0 < await stack.redis.ttl("stream:1") <= 60
 
 
 async def test_bus_stream_is_bounded_and_loses_nothing_before_the_bound(stack: Stack) -> None:
@@ -360,7 +360,7 @@ async def test_bus_full_memory_gives_up_the_oldest_results_and_no_command(tmp_pa
                 await stack.push("core.ping", f"ping{number}", pipeline, queue="q")
             await pipeline.execute()
         last = json.loads(
-            await stack.redis.brpoplpush(f"result:ping{jobs - 1}", f"result:ping{jobs - 1}", 60)
+            await stack.redis.brpoplpush(f"result:ping{jobs - 1}", f"result:ping{jobs - 1}", 120)
         )
         assert last["state"] == "SUCCESS"
         kept = json.loads(await stack.redis.lindex(f"result:loud{jobs - 1}", 0))

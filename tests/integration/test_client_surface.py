@@ -82,7 +82,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def client(node: Daemon) -> Iterator[Client]:
-    with Client("127.0.0.1", node.port, node.password, 0, False, 30, 3) as opened:
+    with Client("127.0.0.1", node.port, node.password, 0, False, 60, 3) as opened:
         yield opened
 
 
@@ -120,7 +120,7 @@ def not_there_yet(*works: Callable[[], object]) -> None:
 
 def eventually(find: Callable[[], Any]) -> Any:
     """What is found, as soon as it is."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (found := find()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -128,7 +128,7 @@ def eventually(find: Callable[[], Any]) -> Any:
 
 
 def test_jobs_and_responses(client: Client, node: Daemon) -> None:
-    assert client.timeout == 30
+    assert client.timeout == 60
     assert client.ping().startswith("PONG Version: ")
     response = client.raw("bash", {"script": "echo hi"}, "q", 5, True, ["t"], "job-raw", None)
     assert response.id == "job-raw"
@@ -393,7 +393,7 @@ def test_logs_settings_and_statistics(client: Client) -> None:
     key = client.logger.subscribe("surface", 3)
     assert key == "logger:surface"
     client.bash("echo 3::heard", id="speaker").get()
-    records = client.logger.records(key, timeout=30)
+    records = client.logger.records(key, timeout=60)
     record = next(each for each in records if each.job == "speaker" and each.message.text)
     assert (record.core, record.message.level, record.message.text) == (0, 3, "heard\n")
     assert client.logger.unsubscribe(key) is None

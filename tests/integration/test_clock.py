@@ -20,19 +20,19 @@ async def sync(**arguments: object) -> Result:
 
 async def test_measure_believes_two_servers_of_three() -> None:
     with ntp_server(3600.0) as right, ntp_server(3600.0) as too, ntp_server(-9e6) as liar:
-        found = await clock.measure([f"127.0.0.1:{port}" for port in (right, liar, too)], 5)
-    assert found.offset_s == pytest.approx(3600.0, abs=0.5)
+        found = await clock.measure([f"127.0.0.1:{port}" for port in (right, liar, too)], 60)
+    assert found.offset_s == pytest.approx(3600.0, abs=60)
 
 
 async def test_measure_needs_one_answer_only() -> None:
-    with ntp_server(-5.0) as port:
-        found = await clock.measure(["127.0.0.1:9", f"127.0.0.1:{port}"], 20)
-    assert found.offset_s == pytest.approx(-5.0, abs=0.5)
+    with ntp_server(-3600.0) as port:
+        found = await clock.measure(["127.0.0.1:9", f"127.0.0.1:{port}"], 60)
+    assert found.offset_s == pytest.approx(-3600.0, abs=60)
 
 
 async def test_measure_without_an_answer_names_the_servers() -> None:
     with pytest.raises(Unavailable, match=r"no time server answers: 127\.0\.0\.1:9: "):
-        await clock.measure(["127.0.0.1:9"], 20)
+        await clock.measure(["127.0.0.1:9"], 60)
 
 
 async def test_sync_of_an_agent_only_measures() -> None:
@@ -40,7 +40,7 @@ async def test_sync_of_an_agent_only_measures() -> None:
         result = await sync(servers=[f"127.0.0.1:{port},127.0.0.1:9"], timeout=60)
     value = json.loads(result.data)
     assert value["synced"] is False
-    assert value["offset_s"] == pytest.approx(1000.0, abs=0.5)
+    assert value["offset_s"] == pytest.approx(1000.0, abs=60)
 
 
 async def test_sync_is_an_error_unless_tolerant() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -210,20 +212,39 @@ def text(size: int) -> str:
 
 async def test_file_is_followed_and_the_last_good_one_kept(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
-    path.write_text(text(1))
+
+    def write(said: str) -> None:
+        """In one step: half a file would be told as a wrong one."""
+        (tmp_path / "new").write_text(said)
+        (tmp_path / "new").replace(path)
+
+    write(text(1))
     told: list[Event] = []
     source = FileSource(str(path), tell=told.append, look_s=0.05)
     async with followed(source, told) as following:
         assert following.now.vdisks["vd"].static.size == 1
-        path.write_text(text(2))
+        write(text(2))
         await following.until(lambda one: one.now.vdisks["vd"].static.size == 2)
-        path.write_text("vdisks: [")
+        write("vdisks: [")
         await following.until(lambda one: one.statuses() == [INVALID_CONFIG])
         path.unlink()
         await following.until(lambda one: one.statuses() == [INVALID_CONFIG] * 2)
         assert following.now.vdisks["vd"].static.size == 2
-        path.write_text(text(3))
+        write(text(3))
         await following.until(lambda one: one.now.vdisks["vd"].static.size == 3)
+
+
+async def test_file_that_changes_twice_in_a_moment_is_followed(tmp_path: Path) -> None:
+    """As long as before, and with the same time: that of the kernel goes on in steps."""
+    path = tmp_path / "config.yml"
+    moment = time.time() + 3600  # however long the test takes
+    path.write_text(text(1))
+    os.utime(path, (moment, moment))
+    source = FileSource(str(path), tell=lambda _: None, look_s=0.05)
+    async with followed(source, []) as following:
+        path.write_text(text(2))
+        os.utime(path, (moment, moment))
+        await following.until(lambda one: one.now.vdisks["vd"].static.size == 2)
 
 
 async def test_reload_looks_at_once(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from g8node.vdisk.limits import Limits
 from g8node.vdisk.record import Kind
 from g8node.wire import nbd
 from tests.support.clusters import (
-    PATIENCE,
+    HASTY,
     cluster,
     configured,
     redis_servers,
@@ -212,7 +212,7 @@ async def test_removal_needs_all_servers_and_may_be_repeated(three: list[RedisPr
     async with running(config) as vd:
         await vd.write(0, b"".join(block(number) for number in range(8)))
     await asyncio.to_thread(three[1].stop)
-    async with exports_of(config, PATIENCE) as exports:
+    async with exports_of(config, HASTY) as exports:
         with pytest.raises(Unavailable, match=str(three[1].port)):
             await exports.delete("vd")
         await asyncio.to_thread(three[1].resume)
@@ -311,7 +311,7 @@ async def test_nothing_is_removed_unless_all_servers_answer(three: list[RedisPro
         await vd.write(0, b"".join(block(number) for number in range(8)))
     before = contents(three)
     await asyncio.to_thread(three[2].stop)
-    async with exports_of(config, PATIENCE) as exports:
+    async with exports_of(config, HASTY) as exports:
         with pytest.raises(Unavailable, match=str(three[2].port)):
             await exports.collect("primary", grace_s=0)
         with pytest.raises(NotFound, match="cluster"):

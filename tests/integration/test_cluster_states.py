@@ -16,7 +16,16 @@ from g8node.vdisk.cluster.events import REPAIRED, RESPREAD
 from g8node.vdisk.cluster.member import Patience
 from g8node.vdisk.cluster.settings import Configuration, ServerState
 from g8node.vdisk.record import Kind
-from tests.support.clusters import KEPT, PATIENCE, Running, cluster, configured, redis_servers, running
+from tests.support.clusters import (
+    HASTY,
+    KEPT,
+    PATIENCE,
+    Running,
+    cluster,
+    configured,
+    redis_servers,
+    running,
+)
 from tests.support.servers import RedisProcess
 
 BLOCK = 4096
@@ -203,7 +212,7 @@ async def test_slave_takes_over_and_the_server_is_copied_when_it_returns(
     primary: list[RedisProcess], slave: list[RedisProcess], kind: Kind, stands: bool
 ) -> None:
     config = configured(cluster(primary), slave=cluster(slave), kind=kind)
-    async with loaded(config) as load:
+    async with loaded(config, HASTY if stands else PATIENCE) as load:
         if stands:
             primary[2].stop()
         else:

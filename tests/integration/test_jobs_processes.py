@@ -164,12 +164,12 @@ async def test_process_chatty_job_does_not_starve_the_loop() -> None:
     async with running_manager() as manager:
         chatty = manager.submit(command("bash", "chatty", {"script": "yes | head -c 200000000"}))
         await eventually(lambda: recorder(manager).messages)
-        worst = 0.0
+        most = 0
         for _ in range(200):
-            began = time.thread_time()  # waiting for a processor is not the job's doing
+            before = len(recorder(manager).messages)
             await asyncio.sleep(0)
-            worst = max(worst, time.thread_time() - began)
-        assert worst < 0.25
+            most = max(most, sum(len(each.message) for _, each in recorder(manager).messages[before:]))
+        assert most <= 4 * CHUNK_BYTES
         chatty.kill(signal.SIGKILL)
         await chatty.result()
 
@@ -223,21 +223,25 @@ async def test_interrupted_job_is_an_error() -> None:
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
 async def test_kill_of_a_process_that_is_being_started_is_not_lost(turns: int) -> None:
+    """Nobody hears of its start before it is killed, however many processors there are."""
     async with running_manager() as manager:
+        loop, reaper = asyncio.get_running_loop(), manager.node.reaper
+        loop.remove_reader(reaper._spawner.fd)
         job = manager.submit(command("core.system", arguments={"name": "sleep", "args": ["100"]}))
         for _ in range(turns):
             await asyncio.sleep(0)
         assert job.pid == 0
         assert manager.kill("1")
+        loop.add_reader(reaper._spawner.fd, reaper._started)
         assert (await asyncio.wait_for(job.result(), 60)).code == 999
 
 
 async def test_max_time_kills_the_group_and_the_state_is_timeout(tmp_path: Path) -> None:
     async with running_manager() as manager:
         pids = tmp_path / "pid"
-        result = await bash(manager, f"echo before; sh -c 'echo $$ >{pids}; sleep 100'", max_time=1)
+        result = await bash(manager, f"echo before; sh -c 'echo $$ >{pids}; sleep 100'", max_time=5)
         assert (result.state, result.code, result.stdout) == ("TIMEOUT", 999, "before\n")
-        assert 900 <= result.time < 60_000
+        assert 4900 <= result.time < 60_000
         await eventually(lambda: is_gone(pid_in(pids)))
 
 

@@ -66,7 +66,7 @@ def test_five_hundred_orphans_leave_no_zombie() -> None:
 def test_exits_of_many_short_children_are_never_lost() -> None:
     out = in_child("""
         codes = await asyncio.gather(*[
-            reaper.run(["/bin/sh", "-c", f"exit {n % 7}"], timeout_s=30) for n in range(300)
+            reaper.run(["/bin/sh", "-c", f"exit {n % 7}"]) for n in range(300)
         ])
         assert [done.code for done in codes] == [n % 7 for n in range(300)]
         print("all", flush=True)

@@ -11,7 +11,7 @@ import pytest
 
 from g8node.errors import Conflict
 from g8node.runtime.profiler import Profiler
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -61,7 +61,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield running
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
@@ -144,7 +144,7 @@ def test_rtinfo_client_is_started_listed_and_stopped(node: Daemon) -> None:
     assert node.direct("rtinfo.list") == {"10.1.2.3:8999": arguments}
     assert refused(node, "rtinfo.start", host="10.1.2.3", port=8999) == 406
     node.direct("rtinfo.start", host="10.1.2.3", port=9000)
-    pid = node.direct("job.list", id="rtinfo/10.1.2.3:8999")[0]["pid"]
+    pid = eventually(lambda: node.direct("job.list", id="rtinfo/10.1.2.3:8999")[0]["pid"])
     until(lambda: "rtinfo-client" in Path(f"/proc/{pid}/cmdline").read_text(), "the program")
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1]
     assert words[-8:] == ["--host", "10.1.2.3", "--port", "8999", "--disk", "sd", "--disk", "nvme"]

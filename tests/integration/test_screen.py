@@ -126,7 +126,8 @@ async def test_serial_console_is_told_what_changed() -> None:
         await task
 
 
-async def test_probing_finds_who_answers() -> None:
+async def test_probing_finds_who_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot_screen, "_TRY_S", 60.0)
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     assert await boot_screen._answers(f"127.0.0.1:{port}")

@@ -85,11 +85,11 @@ async def test_match_makes_a_service_ready() -> None:
 async def test_match_is_looked_for_in_every_line(before: str) -> None:
     """Lines that a program writes at once are one message."""
     chatty = entry(
-        "chatty", f"printf '{before}\\nnow UP 1\\n'; sleep 60", running_match="^now UP", deadline=20
+        "chatty", f"printf '{before}\\nnow UP 1\\n'; sleep 60", running_match="^now UP", deadline=60
     )
     async with sequence(chatty) as (sequencer, _):
         running = asyncio.create_task(sequencer.run())
-        await eventually(lambda: states(sequencer)["chatty"] == "running", "the second line matches", 15)
+        await eventually(lambda: states(sequencer)["chatty"] == "running", "the second line matches")
         await running
 
 
@@ -258,13 +258,14 @@ async def test_service_stopped_while_starting_does_not_hold_the_slice() -> None:
         assert states(sequencer) == {"slow": "stopped", "behind": "skipped"}
 
 
-async def test_cancelled_sequence_goes_on_when_it_is_run_again() -> None:
-    slow = entry("slow", "sleep 0.5", running_delay=-1)
+async def test_cancelled_sequence_goes_on_when_it_is_run_again(tmp_path: Path) -> None:
+    slow = entry("slow", f"until test -e {tmp_path}/go; do sleep 0.05; done", running_delay=-1)
     async with sequence(slow, entry("behind", "true", after=["slow"], running_delay=-1)) as (sequencer, _):
         running = asyncio.create_task(sequencer.run())
         await eventually(lambda: states(sequencer)["slow"] == "starting")
         running.cancel()
         await asyncio.wait([running])
+        (tmp_path / "go").touch()
         await sequencer.run()
         assert states(sequencer)["behind"] == "done"
 

@@ -51,7 +51,7 @@ class Daemon:
         return redis.Redis(
             port=self.port,
             password=self.password,
-            socket_timeout=60,
+            socket_timeout=90,
             socket_connect_timeout=60,
             decode_responses=True,
             protocol=2,

@@ -18,6 +18,8 @@ from redis.retry import Retry
 from g8tools.up.vm import free_port
 
 DEADLINE_S = 60.0
+NODE_TIMEOUT_MS = "5000"
+"""A server of a cluster that is only slow for so long is not taken for failed."""
 _LOW_PORTS = itertools.chain(range(start := random.randrange(13000, 15500), 15500), range(13000, start))
 USER, PASSWORD = "keeper", "p@ss/word"
 
@@ -49,14 +51,20 @@ class RedisProcess:
         argv += ["--save", "", "--appendonly", "no", "--logfile", str(self.folder / "log"), *self._options]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         end = time.monotonic() + DEADLINE_S
-        while True:
-            with contextlib.suppress(redis.ConnectionError), self.client() as client:
-                with contextlib.suppress(redis.AuthenticationError):
-                    client.ping()
-                return
+        while not self._answers(self._process.pid):
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < end, "redis-server does not answer"
             time.sleep(0.02)
+
+    def _answers(self, pid: int) -> bool:
+        """This one, and not another one that took the port meanwhile."""
+        with contextlib.suppress(redis.ConnectionError), self.client() as client:
+            try:
+                client.ping()  # refused until it has loaded its data
+                return bool(client.info("server")["process_id"] == pid)
+            except redis.AuthenticationError:
+                return True
+        return False
 
     def kill(self) -> None:
         assert self._process is not None
@@ -117,7 +125,7 @@ def redis_cluster(
     folder: Path, *, replicas: int = 1, options: Sequence[str] = ()
 ) -> Iterator[list[RedisProcess]]:
     """Six servers, three of them masters; the cluster is whole when this returns."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT_MS, *options)
     with contextlib.ExitStack() as ending:
         servers = []
         for number in range(6):

@@ -17,6 +17,8 @@ from g8node.wire import nbd_handshake as hs
 from tests.support.nbd import CLIENT_FLAGS, Reply, ReplyReader, contexts, go, option, request
 
 DEADLINE_S = 60.0
+PROGRAM_S = 300.0
+"""A client may write and verify for long on a busy machine."""
 G8 = (sys.executable, "-m", "g8tools.g8")
 
 
@@ -40,7 +42,7 @@ class Served:
     def g8(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """`g8 vdisk` on the folder; while it is served, that is refused."""
         argv = [*G8, "vdisk", *words, "--data", str(self.data)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PROGRAM_S)
         assert done.returncode == 0 or not check, done.stderr
         return done
 
@@ -144,7 +146,7 @@ async def _create(data: Path, sizes: dict[str, int], storage: Storage) -> None:
 
 def run(*argv: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """A real client; its output when it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PROGRAM_S)
     assert done.returncode == 0 or not check, f"{argv}:\n{done.stdout}{done.stderr}"
     return done
 

@@ -1,5 +1,8 @@
 """corectl: its output, its words, how it ends."""
 
+import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +78,35 @@ def test_core0_that_is_not_there_is_111(tmp_path: Path, capsys: pytest.CaptureFi
     for words in (["ping"], ["reboot"], ["poweroff"]):
         assert corectl.main(["corectl", "-s", f"{tmp_path}/none", *words]) == corectl.SYSTEM_FAILED
         assert capsys.readouterr().err == f"corectl: {tmp_path}/none: No such file or directory\n"
+
+
+def test_core0_that_refuses_before_it_has_read_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it does with one peer too many."""
+    path, answer = str(tmp_path / "core.sock"), {"state": "ERROR", "code": 503, "level": 20, "data": '"full"'}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def refused() -> None:
+            with listener.accept()[0] as peer:
+                os.write(peer.fileno(), json.dumps(answer).encode())
+
+        class Slow(socket.socket):
+            def sendall(self, data: bytes) -> None:  # type: ignore[override]
+                refused()
+                super().sendall(data)
+
+        class Unread(socket.socket):
+            def shutdown(self, how: int) -> None:
+                refused()
+
+        for kind in (Slow, Unread):
+            monkeypatch.setattr(corectl.socket, "socket", kind)
+            assert corectl.main(["corectl", "-s", path, "ping"]) == 111
+            monkeypatch.undo()
+            assert "core.ping: full" in capsys.readouterr().err
 
 
 def test_name_it_is_called_by_is_the_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:

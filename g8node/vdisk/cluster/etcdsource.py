@@ -45,11 +45,16 @@ class EtcdSource:
         self._revision = 0
         self._first = True
         self._away = False
+        self._last = Configuration({})
+        """What was said last, by `load` or by `changes`."""
+        self._reading = asyncio.Lock()
+        """What was read first is said first: the older one must not be the last word."""
 
     async def load(self) -> Configuration:
-        found = await self._read()
-        self._first = False
-        return found
+        async with self._reading:
+            self._last = await self._read()
+            self._first = False
+            return self._last
 
     async def _read(self) -> Configuration:
         """Everything at one revision; the keys that were looked at are those to watch."""
@@ -117,14 +122,15 @@ class EtcdSource:
 
     async def changes(self) -> AsyncIterator[Configuration]:
         pause_s = _RETRY_S
-        last = Configuration(dict(self._vdisks))
         stale = False
         while True:
             try:
                 if not stale:
                     await self._etcd.wait(self._keys, self._revision)
                 stale = True
-                found = await self._read()
+                async with self._reading:
+                    last, self._last = self._last, await self._read()
+                    found = self._last
             except Unavailable as error:
                 stale = True
                 self._silent(error)
@@ -133,7 +139,6 @@ class EtcdSource:
                 continue
             stale, self._away, pause_s = False, False, _RETRY_S
             if found != last:
-                last = found
                 yield found
 
     def _silent(self, error: Unavailable) -> None:

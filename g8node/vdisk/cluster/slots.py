@@ -128,23 +128,24 @@ class SlotServers:
             place = asked or self._masters[slot_of(commands[at][0])]
             groups.setdefault((place, asked is not None), []).append(at)
         calls = [
-            self._ask(place, [commands[at][1] for at in indexes], asking, changes)
+            self._ask(place, [commands[at] for at in indexes], asking, changes)
             for (place, asking), indexes in groups.items()
         ]
         again: dict[int, Place | None] = {}
-        for ((place, _), indexes), got in zip(groups.items(), await asyncio.gather(*calls), strict=True):
+        for ((place, asking), indexes), got in zip(groups.items(), await asyncio.gather(*calls), strict=True):
             why = ""
             for at, reply in zip(indexes, got, strict=True):
                 replies[at] = reply
-                if (asked := _asked(reply)) is not None:
-                    again[at] = asked
+                if (named := _asked(reply)) is not None:
+                    again[at] = named
                 elif isinstance(reply, Unavailable):
                     why = reply.message
                     again[at] = None
             if self._patient((place, changes), why, end):
                 continue
             for at in [at for at in indexes if at in again]:
-                del again[at]
+                if asking or again[at] is None:  # whom ASK names is asked in any case: the error is its
+                    del again[at]
         if None in again.values():
             await self._refresh()
         return again
@@ -164,12 +165,29 @@ class SlotServers:
         return now < min(end, since + self._limit_s)
 
     async def _ask(
-        self, place: Place | None, commands: Sequence[Command], asking: bool, changes: bool
+        self, place: Place | None, keyed: Sequence[Keyed], asking: bool, changes: bool
     ) -> list[Any]:
         """A reply each; Unavailable for what may be asked again."""
         if place is None:
-            return [Unavailable("no server of the cluster has this slot")] * len(commands)
-        words = [word for one in commands for word in (("ASKING",), one)] if asking else list(commands)
+            return [Unavailable("no server of the cluster has this slot")] * len(keyed)
+        commands = [command for _, command in keyed]
+        if not asking:
+            return await self._send(place, commands, changes)
+        pairs: list[Command] = [word for one in commands for word in (("ASKING",), one)]
+        replies = (await self._send(place, pairs, changes))[1::2]
+        return [self._moving(place, key, reply) for (key, _), reply in zip(keyed, replies, strict=True)]
+
+    def _moving(self, place: Place, key: bytes, reply: Any) -> Any:
+        """The reply of whom ASK named. ASK once more means that the map of now is an older one."""
+        if isinstance(reply, Unavailable) or _asked(reply) is not None:
+            why = reply.message if isinstance(reply, Unavailable) else str(reply)
+            where = self.server(place).address
+            slot = slot_of(key)
+            return Unavailable(f"slot {slot} is being moved to {where}, which does not take it: {why}")
+        return reply
+
+    async def _send(self, place: Place, commands: Sequence[Command], changes: bool) -> list[Any]:
+        words = list(commands)
         try:
             wanted = min(self._replicas, await self._count(place)) if changes else 0
             if wanted:
@@ -178,8 +196,6 @@ class SlotServers:
         except Unavailable as error:
             return [error] * len(commands)
         followed = replies.pop() if wanted else 0
-        if asking:
-            replies = replies[1::2]
         replies = [_passing(reply) for reply in replies]
         if not isinstance(followed, int) or followed < wanted:
             said = f"{followed} replicas of {place[0]}:{place[1]} have it, expected {wanted}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
@@ -21,6 +22,9 @@ from g8node.vdisk.cluster.settings import (
 log = logs.get("vdisk")
 
 _LOOK_S: Final = 1.0
+_RECENT_S: Final = 2.0
+"""Of a file that changed so shortly before it was read, the time does not tell whether it changed again."""
+_UNSURE: Final = (0, 0, 0)
 
 
 class Source(Protocol):
@@ -125,6 +129,8 @@ def _look(path: str) -> tuple[int, int, int] | None:
 
 def _read(path: str) -> tuple[tuple[int, int, int] | None, bytes]:
     seen = _look(path)
+    if seen is not None and seen[2] / 1e9 > time.time() - _RECENT_S:
+        seen = _UNSURE
     with open(path, "rb") as file:
         return seen, file.read(TEXT_BYTES_MAX + 1)
 

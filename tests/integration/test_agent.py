@@ -269,7 +269,7 @@ def test_sigterm_ends_everything(tmp_path: Path, busybox: str) -> None:
 def test_second_agent_on_the_same_root_is_refused(node: Daemon) -> None:
     argv = [sys.executable, "-m", "g8node", "--config", str(node.folder / "g8node.toml")]
     second = subprocess.run(
-        [*argv, "--root", str(node.folder / "root")], capture_output=True, text=True, timeout=60, check=False
+        [*argv, "--root", str(node.folder / "root")], capture_output=True, text=True, timeout=120, check=False
     )
     assert second.returncode == 100
     assert "in use by another agent" in second.stderr

@@ -45,7 +45,7 @@ def g8(node: Daemon, *words: str, code: int = 0, input: str = "") -> subprocess.
         "G8_PASSWORD_FILE": str(node.folder / "password"),
     }
     done = subprocess.run(
-        argv, cwd=TOP, env=env, input=input, capture_output=True, text=True, check=False, timeout=60
+        argv, cwd=TOP, env=env, input=input, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr

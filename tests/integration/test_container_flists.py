@@ -88,7 +88,7 @@ async def test_flist_whose_store_is_silent_is_given_up_by_a_signal(agent: Agent)
     port = server.sockets[0].getsockname()[1]
     wanted = {"container": id, "src": "/bin", "flist": "/tmp/x", "storage": f"127.0.0.1:{port}"}
     making = asyncio.create_task(client.send("corex.flist.create", wanted))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await held.wait()
     (job,) = (each.id for each in client.manager if each.request.command == "corex.flist.create")
     assert await client.call("job.kill", {"id": job, "signal": 15}) is True

@@ -52,7 +52,7 @@ async def test_forgotten_container_is_told_and_then_removed(agent: Agent) -> Non
     assert await child.wait() == -signal.SIGKILL
     assert await client.call("core.gc") == []
     agent.mounts.attached.clear()
-    assert agent.traces() == before
+    await agent.leaves(before)
 
 
 @in_agent
@@ -106,7 +106,7 @@ def kill_in_the_middle(folder: Path, flist: str, after: int) -> None:
     """Kill the node when `after` of 50 containers are there, and look at what the next one makes of it."""
     with daemon(folder) as node:
         jobs = [node.push("corex.create", {"root": flist, "host_network": True}) for _ in range(50)]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         with contextlib.suppress(OSError):
             while len(of_containers(folder / "root")) < after:
                 assert time.monotonic() < deadline, node.log()[-2000:]

@@ -1,5 +1,6 @@
 """What a container's processes see, may do and cannot reach."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -88,8 +89,10 @@ async def test_processes_have_no_descriptor_but_the_standard_three(agent: Agent)
     leaked = os.open("/", os.O_RDONLY)  # without CLOEXEC in the child it would show
     os.set_inheritable(leaked, True)
     container, _ = await agent.start()
-    # The waiting init has one more, of its own: a signalfd.
-    assert "signalfd" in (await agent.output(container, "readlink", "/proc/1/fd/3")).out
+    # The waiting init makes one more, of its own: a signalfd.
+    async with asyncio.timeout(60):
+        while "signalfd" not in (await agent.output(container, "readlink", "/proc/1/fd/3")).out:
+            pass
     assert (await agent.output(container, "ls", "/proc/1/fd")).out.split() == ["0", "1", "2", "3"]
     # 3 is the folder that ls itself reads.
     assert (await agent.output(container, "ls", "/proc/self/fd")).out.split() == ["0", "1", "2", "3"]

@@ -44,11 +44,11 @@ async def test_services_start_in_order_and_end_with_the_container(agent: Agent) 
     first, second = await client.create(env={"WHO": "me"}), await client.create(env={"WHO": "you"})
     for id, who in ((first, "me"), (second, "you")):
         wanted = {f"core-{id}", f"core-{id}.second", f"core-{id}.again"}
-        await until(lambda: jobs(client, id) == wanted, timeout_s=30)  # noqa: B023
+        await until(lambda: jobs(client, id) == wanted)  # noqa: B023
         assert (await client.inside(id, "bash", {"script": "cat /first"})).stdout == f"{who}\n"
         assert client.results[f"core-{id}.nothing"].state == "UNKNOWN_CMD"
     await client.call("corex.terminate", {"container": first})
-    await until(lambda: not any(job.container == first for job in client.manager), timeout_s=30)
+    await until(lambda: not any(job.container == first for job in client.manager))
     assert jobs(client, second) == wanted
 
 
@@ -59,11 +59,11 @@ async def test_restarted_container_has_its_services_again(agent: Agent) -> None:
     id = await client.create(command=["sleep", "1000"], restart={"policy": "always"}, env={"WHO": "me"})
     container = agent.containers.get(id)
     wanted = {f"core-{id}", f"core-{id}.second", f"core-{id}.again"}
-    await until(lambda: jobs(client, id) == wanted, timeout_s=30)
+    await until(lambda: jobs(client, id) == wanted)
     before = {job.id: job.pid for job in client.manager if job.container == id}
     client.manager.kill(f"core-{id}", 9)
-    await until(lambda: container.restarts.count == 1 and container.running.is_set(), timeout_s=30)
-    await until(lambda: jobs(client, id) == wanted, timeout_s=30)
+    await until(lambda: container.restarts.count == 1 and container.running.is_set())
+    await until(lambda: jobs(client, id) == wanted)
     assert before[f"core-{id}.again"] not in {job.pid for job in client.manager}
 
 

@@ -76,6 +76,7 @@ def test_containers_held_still_by_a_killed_agent_go_on(tmp_path: Path, flists: d
                 )
             )
             eventually(lambda: Path(f"/proc/{node.pid}/root{tops[0]}/rootfs/.corex.meta").exists())
+            eventually(lambda: restics(repo))
             node.kill()
         assert all(is_held(pid) for pid in pids)
         assert restics(repo)

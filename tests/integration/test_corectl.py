@@ -26,7 +26,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 def corectl(node: Daemon, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "g8node.corectl", "-s", str(node.folder / "root/run/core.sock"), *words]
-    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done

@@ -33,7 +33,7 @@ def hearer():
     return server
 
 def heard(client, server):
-    for _ in range(30):
+    for _ in range(60):
         try:
             client.send(b"hello")
         except ConnectionRefusedError:  # what was sent before found nobody
@@ -69,7 +69,7 @@ def set_up():
     return inner
 
 def ask(host):
-    with socket.create_connection((host, 8080), timeout=30) as client:
+    with socket.create_connection((host, 8080), timeout=60) as client:
         return client.recv(100).decode()
 
 async def main():
@@ -108,7 +108,7 @@ async def main():
     await firewall.close()
     taken.close()
 
-uvloop.run(asyncio.wait_for(main(), 60))
+uvloop.run(asyncio.wait_for(main(), 180))
 blocking.close()
 print("done")
 """
@@ -120,6 +120,6 @@ def test_forward_reaches_a_namespace_from_the_node_itself_and_is_removed() -> No
         cwd=TOP,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
     )
     assert done.stdout == "done\n", done.stderr

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from g8tools.g8 import base, cli
+from g8tools.g8 import cli
 from g8tools.g8.managers.common import Job
 from tests.support.daemon import Daemon, daemon
 from tests.support.hub import hub
 from tests.support.images import busybox_tree, publish
+from tests.support.tool import be_patient
 
 TOP = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -95,7 +96,7 @@ def g8(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pyte
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(base.BaseClient, "timeout", LIMIT_S)
+    be_patient(monkeypatch)
 
     def run(*words: str, code: int = 0) -> Done:
         capfd.readouterr()

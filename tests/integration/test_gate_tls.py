@@ -23,6 +23,7 @@ from tests.support.daemon import Daemon, daemon
 from tests.support.keys import TestAuthority, p384, private_pem
 from tests.support.redis import PASSWORD, Stack, eventually, running_stack
 from tests.support.rundelay import RunDelay
+from tests.support.tool import be_patient
 
 TOP = Path(__file__).resolve().parent.parent.parent
 _STALL = re.compile(r"the event loop stalled .*seconds=([\d.]+)\n((?:  .*\n)*)")
@@ -244,16 +245,23 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         assert "Traceback" not in running.log()
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch)
+
+
 def ca_of(node: Daemon) -> str:
     return str(node.folder / "root/run/gate/ca.pem")
 
 
+@pytest.mark.usefixtures("patience")
 async def test_client_library_speaks_tls(node: Daemon) -> None:
     async with Client("127.0.0.1", node.port, node.password, cacert=ca_of(node)) as client:
         assert (await client.ping()).startswith("PONG")
         assert (await client.sync("core.state", {})).state == "SUCCESS"
 
 
+@pytest.mark.usefixtures("patience")
 def test_blocking_client_verifies_by_the_ca_it_is_given(node: Daemon, tmp_path: Path) -> None:
     address = ("127.0.0.1", node.port, node.password)
     with blocking.Client(*address, cacert=ca_of(node)) as opened:
@@ -299,6 +307,7 @@ def test_g8_speaks_tls(node: Daemon, by: str, tmp_path: Path) -> None:
     assert done.stdout.startswith("PONG"), done.stderr
 
 
+@pytest.mark.usefixtures("patience")
 async def test_500_blocked_clients_over_tls_do_not_starve_each_other_nor_the_loop(node: Daemon) -> None:
     total = 500
     tls = ssl.create_default_context(cafile=ca_of(node))

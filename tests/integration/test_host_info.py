@@ -7,10 +7,11 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, daemon
+from tests.support.daemon import Daemon, daemon, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -22,10 +23,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         assert "Traceback" not in running.log()
 
 
+def links_of_the_machine() -> dict[str, dict[str, Any]]:
+    listed = subprocess.run(["ip", "-json", "addr"], capture_output=True, check=True, timeout=60).stdout
+    return {link["ifname"]: link for link in json.loads(listed)}
+
+
 def test_nic_agrees_with_ip(node: Daemon) -> None:
-    listed = subprocess.run(["ip", "-json", "addr"], capture_output=True, check=True).stdout
-    links = {link["ifname"]: link for link in json.loads(listed)}
-    rows = {row["name"]: row for row in node.direct("info.nic")}
+    def unchanged() -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """Links of others come and go, and get their addresses a bit later."""
+        before, rows = links_of_the_machine(), node.direct("info.nic")
+        return (before, rows) if links_of_the_machine() == before else None
+
+    links, listed = eventually(unchanged)
+    rows = {row["name"]: row for row in listed}
     assert rows.keys() == links.keys()
     for name, row in rows.items():
         link = links[name]

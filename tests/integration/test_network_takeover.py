@@ -65,7 +65,7 @@ def ours(place: list[str]) -> list[str]:
 def fetched(node: Inside, port: int) -> bool:
     """Whether a client on the node reaches the web server by a forward."""
     try:
-        with network_of(node.pid), socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with network_of(node.pid), socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return client.makefile("r").read().endswith("hello")
     except OSError:
@@ -131,7 +131,7 @@ def test_links_forwards_and_names_go_on_and_are_given_back(
         assert asked(node, "10.3.0.1", "many") == ["10.3.0.50"]
         assert node.direct("core.gc", dry_run=True) == []
         assert node.refused("corex.create", **flist, nics=[DEFAULT], port={"8080": 80})[0] == 500
-        boxes.sh(many, "ping -c 1 -W 10 172.18.0.1")
+        boxes.reaches(many, "172.18.0.1")
         changed(boxes, web, many, bare)
         boxes.end(web, many, bare)
         assert ours(place) == ["core0", "lan0"]
@@ -149,7 +149,7 @@ def changed(boxes: Containers, web: int, many: int, bare: int) -> None:
     """What was taken over can be changed, and run again, as what is new."""
     node, pid = boxes.node, boxes.node.direct("corex.get", query=web)["container"]["pid"]
     other = boxes.create(DEFAULT, {"type": "vxlan", "id": 8, "config": {"cidr": "10.8.0.2/24"}})
-    boxes.sh(other, "ping -c 1 -W 10 10.8.0.1; ping -c 1 -W 10 web")
+    boxes.reaches(other, "10.8.0.1", "web")
     node.direct("corex.nic-add", container=bare, nic=DEFAULT)
     node.direct("corex.nic-remove", container=many, index=1)
     os.kill(pid, signal.SIGKILL)

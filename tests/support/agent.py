@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,11 @@ class Agent:
         container = await self.containers.prepare(self.spec(command=command, **fields))
         with _streams() as (streams, out, err):
             child = await self.containers.start(container, streams)
+        try:
+            await came_to_exec(child.pid)
+        except asyncio.CancelledError:
+            self.containers.abandon(container)
+            raise
         return container, Running(child, out, err)
 
     async def run(self, command: str | list[str], **fields: Any) -> Ended:
@@ -109,6 +115,20 @@ class Agent:
             "attached": sorted(self.mounts.attached),
         }
 
+    async def leaves(self, before: dict[str, Any]) -> None:
+        """There is nothing more than there was: children are collected, and pipes closed, a moment later."""
+
+        def nothing_more() -> bool:
+            now = self.traces()
+            return now["descriptors"] <= before["descriptors"] and all(
+                Counter(now[what]) <= Counter(before[what]) for what in now.keys() - {"descriptors"}
+            )
+
+        try:
+            await until(nothing_more)
+        except TimeoutError:
+            assert self.traces() == before
+
 
 @contextlib.contextmanager
 def _streams(stdin: bytes = b"") -> Iterator[tuple[Streams, int, int]]:
@@ -133,6 +153,18 @@ def children() -> list[int]:
         for task in os.listdir("/proc/self/task")
         for pid in Path(f"/proc/self/task/{task}/children").read_text().split()
     ]
+
+
+async def came_to_exec(pid: int) -> None:
+    """The process runs what it is to be: the runtime ends a moment before."""
+
+    def is_runtime() -> bool:
+        try:
+            return "crun" in os.readlink(f"/proc/{pid}/exe")
+        except OSError:  # it has ended
+            return False
+
+    await until(lambda: not is_runtime())
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
@@ -194,14 +226,20 @@ async def opened(tmp: Path, starts: int) -> AsyncIterator[Agent]:
         yield agent
     finally:
         await agent.containers.close()
+        with contextlib.suppress(TimeoutError):  # an orphan is collected when its signal has come
+            await until(lambda: not children())
         reaper.uninstall()
     assert not [m for m in mounts_now() if m.startswith(str(tmp))]
     assert not children()
 
 
 def mounts_now() -> list[str]:
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
-        return [line.split(" ")[4] for line in table]
+    """Targets of the mounts that are here alone: those of the host come and go with it."""
+    tables = []
+    for pid in ("self", os.getppid()):
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8") as table:
+            tables.append(Counter(line.split(" ")[4] for line in table))
+    return list((tables[0] - tables[1]).elements())
 
 
 def main(file: str, name: str, tmp: str) -> None:

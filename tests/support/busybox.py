@@ -41,6 +41,11 @@ class Containers:
         assert done["state"] == "SUCCESS", done
         return str(done["streams"][0])
 
+    def reaches(self, id: int, *hosts: str) -> None:
+        """By ping, as soon as what was just made carries packets."""
+        for host in hosts:
+            self.sh(id, f"until ping -c 1 -W 2 {host}; do sleep 0.1; done")
+
     def fails(self, id: int, script: str) -> bool:
         return str(self.node.run_in(id, script)["state"]) == "ERROR"
 

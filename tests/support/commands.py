@@ -31,7 +31,7 @@ from g8node.node.paths import Paths
 from g8node.node.power import Power
 from g8node.runtime.supervise import Supervisor
 from g8node.runtime.watchdog import Watchdog
-from tests.support.agent import Agent, until
+from tests.support.agent import Agent, came_to_exec, until
 
 
 class Client:
@@ -59,7 +59,7 @@ class Client:
         self.results: dict[str, Result] = {}
         self.streams: dict[str, list[str]] = {}
         self._count = 0
-        self._root = str(agent.root)
+        self._agent = agent
 
     def accepted(self, job: Job) -> None:
         if not job.internal:
@@ -84,7 +84,10 @@ class Client:
         return json.loads(result.data)
 
     async def create(self, **arguments: Any) -> int:
-        id: int = await self.call("corex.create", {"root": self._root, **arguments})
+        """The program of the container runs; it may have ended."""
+        id: int = await self.call("corex.create", {"root": str(self._agent.root), **arguments})
+        if (container := self._agent.containers.find_id(id)) is not None:
+            await came_to_exec(container.pid)
         return id
 
     async def dispatch(self, container: int, name: str, arguments: Any = None, **fields: Any) -> str:

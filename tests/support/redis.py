@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from g8node import config
 from g8node.jobs.bus import Bus
@@ -30,8 +32,13 @@ from g8node.runtime.watchdog import Watchdog
 
 PASSWORD = "correct horse"
 DEADLINE_S = 60.0
-_PATIENT = {"socket_timeout": 120, "socket_connect_timeout": 60}
-"""A client that gives up after redis-py's own five seconds asks again, and what it pushes is there twice."""
+_PATIENT: dict[str, Any] = {
+    "socket_timeout": 120,
+    "socket_connect_timeout": 60,
+    "retry": Retry(NoBackoff(), 0),
+}
+"""redis-py's own would ask again after five seconds, and what it pushes would be there twice; a wrong
+password is shown eleven times."""
 
 
 async def eventually(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
@@ -112,7 +119,7 @@ class Stack:
         self.server = RedisServer(reaper, folder=f"{folder}/redis", socket=self.socket, **redis)
         self.manager = Manager(self.node, registry, environ=os.environ)
         self.bus = Bus(self.manager, self.socket)
-        self.redis: Any = Redis(unix_socket_path=self.socket, decode_responses=True, **_PATIENT)
+        self.redis: Any = Redis(unix_socket_path=self.socket, decode_responses=True, socket_timeout=120)
         self.gate: Gate | None = None
         self._clients: list[Any] = []
 

@@ -100,7 +100,7 @@ class _Exports:
             raise NotFound(name)
         return self._drive
 
-    async def leave(self, name: str, export: object) -> None:
+    async def leave(self, name: str, export: object, *, in_order: bool) -> None:
         pass
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import os
 import secrets
 import signal
@@ -100,7 +99,7 @@ def kvm_works(kernel: Path) -> bool:
 
 
 class Vm:
-    """One running machine; its files (console, pid, control socket) live in `folder`."""
+    """One running machine; its files (console, log) live in `folder`."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.folder = folder
@@ -130,7 +129,6 @@ class Vm:
             "-m", str(machine.memory_mb), "-kernel", str(machine.kernel), "-initrd", str(machine.initrd),
             "-nodefaults", "-display", "none", "-no-reboot",
             "-serial", f"file:{self.console_path}",
-            "-qmp", f"unix:{self._qmp},server=on,wait=off",
             "-nic", f"user,model=virtio-net-pci{forwards}",
             "-device", "virtio-rng-pci",
             "-append", " ".join(["console=ttyS0", "panic=-1", *machine.append]),
@@ -141,10 +139,6 @@ class Vm:
             path.write_text(value)
             argv += ["-fw_cfg", f"name=opt/g8node/{name},file={path}"]
         return [*argv, *machine.options]
-
-    @property
-    def _qmp(self) -> Path:
-        return self.folder / "qmp.sock"
 
     @property
     def pid(self) -> int:
@@ -187,21 +181,9 @@ class Vm:
             raise VmError(f"still running after {timeout_s:g} s:\n{self._tail()}") from error
 
     def quit(self) -> None:
-        """End it as a power cut would, and collect the process."""
-        if self._process is None:
-            return
-        if self.running:
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as control:
-                control.settimeout(2)
-                control.connect(str(self._qmp))
-                for command in ("qmp_capabilities", "quit"):
-                    control.recv(4096)
-                    control.sendall(json.dumps({"execute": command}).encode())
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End it as a power cut would, if it was started, and collect the process."""
+        if self._process is not None:
+            self.kill()
 
     def kill(self) -> None:
         """End it with SIGKILL, in the middle of whatever it does, and collect the process."""

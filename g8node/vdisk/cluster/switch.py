@@ -113,10 +113,11 @@ class SwitchedBlocks:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _RETRY_MAX_S)
                     continue
+                if self._wanted is not opening:  # others are wanted by now: nobody has used these
+                    await blocks.close()
+                    continue
                 blocks.inherit(self._blocks)
-                self._blocks, self._why = blocks, ""
-                if self._wanted is opening:
-                    self._wanted = None
+                self._blocks, self._why, self._wanted = blocks, "", None
         finally:
             self._ready.set()
 

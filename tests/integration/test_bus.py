@@ -30,10 +30,18 @@ async def count(ctx: Context) -> int:
     return STATS[ctx.job.id]
 
 
+@registered("test.count_at_once")
+def count_at_once(ctx: Context) -> int:
+    """The same, of a job that has ended when it is accepted."""
+    STATS[ctx.job.id] = STATS.get(ctx.job.id, 0) + 1
+    return STATS[ctx.job.id]
+
+
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     registry = Registry([bash, core, info, job, process])
     registry.add_function(count)
+    registry.add_function(count_at_once)
     STATS.clear()
     async with running_stack(tmp_path, registry) as stack:
         yield stack
@@ -144,6 +152,33 @@ async def test_bus_direct_duplicate_answers_with_the_one_result(stack: Stack) ->
         await stack.bus.call(command("core.ping", "1"))
     with pytest.raises(AlreadyExists):
         await stack.bus.call(command("test.count", "1", {"other": 1}))
+
+
+async def test_bus_direct_duplicates_at_once_run_once(stack: Stack) -> None:
+    both = await asyncio.gather(*(stack.bus.call(command("test.count_at_once", "1")) for _ in range(5)))
+    assert STATS == {"1": 1}
+    assert len({result.data for result in both}) == 1
+
+
+@pytest.mark.parametrize("name", ["core.system", "test.count_at_once"])
+async def test_bus_direct_duplicate_that_is_accepted_while_redis_is_asked(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Redis has the flag of a job whose result it does not have yet."""
+    same = command(name, "1", {"name": "sleep", "args": ["100"]} if name == "core.system" else None)
+    ask = stack.bus.link.call_patiently
+
+    async def late(*args: Any, limit_s: float) -> Any:
+        if args[0] == "EXISTS" and not STATS:
+            STATS["asked"] = 1
+            stack.bus.submit(same)
+            await stack.bus.outbox.flushed()
+        return await ask(*args, limit_s=limit_s)
+
+    monkeypatch.setattr(stack.bus.link, "call_patiently", late)
+    taken = await stack.bus.take(same, stack.bus.submit)
+    assert taken is stack.manager.find("1") or STATS["1"] == 1
+    stack.manager.kill("1", 9)
 
 
 async def test_bus_id_of_a_job_of_the_node_is_refused(stack: Stack) -> None:

@@ -24,7 +24,7 @@ from tests.support.vdisks import G8, ServedConfig, run
 
 BLOCK = 4096
 PATIENCE = Patience(attempt_s=2.0, total_s=2.0, probe_s=0.05, take_over_s=60.0)
-IMPATIENT = Patience(attempt_s=4.0, total_s=0.1, probe_s=0.05, take_over_s=0.1)
+IMPATIENT = Patience(attempt_s=10.0, total_s=0.1, probe_s=0.05, take_over_s=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ class Served:
     def stop(self) -> None:
         assert self.process is not None
         self.process.terminate()
-        assert self.process.wait(DEADLINE_S) == 0, self.log()
+        assert self.process.wait(PROGRAM_S) == 0, self.log()
         assert "Traceback" not in self.log(), self.log()
 
     def client(self, name: str = "vd", **modes: bool) -> "Client":

@@ -195,30 +195,30 @@ class Bus:
         if not command.id:
             return submit(msgspec.structs.replace(command, id=str(uuid.uuid4())))
         while (job := self._manager.find(command.id)) is None:
-            known = self._is_known(command.id)
+            was_known = self._is_known(command.id)
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    earlier = await self._earlier(command, known=known)
+                    earlier = await self._earlier(command, was_known=was_known)
             except TimeoutError as error:
                 raise Unavailable("redis does not answer") from error
             if earlier is not None:
                 return earlier
             # Others ran while redis was asked: who sent the same may have his job by now, or his result.
-            if self._manager.find(command.id) is None and (known or not self._is_known(command.id)):
+            if self._manager.find(command.id) is None and (was_known or not self._is_known(command.id)):
                 return submit(command)
         if fingerprint(job.request) != fingerprint(command):
             raise AlreadyExists(f"job {command.id!r} is another command")
         return job
 
-    async def _earlier(self, command: Command, *, known: bool) -> Result | None:
-        """The published result of that id, if redis has it; None, too, if it was not `known` but is now."""
+    async def _earlier(self, command: Command, *, was_known: bool) -> Result | None:
+        """The published result of that id, if redis has it; None, too, if it is known only now."""
         await self.outbox.flushed()
         flag = f"result:{command.id}:flag"
         if not await self.link.call_patiently("EXISTS", flag, limit_s=_PATIENCE_S):
             return None
         data = await self.link.call_patiently("LINDEX", f"result:{command.id}", 0, limit_s=_PATIENCE_S)
         if data is None:
-            if self._manager.find(command.id) is not None or (self._is_known(command.id) and not known):
+            if self._manager.find(command.id) is not None or (self._is_known(command.id) and not was_known):
                 return None
             raise NotFound(f"the result of job {command.id!r} was taken")
         result = msgspec.json.decode(data, type=Result)

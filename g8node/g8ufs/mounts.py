@@ -331,13 +331,15 @@ class Mounts:
         flight = self._flights.get(flist)
         if flight is None:
             flight = asyncio.create_task(self._prepare(flist), name="g8ufs-prepare")
-            flight.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._flights[flist] = flight
-        try:
-            return await asyncio.shield(flight)
-        finally:
-            if flight.done() and self._flights.get(flist) is flight:
-                del self._flights[flist]
+            flight.add_done_callback(lambda task: self._landed(flist, task))
+        return await asyncio.shield(flight)
+
+    def _landed(self, flist: str, flight: "asyncio.Task[ImageRef]") -> None:
+        """Also when all who waited for it have gone: who comes next starts anew."""
+        del self._flights[flist]
+        if not flight.cancelled():
+            flight.exception()
 
     async def _prepare(self, flist: str) -> ImageRef:
         signature = await self._trust.signature(flist)

@@ -174,10 +174,7 @@ class Session:
         try:
             self._job.attach(self)
             code = await self._child.wait()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
-                    for reader in self._readers:
-                        await asyncio.shield(reader.closed)
+            await self._drained()
         finally:
             self._job.run = None
             self._child.signal(9)
@@ -188,6 +185,18 @@ class Session:
         status = 0 if ok else KILLED_CODE if code < 0 else 1000 + code
         killer = -code if code < 0 else UNSET
         return Outcome("SUCCESS" if ok else "ERROR", status, streams=streams, signal=killer)
+
+    async def _drained(self) -> None:
+        """What it has written is read, unless others keep the output open for DRAIN_S.
+
+        In two waits: a loop that stood still for longer finds its timer before what lies in the pipes.
+        """
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S / 2):
+                    for reader in self._readers:
+                        await asyncio.shield(reader.closed)
+                return
 
     def _close(self) -> None:
         if self._input is not None:

@@ -211,6 +211,27 @@ async def test_flist_is_downloaded_once_and_kept(node: Node) -> None:
 
 
 @in_child
+async def test_download_that_nobody_waits_for_any_more_is_not_what_the_next_one_gets(node: Node) -> None:
+    node.server.files["/repo/tree.flist"] = await node.read(node.flist)
+    url = f"{node.server.url}/repo/tree.flist"
+    node.server.fault = "hang"
+    attaching = asyncio.create_task(node.mounts.attach(url, str(node.tmp / "gone")))
+    while "/repo/tree.flist" not in node.server.requests:  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0.005)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    (download,) = node.mounts._flights.values()
+    node.server.fault = "error"
+    node.server.lifted.set()
+    with pytest.raises(Unavailable):
+        await download
+    node.server.fault = ""
+    mounted = await node.mounts.attach(url, str(node.tmp / "mnt"))
+    assert await tree_of(mounted.target) == await tree_of(str(node.tree))
+
+
+@in_child
 async def test_targets_cannot_be_written_and_hold_no_devices(node: Node) -> None:
     target = await node.attach()
     with pytest.raises(OSError, match="Read-only"):

@@ -138,7 +138,7 @@ def cuts(folder: Path, count: int) -> None:
 
 
 def test_node_keeps_what_was_flushed_when_its_power_is_cut(tmp_path: Path) -> None:
-    cuts(tmp_path, 2)
+    cuts(tmp_path, 3)
 
 
 @pytest.mark.soak

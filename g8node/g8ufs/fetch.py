@@ -69,7 +69,7 @@ class Fetcher:
         self._flights: dict[Key, _Flight] = {}
         self._queues: dict[int, list[_Flight]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: dict[tuple[int, Key], tuple[float, NodeError]] = {}
+        self._failed: dict[tuple[int, Key], tuple[float, NodeError, Store]] = {}  # so that no id is another's
         self._closed = False
         self.counters = Fetches()
 
@@ -194,7 +194,7 @@ class Fetcher:
     def _fail(self, flight: _Flight, error: NodeError) -> None:
         key = Key(flight.ref.id, flight.ref.key)
         self.counters.errors += 1
-        self._failed[id(flight.store), key] = (time.monotonic(), error)
+        self._failed[id(flight.store), key] = (time.monotonic(), error, flight.store)
         self._flights.pop(key, None)
         flight.plain.set_exception(error)
 

@@ -6,8 +6,10 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #define _FILE_OFFSET_BITS 64
+#define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 struct piece {
@@ -16,11 +18,12 @@ struct piece {
     int error;
 };
 
-static int write_piece(int fd, const struct piece *piece)
+static int write_piece(int fd, const struct piece *piece, int flags)
 {
     const char *at = piece->data.buf;
     Py_ssize_t left = piece->data.len;
     off_t offset = piece->offset;
+    (void)flags;
     while (left > 0) {
         ssize_t done = pwrite(fd, at, left, offset);
         if (done < 0 && errno == EINTR)
@@ -36,44 +39,52 @@ static int write_piece(int fd, const struct piece *piece)
     return 0;
 }
 
+static int read_piece(int fd, const struct piece *piece, int flags)
+{
+    struct iovec into = {piece->data.buf, piece->data.len};
+    ssize_t done;
+    if (piece->offset < 0) /* preadv2 would read at the file's own position */
+        return EINVAL;
+    do
+        done = preadv2(fd, &into, 1, piece->offset, flags);
+    while (done < 0 && errno == EINTR);
+    return done < 0 ? errno : done < piece->data.len ? EAGAIN : 0;
+}
+
 /* Fill pieces from a list of (offset, buffer); how many hold a buffer then, all of them unless an error is set. */
-static Py_ssize_t take(PyObject *writes, struct piece *pieces, Py_ssize_t count)
+static Py_ssize_t take(PyObject *items, struct piece *pieces, Py_ssize_t count, int kind)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *write = PyList_GetItem(writes, i);
-        if (write == NULL || !PyTuple_Check(write) || PyTuple_Size(write) != 2) {
-            PyErr_SetString(PyExc_TypeError, "pwrite_many: expected (offset, data)");
+        PyObject *item = PyList_GetItem(items, i);
+        if (item == NULL || !PyTuple_Check(item) || PyTuple_Size(item) != 2) {
+            PyErr_SetString(PyExc_TypeError, "expected (offset, data)");
             return i;
         }
-        pieces[i].offset = PyLong_AsLongLong(PyTuple_GetItem(write, 0));
-        if (PyErr_Occurred() || PyObject_GetBuffer(PyTuple_GetItem(write, 1), &pieces[i].data, PyBUF_SIMPLE))
+        pieces[i].offset = PyLong_AsLongLong(PyTuple_GetItem(item, 0));
+        if (PyErr_Occurred() || PyObject_GetBuffer(PyTuple_GetItem(item, 1), &pieces[i].data, kind))
             return i;
     }
     return count;
 }
 
-/* pwrite_many(fd, [(offset, data), ...]): errno of each, 0 where all was written. */
-static PyObject *pwrite_many(PyObject *self, PyObject *args)
+/* What `one` says of each (offset, buffer) of a list. */
+static PyObject *each(int (*one)(int, const struct piece *, int), int fd, int flags, PyObject *items, int kind)
 {
-    int fd;
-    PyObject *writes, *result = NULL;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "iO", &fd, &writes))
-        return NULL;
-    if (!PyList_Check(writes)) {
-        PyErr_SetString(PyExc_TypeError, "pwrite_many: expected a list");
+    PyObject *result = NULL;
+    if (!PyList_Check(items)) {
+        PyErr_SetString(PyExc_TypeError, "expected a list");
         return NULL;
     }
-    Py_ssize_t count = PyList_Size(writes);
+    Py_ssize_t count = PyList_Size(items);
     struct piece *pieces = PyMem_Calloc(count ? count : 1, sizeof(struct piece));
     if (pieces == NULL)
         return PyErr_NoMemory();
-    Py_ssize_t taken = take(writes, pieces, count);
+    Py_ssize_t taken = take(items, pieces, count, kind);
     if (taken < count)
         goto out;
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < count; i++)
-        pieces[i].error = write_piece(fd, &pieces[i]);
+        pieces[i].error = one(fd, &pieces[i], flags);
     Py_END_ALLOW_THREADS
     result = PyList_New(count);
     for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
@@ -88,7 +99,30 @@ out:
     return result;
 }
 
+/* pwrite_many(fd, [(offset, data), ...]): errno of each, 0 where all was written. */
+static PyObject *pwrite_many(PyObject *self, PyObject *args)
+{
+    int fd;
+    PyObject *writes;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &writes))
+        return NULL;
+    return each(write_piece, fd, 0, writes, PyBUF_SIMPLE);
+}
+
+/* pread_many(fd, [(offset, into), ...], flags): errno of each, 0 where all was read, EAGAIN for a part of it. */
+static PyObject *pread_many(PyObject *self, PyObject *args)
+{
+    int fd, flags;
+    PyObject *reads;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iOi", &fd, &reads, &flags))
+        return NULL;
+    return each(read_piece, fd, flags, reads, PyBUF_WRITABLE);
+}
+
 static PyMethodDef methods[] = {
+    {"pread_many", pread_many, METH_VARARGS, NULL},
     {"pwrite_many", pwrite_many, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

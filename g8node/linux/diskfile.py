@@ -12,7 +12,8 @@ import os
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from g8node.linux._batch import pwrite_many
+from g8node.errors import NodeError
+from g8node.linux._batch import pread_many, pwrite_many
 from g8node.linux.guard import off_loop
 from g8node.linux.nowait import in_memory
 
@@ -25,6 +26,7 @@ _ZEROS: Final = bytes(1 << 20)
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 8)
 
 
+Read = tuple[int, memoryview]
 Write = tuple[int, memoryview]
 
 
@@ -33,6 +35,9 @@ class DiskFile(Protocol):
 
     def read_now(self, offset: int, into: memoryview) -> bool:
         """Fill `into` without waiting for a disk; False when that is not possible. May run on the loop."""
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        """`read_now` of each (offset, into); False also for what failed, as `read` will."""
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fill `into`; what lies beyond the end of the file reads as zeros."""
@@ -109,6 +114,9 @@ class KernelFile:
             if error.errno == errno.EOPNOTSUPP:
                 return False
             raise
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return [not error for error in pread_many(self.fd, reads, self._now)]
 
     @off_loop
     def read(self, offset: int, into: memoryview) -> None:
@@ -268,6 +276,21 @@ def write_whole(disk: Disk, path: str, data: bytes) -> None:
         file.close()
     disk.replace(partial, path)
     disk.sync_folder(os.path.dirname(path))
+
+
+class _ReadsNow(Protocol):
+    def read_now(self, offset: int, into: memoryview) -> bool: ...
+
+
+def read_each_now(file: _ReadsNow, reads: list[Read]) -> list[bool]:
+    """For a file that has no quicker way to read many."""
+    outcomes: list[bool] = []
+    for offset, into in reads:
+        try:
+            outcomes.append(file.read_now(offset, into))
+        except (OSError, NodeError):
+            outcomes.append(False)
+    return outcomes
 
 
 def write_each(file: DiskFile, writes: Sequence[Write]) -> list[Exception | None]:

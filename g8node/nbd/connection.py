@@ -22,6 +22,7 @@ from g8node.nbd.owner import Owner
 from g8node.nbd.together import ReadReplies, in_lanes
 from g8node.runtime import logs
 from g8node.wire import nbd
+from g8node.wire.kernels import blank
 from g8node.wire.nbd import ProtocolError, Replies, Request, RequestParser, Rules
 from g8node.wire.nbd_handshake import (
     AskExport,
@@ -381,37 +382,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._batched is not None:
             self._read_in_lanes(self._batched, reads)
             return
-        replies = self._replies
-        head = replies.data_bytes
-        out = bytearray(size + head * len(reads))
-        view = memoryview(out)
-        pos = 0
-        later: list[Request] = []
-        for request in reads:
-            _, _, cookie, offset, length, _ = request
-            start = pos + head
-            end = start + length
-            try:
-                if not export.read_now(offset, view[start:end]):
-                    later.append(request)
-                    continue
-            except (OSError, NodeError) as error:
-                self._fail(request, error)
-                continue
-            replies.data_header(out, pos, cookie, offset, length)
-            pos = end
-        if pos:
-            self._send(view[:pos])
-        for request in later:
-            self._start(self._read_slowly(export, request), request.length + _WEIGHT)
+        replies = ReadReplies(self._replies, reads, size)
+        done = export.read_many_now(replies.asked)
+        if all(done):
+            self._send(replies.all)
+            return
+        for request, reply, is_done in zip(reads, replies.each(), done, strict=True):
+            if is_done:
+                self._send(reply)
+            else:
+                self._start(self._read_slowly(export, request), request.length + _WEIGHT)
 
     def _read_in_lanes(self, export: BatchedExport, reads: Sequence[Request]) -> None:
         for lane in in_lanes(reads, export):
-            weight = sum(request.length for request in lane) + _WEIGHT * len(lane)
-            self._start(self._read_together(export, lane), weight)
+            size = sum(request.length for request in lane)
+            self._start(self._read_together(export, lane, size), size + _WEIGHT * len(lane))
 
-    async def _read_together(self, export: BatchedExport, reads: Sequence[Request]) -> None:
-        replies = ReadReplies(self._replies, reads)
+    async def _read_together(self, export: BatchedExport, reads: Sequence[Request], size: int) -> None:
+        replies = ReadReplies(self._replies, reads, size)
         try:
             errors = await export.read_many(replies.asked)
         except Exception as error:  # noqa: BLE001 - the border to NBD: every failure is a reply
@@ -419,7 +407,7 @@ class Connection(asyncio.BufferedProtocol):
         if not any(errors):
             self._send(replies.all)
             return
-        for request, reply, failure in zip(reads, replies.each, errors, strict=True):
+        for request, reply, failure in zip(reads, replies.each(), errors, strict=True):
             if failure is not None:
                 self._fail(request, failure)
             else:
@@ -427,7 +415,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _read_slowly(self, export: Export, request: Request) -> None:
         head = self._replies.data_bytes
-        out = bytearray(head + request.length)
+        out = blank(head + request.length)
         try:
             await export.read(request.offset, memoryview(out)[head:])
         except Exception as error:  # noqa: BLE001 - the border to NBD: every failure is a reply

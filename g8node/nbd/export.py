@@ -22,8 +22,8 @@ class Export(Protocol):
     def describe(self) -> Description:
         """Size and abilities now; a connection keeps those of its handshake."""
 
-    def read_now(self, offset: int, into: memoryview) -> bool:
-        """Fill `into` without waiting for anything; False when that is not possible."""
+    def read_many_now(self, reads: list[tuple[int, memoryview]]) -> list[bool]:
+        """Fill every (offset, into) without waiting for anything; False where that is not possible."""
 
     async def read(self, offset: int, into: memoryview) -> None:
         """Fill `into`."""
@@ -58,7 +58,7 @@ class Export(Protocol):
 
 @runtime_checkable
 class BatchedExport(Protocol):
-    """An export that reads several ranges in less than their sum; `read_now` never succeeds."""
+    """An export that reads several ranges in less than their sum; `read_many_now` never succeeds."""
 
     def lanes(self, offsets: Sequence[int]) -> Sequence[int]:
         """Reads of one lane are given to `read_many` together; those of others need not wait for them.

@@ -1,8 +1,9 @@
 """Replies of reads that are done together (pure): headers and data in one piece of memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from g8node.nbd.export import BatchedExport
+from g8node.wire.kernels import blank
 from g8node.wire.nbd import Replies, Request
 
 
@@ -18,17 +19,27 @@ def in_lanes(reads: Sequence[Request], export: BatchedExport) -> Iterable[Sequen
 
 
 class ReadReplies:
-    """`asked` is (offset, where its data goes) of each read; the headers are in place."""
+    """`asked` is (offset, where its data goes) of each read; the headers are in place.
 
-    def __init__(self, replies: Replies, reads: Sequence[Request]) -> None:
-        head = replies.data_bytes
-        self.all = memoryview(bytearray(sum(read.length for read in reads) + head * len(reads)))
-        self.each: list[memoryview] = []
+    The memory is not cleared: nothing of it may be sent before it is filled.
+    """
+
+    def __init__(self, replies: Replies, reads: Sequence[Request], size: int) -> None:
+        """`size`: of their data together."""
+        self._head = head = replies.data_bytes
+        self.all = whole = memoryview(blank(size + head * len(reads)))
         self.asked: list[tuple[int, memoryview]] = []
+        header, at = replies.data_header, 0
+        for _, _, cookie, offset, length, _ in reads:
+            header(whole, at, cookie, offset, length)
+            at += head
+            self.asked.append((offset, whole[at : at + length]))
+            at += length
+
+    def each(self) -> Iterator[memoryview]:
+        """The reply to each read."""
         at = 0
-        for read in reads:
-            end = at + head + read.length
-            replies.data_header(self.all, at, read.cookie, read.offset, read.length)
-            self.each.append(self.all[at:end])
-            self.asked.append((read.offset, self.all[at + head : end]))
+        for _, data in self.asked:
+            end = at + self._head + len(data)
+            yield self.all[at:end]
             at = end

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-from g8node.linux.diskfile import DiskFile, Write, write_each
+from g8node.linux.diskfile import DiskFile, Read, Write, read_each_now, write_each
 
 UNIT: Final = 4096
 _SECTOR: Final = 512
@@ -135,6 +135,9 @@ class EncryptedFile:
         self._xts.open(first, data)
         into[:] = data[offset - start : offset - start + len(into)]
         return True
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return read_each_now(self, reads)
 
     def read(self, offset: int, into: memoryview) -> None:
         for at in range(0, len(into), _RUN):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from g8node.errors import NodeError
-from g8node.linux.diskfile import DiskFile, Write
+from g8node.linux.diskfile import DiskFile, Read, Write, read_each_now
 from g8node.vdisk.owned import Owned
 from g8node.vdisk.pool import runs
 from g8node.vdisk.zeros import is_zero
@@ -64,6 +64,9 @@ class Overlay:
 
     def read_now(self, offset: int, into: memoryview) -> bool:
         return self._owned.all_now(*self._blocks(offset, len(into))) and self._inner.read_now(offset, into)
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return read_each_now(self, reads)
 
     def read(self, offset: int, into: memoryview) -> None:
         for at, length, own in self._pieces(offset, len(into)):

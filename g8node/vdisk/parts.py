@@ -6,7 +6,7 @@ Part N holds the bytes from N TiB on. All parts are there from the beginning; th
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from g8node.linux.diskfile import DiskFile, Write, sync_all, write_each
+from g8node.linux.diskfile import DiskFile, Read, Write, read_each_now, sync_all, write_each
 
 _SHIFT: Final = 40
 PART_BYTES: Final = 1 << _SHIFT
@@ -47,6 +47,9 @@ class Parts:
             return self._files[part].read_now(offset & _MASK, into)
         pieces = self._pieces(offset, len(into))
         return all(self._files[part].read_now(at, into[start:end]) for part, at, start, end in pieces)
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return self._files[0].read_many_now(reads) if len(self._files) == 1 else read_each_now(self, reads)
 
     def read(self, offset: int, into: memoryview) -> None:
         for part, at, start, end in self._pieces(offset, len(into)):

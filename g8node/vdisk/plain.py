@@ -38,7 +38,7 @@ class PlainVdisk:
         self.change(record)
         self.counters = Counters()
         self.count = self.counters.count
-        self.read_now = file.read_now
+        self.read_many_now = file.read_many_now
         self.commits = GroupCommit(file.sync)
 
     def describe(self) -> Description:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from g8node.errors import NodeError
-from g8node.linux.diskfile import DiskFile
+from g8node.linux.diskfile import DiskFile, Read, read_each_now
 from g8node.vdisk.mapping import ABSENT, CLEARED, Mapping
 from g8node.vdisk.pool import Pool
 from g8node.vdisk.segments import GROUP, Buffer
@@ -63,6 +63,9 @@ class Volume:
             self._block_now(block, at, into[start:end])
             for block, at, start, end in self._pieces(offset, len(into))
         )
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return read_each_now(self, reads)
 
     def _block_now(self, block: int, at: int, into: memoryview) -> bool:
         value = self._mapping.get_now(block)

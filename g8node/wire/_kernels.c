@@ -190,10 +190,24 @@ static PyObject *crc32c(PyObject *self, PyObject *arg)
     return PyLong_FromUnsignedLong(crc);
 }
 
+/* blank(size): a bytearray whose bytes are what lay there, because all of them will be written. */
+static PyObject *blank(PyObject *self, PyObject *arg)
+{
+    (void)self;
+    Py_ssize_t size = PyLong_AsSsize_t(arg);
+    if (size < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "negative count");
+        return NULL;
+    }
+    return PyByteArray_FromStringAndSize(NULL, size);
+}
+
 static PyMethodDef methods[] = {
     {"xxtea", xxtea, METH_VARARGS, NULL},
     {"cut", cut, METH_VARARGS, NULL},
     {"crc32c", crc32c, METH_O, NULL},
+    {"blank", blank, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-__all__ = ["COMPILED", "crc32c", "cut", "xxtea"]
+__all__ = ["COMPILED", "blank", "crc32c", "cut", "xxtea"]
 
 _DELTA: Final = 0x9E3779B9
 _MASK: Final = 0xFFFFFFFF
@@ -84,9 +84,10 @@ if TYPE_CHECKING:
     xxtea: Callable[[Buffer, Buffer, bool], bytes]
     cut: Callable[[Buffer, Buffer, int, int, int, int, int], int]
     crc32c: Callable[[Buffer], int]
+    blank: Callable[[int], bytearray]
 else:
     try:
-        from g8node.wire._kernels import crc32c, cut, xxtea
+        from g8node.wire._kernels import blank, crc32c, cut, xxtea
     except ImportError:
         COMPILED = False
-        xxtea, cut, crc32c = slow_xxtea, slow_cut, slow_crc32c
+        xxtea, cut, crc32c, blank = slow_xxtea, slow_cut, slow_crc32c, bytearray

@@ -16,6 +16,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from g8node.wire.kernels import blank
+
 REQUEST_MAGIC: Final = 0x25609513
 EXTENDED_REQUEST_MAGIC: Final = 0x21E41C71
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
@@ -118,7 +120,7 @@ class RequestParser:
         self._magic = EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC
         self._payload_max = payload_max
         self._extended = extended
-        self._view = memoryview(bytearray(_BUFFER_BYTES))
+        self._view = memoryview(blank(_BUFFER_BYTES))
         self._start = self._end = 0  # what of the view is received and not taken
         self._lent = False  # whether views of it were given away
         self._large: tuple[Request, memoryview] | None = None  # a payload that is received where it is used
@@ -228,7 +230,7 @@ class RequestParser:
         if spare is not None:
             self._spares.remove(spare)
         else:
-            spare = bytearray(request.length)
+            spare = blank(request.length)
         self._own[id(spare)] = spare
         memory = memoryview(spare)[: request.length]
         memory[: len(first)] = first
@@ -244,7 +246,7 @@ class RequestParser:
         else:
             rest = bytes(self._view[pos:end])
             if self._lent:
-                self._view, self._lent = memoryview(bytearray(_BUFFER_BYTES)), False
+                self._view, self._lent = memoryview(blank(_BUFFER_BYTES)), False
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from g8node.errors import NotFound
+from g8node.linux.diskfile import KernelFile
 from g8node.nbd.export import Export
 from g8node.nbd.server import Server
 from g8node.nbd.tls import server_context
@@ -295,6 +297,36 @@ async def gone(vdisks: Vdisks, vdisk: str) -> None:
     await eventually(lambda: vdisk not in vdisks.counters(), "a vdisk that nobody uses", 60)
 
 
+async def test_reads_of_one_batch_that_must_wait_are_answered_beside_the_others(
+    vdisks: Vdisks, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = KernelFile.read_many_now
+    batches = []
+
+    def some(file: KernelFile, reads: list[tuple[int, memoryview]]) -> list[bool]:
+        """The second and the third of four, and so on, are not in memory."""
+        batches.append(len(reads))
+        ready = [number % 4 in (0, 3) for number in range(len(reads))]
+        done = iter(now(file, [read for read, is_there in zip(reads, ready, strict=True) if is_there]))
+        return [is_there and next(done) for is_there in ready]
+
+    def scenario() -> None:
+        client = Client(path)
+        data = random.Random(5).randbytes(40 * 4096)
+        client.write(0, data)
+        asked = [client.prepare(nbd.CMD_READ, number * 4096, 4096) for number in range(40)]
+        client.socket.sendall(b"".join(asked))
+        found = {}
+        for _ in asked:
+            found |= client.reply().data
+        assert b"".join(found[at] for at in sorted(found)) == data
+        client.close()
+
+    monkeypatch.setattr(KernelFile, "read_many_now", some)
+    await in_thread(scenario)
+    assert max(batches) > 4
+
+
 class Failing:
     """The exports of a server whose one export fails."""
 
@@ -313,15 +345,12 @@ class Failing:
     async def open(self, name: str) -> Export:
         export = await self._inner.open(name)
 
-        def fail(offset: int, into: memoryview) -> bool:
+        async def fail(*_: object) -> None:
             raise self._error
 
-        async def fail_flush(*writes: object) -> None:
-            raise self._error
-
-        export.read_now = fail  # type: ignore[method-assign]
-        export.flush = fail_flush  # type: ignore[method-assign]
-        export.write_durably = fail_flush  # type: ignore[attr-defined]
+        export.read_many_now = lambda reads: [False] * len(reads)  # type: ignore[method-assign]
+        export.read = export.flush = fail  # type: ignore[method-assign]
+        export.write_durably = fail  # type: ignore[attr-defined]
         return export
 
     async def leave(self, name: str, export: Export, *, in_order: bool) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from g8node.linux.diskfile import Write, write_each
+from g8node.linux.diskfile import Read, Write, read_each_now, write_each
 from g8node.vdisk.collect import Collection
 from g8node.vdisk.pool import Pool
 
@@ -90,6 +90,9 @@ class MemoryFile:
     def read_now(self, offset: int, into: memoryview) -> bool:
         self.read(offset, into)
         return True
+
+    def read_many_now(self, reads: list[Read]) -> list[bool]:
+        return read_each_now(self, reads)
 
     def read(self, offset: int, into: memoryview) -> None:
         into[:] = bytes(self._inode.data[offset : offset + len(into)]).ljust(len(into), b"\0")

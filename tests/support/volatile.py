@@ -37,11 +37,11 @@ class VolatileDrive:
         flags = nbd.FLAG_HAS_FLAGS | nbd.FLAG_SEND_FLUSH | nbd.FLAG_SEND_FUA
         return Description(self._size, flags, preferred_block=BLOCK)
 
-    def read_now(self, offset: int, into: memoryview) -> bool:
-        return os.preadv(self._fd, (into,), offset) == len(into)
+    def read_many_now(self, reads: list[tuple[int, memoryview]]) -> list[bool]:
+        return [os.preadv(self._fd, (into,), offset) == len(into) for offset, into in reads]
 
     async def read(self, offset: int, into: memoryview) -> None:
-        self.read_now(offset, into)
+        self.read_many_now([(offset, into)])
 
     async def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         for offset, data in writes:

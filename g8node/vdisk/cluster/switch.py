@@ -31,6 +31,7 @@ class SwitchedBlocks:
         self._ready = asyncio.Event()
         self._ready.set()
         self._wanted: Opening | None = None
+        self._asked = asyncio.Event()
         self._switching: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -86,6 +87,7 @@ class SwitchedBlocks:
     def switch(self, opening: Opening) -> None:
         """Use what `opening` gives instead, once nothing is under way; the last one asked for counts."""
         self._wanted = opening
+        self._asked.set()
         if self._switching is None:
             self._switching = asyncio.create_task(self._switch(), name="switch of a vdisk's servers")
             self._switching.add_done_callback(self._switched)
@@ -104,14 +106,14 @@ class SwitchedBlocks:
                 await self._blocks.close()
                 self._why = "they are being replaced"
             while (opening := self._wanted) is not None:
+                self._asked.clear()
                 try:
                     blocks = await opening()
                 except NodeError as error:
                     self._why = str(error)
                     log.error("servers of a vdisk cannot be used", reason=self._why, retry_s=pause_s)
                     self._ready.set()  # requests fail meanwhile
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _RETRY_MAX_S)
+                    pause_s = await self._pause(pause_s)
                     continue
                 if self._wanted is not opening:  # others are wanted by now: nobody has used these
                     await blocks.close()
@@ -120,6 +122,14 @@ class SwitchedBlocks:
                 self._blocks, self._why, self._wanted = blocks, "", None
         finally:
             self._ready.set()
+
+    async def _pause(self, pause_s: float) -> float:
+        """Until others are wanted, or for so long; the next pause."""
+        try:
+            await asyncio.wait_for(self._asked.wait(), pause_s)
+        except TimeoutError:
+            return min(2 * pause_s, _RETRY_MAX_S)
+        return _RETRY_S
 
     async def close(self) -> None:
         if self._switching is not None:

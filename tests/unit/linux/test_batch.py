@@ -1,4 +1,4 @@
-"""Many writes in one call."""
+"""Many reads, or writes, in one call."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from g8node.linux._batch import pwrite_many
+from g8node.linux._batch import pread_many, pwrite_many
 
 
 def test_all_are_written_in_order(tmp_path: Path) -> None:
@@ -44,3 +44,32 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, wrong: list[object]) -> N
         assert os.fstat(file.fileno()).st_size == 0
     with pytest.raises(TypeError):
         pwrite_many(0, ())  # type: ignore[arg-type]
+
+
+def test_each_read_is_whole_or_says_why_not(tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(10_000)
+    (tmp_path / "file").write_bytes(data)
+    into = memoryview(bytearray(b"-" * 40))
+    with open(tmp_path / "file", "rb") as file:
+        reads = [(5000, into[:10]), (9995, into[10:20]), (-1, into[20:30]), (7, into[30:])]
+        assert pread_many(file.fileno(), reads, 0) == [0, errno.EAGAIN, errno.EINVAL, 0]
+        assert into[:10] == data[5000:5010]
+        assert into[30:] == data[7:17]
+        assert pread_many(file.fileno(), [(0, into)], 1 << 20) == [errno.EOPNOTSUPP]
+        for wrong in ([(0, b"constant")], [(0,)], ((0, into),)):
+            with pytest.raises((TypeError, BufferError)):
+                pread_many(file.fileno(), wrong, 0)  # type: ignore[arg-type]
+    assert pread_many(-1, [(0, into)], 0) == [errno.EBADF]
+
+
+def test_read_without_waiting_takes_what_is_in_memory_and_no_more(tmp_path: Path) -> None:
+    """On the file system of the tests' folder, which may be one that is always in memory."""
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(bytes(1 << 20))
+        file.flush()
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.pread(file.fileno(), 1, 0)
+        into = memoryview(bytearray(2))
+        seen = pread_many(file.fileno(), [(0, into[:1]), ((1 << 20) - 1, into[1:])], os.RWF_NOWAIT)
+    assert seen in ([0, errno.EAGAIN], [0, 0], [errno.EOPNOTSUPP] * 2)

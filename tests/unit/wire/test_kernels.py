@@ -1,6 +1,7 @@
 """The compiled loops and their Python twins answer alike."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -50,6 +51,18 @@ def test_cut_answers_alike(data: bytes, least: int, more: int, most: int) -> Non
 def test_cut_refuses(cut: object, gear: bytes, sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="cut"):
         cut(b"data", gear, *sizes, 1, 1)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("blank", [kernels.blank, bytearray])
+def test_blank_is_so_many_bytes_that_can_be_written(blank: Callable[[int], bytearray]) -> None:
+    for size in (0, 1, 5000):
+        made = blank(size)
+        assert (type(made), len(made)) == (bytearray, size)
+        made[:] = b"x" * size
+    with pytest.raises(ValueError, match="negative count"):
+        blank(-1)
+    with pytest.raises((MemoryError, OverflowError)):
+        blank(1 << 63)
 
 
 @given(st.binary(max_size=100))

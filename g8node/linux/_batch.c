@@ -1,6 +1,8 @@
 /*
  * Many small system calls in one: the interpreter's lock is given back once for all of them, not once for each,
- * so that no other thread must be waited for in between (linux/diskfile.py).
+ * so that no other thread must be waited for in between (linux/diskfile.py). Writes may also be done by threads
+ * that never need that lock (runtime/writes.py): a batch is queued, and its outcome is put into its writer's
+ * list; an eventfd tells that there is something in it.
  * Limited API of 3.11, so that one file serves 3.11 and 3.13.
  */
 #define PY_SSIZE_T_CLEAN
@@ -9,6 +11,10 @@
 #define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -67,35 +73,57 @@ static Py_ssize_t take(PyObject *items, struct piece *pieces, Py_ssize_t count, 
     return count;
 }
 
-/* What `one` says of each (offset, buffer) of a list. */
-static PyObject *each(int (*one)(int, const struct piece *, int), int fd, int flags, PyObject *items, int kind)
+static void release(struct piece *pieces, Py_ssize_t count)
 {
-    PyObject *result = NULL;
+    for (Py_ssize_t i = 0; i < count; i++)
+        PyBuffer_Release(&pieces[i].data);
+    PyMem_Free(pieces);
+}
+
+/* The pieces of a list of (offset, buffer), or NULL with an error set. */
+static struct piece *pieces_of(PyObject *items, Py_ssize_t *count, int kind)
+{
     if (!PyList_Check(items)) {
         PyErr_SetString(PyExc_TypeError, "expected a list");
         return NULL;
     }
-    Py_ssize_t count = PyList_Size(items);
-    struct piece *pieces = PyMem_Calloc(count ? count : 1, sizeof(struct piece));
-    if (pieces == NULL)
-        return PyErr_NoMemory();
-    Py_ssize_t taken = take(items, pieces, count, kind);
-    if (taken < count)
-        goto out;
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < count; i++)
-        pieces[i].error = one(fd, &pieces[i], flags);
-    Py_END_ALLOW_THREADS
-    result = PyList_New(count);
+    *count = PyList_Size(items);
+    struct piece *pieces = PyMem_Calloc(*count ? *count : 1, sizeof(struct piece));
+    if (pieces == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    Py_ssize_t taken = take(items, pieces, *count, kind);
+    if (taken == *count)
+        return pieces;
+    release(pieces, taken);
+    return NULL;
+}
+
+static PyObject *errors_of(const struct piece *pieces, Py_ssize_t count)
+{
+    PyObject *result = PyList_New(count);
     for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
         PyObject *error = PyLong_FromLong(pieces[i].error);
         if (error == NULL || PyList_SetItem(result, i, error) < 0)
             Py_CLEAR(result);
     }
-out:
-    for (Py_ssize_t i = 0; i < taken; i++)
-        PyBuffer_Release(&pieces[i].data);
-    PyMem_Free(pieces);
+    return result;
+}
+
+/* What `one` says of each (offset, buffer) of a list. */
+static PyObject *each(int (*one)(int, const struct piece *, int), int fd, int flags, PyObject *items, int kind)
+{
+    Py_ssize_t count;
+    struct piece *pieces = pieces_of(items, &count, kind);
+    if (pieces == NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count; i++)
+        pieces[i].error = one(fd, &pieces[i], flags);
+    Py_END_ALLOW_THREADS
+    PyObject *result = errors_of(pieces, count);
+    release(pieces, count);
     return result;
 }
 
@@ -121,7 +149,188 @@ static PyObject *pread_many(PyObject *self, PyObject *args)
     return each(read_piece, fd, flags, reads, PyBUF_WRITABLE);
 }
 
+#define THREADS 8
+#define STACK_BYTES (64 << 10)
+#define CAPSULE "g8node.linux._batch.writer"
+
+typedef struct batch {
+    struct batch *next;
+    struct writer *to;
+    unsigned long long token;
+    int fd;
+    Py_ssize_t count;
+    struct piece *pieces;
+} batch;
+
+typedef struct writer {
+    int event;
+    long uses; /* the capsule, and each batch under way */
+    batch *first, **last;
+} writer;
+
+/* Of all writers; nobody holds it while anything can wait. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
+static batch *queue, **queue_end = &queue;
+static int threads, idle, waiting; /* `waiting` batches are in the queue */
+
+/* Called with the lock. Batches that nobody will ask for any more keep their buffers, which need the interpreter. */
+static void unuse(writer *one)
+{
+    if (--one->uses)
+        return;
+    close(one->event);
+    free(one);
+}
+
+static void *thread(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!queue) {
+            idle++;
+            pthread_cond_wait(&work, &lock);
+            idle--;
+        }
+        batch *one = queue;
+        if (!(queue = one->next))
+            queue_end = &queue;
+        waiting--;
+        pthread_mutex_unlock(&lock);
+        for (Py_ssize_t i = 0; i < one->count; i++)
+            one->pieces[i].error = write_piece(one->fd, &one->pieces[i], 0);
+        one->next = NULL;
+        writer *to = one->to;
+        pthread_mutex_lock(&lock);
+        int tell = !to->first;
+        *to->last = one;
+        to->last = &one->next;
+        if (tell)
+            eventfd_write(to->event, 1);
+        unuse(to);
+    }
+    return NULL;
+}
+
+/* Called with the lock; the errno when there is no thread at all. Threads take no signals. */
+static int add_thread(void)
+{
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    pthread_t made;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    int error = pthread_create(&made, &attributes, thread, NULL);
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!error)
+        threads++;
+    return threads ? 0 : error;
+}
+
+static void forget(PyObject *capsule)
+{
+    writer *one = PyCapsule_GetPointer(capsule, CAPSULE);
+    pthread_mutex_lock(&lock);
+    unuse(one);
+    pthread_mutex_unlock(&lock);
+}
+
+/* make_writer(): the writer, and its eventfd. */
+static PyObject *make_writer(PyObject *self, PyObject *args)
+{
+    (void)self, (void)args;
+    writer *one = calloc(1, sizeof *one);
+    if (!one)
+        return PyErr_NoMemory();
+    one->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (one->event < 0) {
+        free(one);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    one->uses = 1;
+    one->last = &one->first;
+    PyObject *capsule = PyCapsule_New(one, CAPSULE, forget);
+    return capsule ? Py_BuildValue("Ni", capsule, one->event) : NULL;
+}
+
+/* submit(writer, token, fd, [(offset, data), ...]): the data is kept until `finished` has told what became of it. */
+static PyObject *submit(PyObject *self, PyObject *args)
+{
+    PyObject *capsule, *writes;
+    unsigned long long token;
+    int fd;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OKiO", &capsule, &token, &fd, &writes))
+        return NULL;
+    writer *to = PyCapsule_GetPointer(capsule, CAPSULE);
+    if (!to)
+        return NULL;
+    batch *one = calloc(1, sizeof *one);
+    if (!one)
+        return PyErr_NoMemory();
+    one->to = to;
+    one->token = token;
+    one->fd = fd;
+    one->pieces = pieces_of(writes, &one->count, PyBUF_SIMPLE);
+    if (!one->pieces) {
+        free(one);
+        return NULL;
+    }
+    pthread_mutex_lock(&lock);
+    int error = waiting < idle || threads == THREADS ? 0 : add_thread();
+    if (!error) {
+        to->uses++;
+        waiting++;
+        *queue_end = one;
+        queue_end = &one->next;
+        pthread_cond_signal(&work);
+    }
+    pthread_mutex_unlock(&lock);
+    if (!error)
+        Py_RETURN_NONE;
+    release(one->pieces, one->count);
+    free(one);
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* finished(writer): [(token, errno of each), ...] of what was done since the last call. */
+static PyObject *finished(PyObject *self, PyObject *capsule)
+{
+    (void)self;
+    writer *one = PyCapsule_GetPointer(capsule, CAPSULE);
+    PyObject *list = one ? PyList_New(0) : NULL;
+    if (!list)
+        return NULL;
+    eventfd_t count;
+    pthread_mutex_lock(&lock);
+    batch *at = one->first;
+    one->first = NULL;
+    one->last = &one->first;
+    eventfd_read(one->event, &count);
+    pthread_mutex_unlock(&lock);
+    for (batch *next; at; at = next) {
+        next = at->next;
+        PyObject *errors = list ? errors_of(at->pieces, at->count) : NULL;
+        PyObject *row = errors ? Py_BuildValue("KN", at->token, errors) : NULL;
+        release(at->pieces, at->count);
+        free(at);
+        if (list && (!row || PyList_Append(list, row)))
+            Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 static PyMethodDef methods[] = {
+    {"make_writer", make_writer, METH_NOARGS, NULL},
+    {"submit", submit, METH_VARARGS, NULL},
+    {"finished", finished, METH_O, NULL},
     {"pread_many", pread_many, METH_VARARGS, NULL},
     {"pwrite_many", pwrite_many, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

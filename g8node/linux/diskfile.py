@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from g8node.errors import NodeError
 from g8node.linux._batch import pread_many, pwrite_many
@@ -73,6 +73,15 @@ class DiskFile(Protocol):
         """Give the descriptor back; not usable afterwards."""
 
 
+@runtime_checkable
+class DirectFile(Protocol):
+    """A `DiskFile` whose bytes are those of a descriptor."""
+
+    @property
+    def writable_fd(self) -> int:
+        """Of which; -1 when there is more than one by now."""
+
+
 class Disk(Protocol):
     """The names of files."""
 
@@ -105,6 +114,10 @@ class KernelFile:
         self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         self._now = 0 if in_memory(self.fd) else _NOWAIT
 
+    @property
+    def writable_fd(self) -> int:
+        return self.fd
+
     def read_now(self, offset: int, into: memoryview) -> bool:
         try:
             return os.preadv(self.fd, (into,), offset, self._now) == len(into)
@@ -135,8 +148,7 @@ class KernelFile:
 
     @off_loop
     def write_many(self, writes: Sequence[Write]) -> list[Exception | None]:
-        errors = pwrite_many(self.fd, list(writes))  # without the GIL, and given back once for all
-        return [OSError(error, os.strerror(error)) if error else None for error in errors]
+        return errors_of(pwrite_many(self.fd, list(writes)))  # without the GIL, and given back once for all
 
     def _fallocate(self, mode: int, offset: int, length: int) -> bool:
         """False when the file system does not know the mode."""
@@ -276,6 +288,11 @@ def write_whole(disk: Disk, path: str, data: bytes) -> None:
         file.close()
     disk.replace(partial, path)
     disk.sync_folder(os.path.dirname(path))
+
+
+def errors_of(errnos: Sequence[int]) -> list[Exception | None]:
+    """What became of each."""
+    return [OSError(error, os.strerror(error)) if error else None for error in errnos]
 
 
 class _ReadsNow(Protocol):

@@ -20,7 +20,7 @@ SIZES: Final[dict[Pool, int]] = {
     "cpu": 2,  # hashing, compression, building images
     "disk": 8,  # files on the root file system and the local cache
     "pipes": 32,  # a child's stdin, stdout, stderr; each may wait for a file that our own FUSE session serves
-    "vdisk": 8,  # blocks of vdisks that are not in memory, and all writes of blocks
+    "vdisk": 8,  # blocks of vdisks that are not in memory, and writes that are more than that (see writes.py)
     "fsync": 4,  # flushes of vdisks, which take as long as a disk likes, and must not delay reads
     "lone": 8,  # clients of vdisks that wait for the disk with each request, each for a moment
     "auth": 1,  # signatures and certificates at the gate, which must not wait behind images being built

@@ -6,7 +6,7 @@ Part N holds the bytes from N TiB on. All parts are there from the beginning; th
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from g8node.linux.diskfile import DiskFile, Read, Write, read_each_now, sync_all, write_each
+from g8node.linux.diskfile import DirectFile, DiskFile, Read, Write, read_each_now, sync_all, write_each
 
 _SHIFT: Final = 40
 PART_BYTES: Final = 1 << _SHIFT
@@ -22,11 +22,15 @@ class Parts:
     """A `DiskFile` over others."""
 
     def __init__(self, files: Sequence[DiskFile] = ()) -> None:
-        self._files = list(files)
+        self._files: list[DiskFile] = []
+        self._fd = -1
+        for file in files:
+            self.add(file)
 
     def add(self, file: DiskFile) -> None:
         """One more part behind the last one."""
         self._files.append(file)
+        self._fd = file.writable_fd if isinstance(file, DirectFile) and len(self._files) == 1 else -1
 
     @staticmethod
     def _pieces(offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
@@ -37,6 +41,10 @@ class Parts:
             end = min(length, start + PART_BYTES - at)
             yield part, at, start, end
             start = end
+
+    @property
+    def writable_fd(self) -> int:
+        return self._fd
 
     def __len__(self) -> int:
         return len(self._files)

@@ -4,11 +4,13 @@ A write is answered when the kernel has it: it survives the end of this process.
 shared by all who ask at once.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from g8node.linux.diskfile import DiskFile
+from g8node.linux.diskfile import DirectFile, DiskFile, errors_of
 from g8node.runtime import blocking
+from g8node.runtime.writes import writes as writes_of
 from g8node.vdisk import abilities
 from g8node.vdisk.batches import Batches
 from g8node.vdisk.commit import GroupCommit
@@ -34,7 +36,8 @@ class PlainVdisk:
     def __init__(self, file: DiskFile, record: Record, lanes: int = 1) -> None:
         """`lanes`: batches of writes that are done at once."""
         self._file = file
-        self._batches = Batches(self._write_all, lanes)
+        self._direct = file if isinstance(file, DirectFile) else None
+        self._batches = Batches(self._write_batch, lanes)
         self.change(record)
         self.counters = Counters()
         self.count = self.counters.count
@@ -88,6 +91,12 @@ class PlainVdisk:
 
     def flush_here(self) -> None:
         self.commits.sync_here()
+
+    async def _write_batch(self, writes: list[tuple[int, memoryview]]) -> Sequence[Exception | None]:
+        fd = self._direct.writable_fd if self._direct is not None else -1
+        if fd < 0 or not all(data[0] or data[-1] for _, data in writes):  # else none of them is all zeros
+            return await blocking.run("vdisk", self._write_all, writes)
+        return errors_of(await writes_of(asyncio.get_running_loop()).write(fd, writes))
 
     def _write_all(self, writes: Sequence[tuple[int, memoryview]]) -> Sequence[Exception | None]:
         outcomes: dict[int, Exception | None] = {}

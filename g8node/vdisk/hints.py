@@ -9,10 +9,11 @@ Linear hashing (Litwin, VLDB 1980): one bucket is split at a time, so that growt
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from g8node.linux.diskfile import DiskFile
+from g8node.wire.kernels import blank
 
 _PAGE: Final = 4096
 _PAIR: Final = struct.Struct("<8sQ")
@@ -22,6 +23,22 @@ _MAGIC: Final = b"g8hints1"
 _FULL: Final = _PAGE // _PAIR.size - 1
 _LOAD: Final = 160
 """Hints a bucket on average, beyond which one is split."""
+
+
+def _end(page: bytearray) -> int:
+    """Where the pairs of a bucket's page end."""
+    return int(min(_NUMBER.unpack_from(page)[0], _FULL) + 1) * _PAIR.size
+
+
+def _slots(digest: bytes, page: bytearray, end: int) -> list[int]:
+    prefix = digest[:8]
+    found = []
+    at = page.find(prefix, _PAIR.size, end)
+    while at >= 0:
+        if at % _PAIR.size == 0:
+            found.append(_PAIR.unpack_from(page, at)[1])
+        at = page.find(prefix, at + 1, end)
+    return found[::-1]
 
 
 class Hints:
@@ -50,7 +67,7 @@ class Hints:
         """A bucket's page, and where its pairs end."""
         page = bytearray(_PAGE)
         self._file.read((bucket + 1) * _PAGE, memoryview(page))
-        return page, (min(_NUMBER.unpack_from(page)[0], _FULL) + 1) * _PAIR.size
+        return page, _end(page)
 
     def _read(self, bucket: int) -> bytes:
         """Its pairs."""
@@ -64,15 +81,20 @@ class Hints:
 
     def find(self, digest: bytes) -> list[int]:
         """Slots that may hold the content, the newest first."""
-        prefix = digest[:8]
-        page, end = self._page(self._bucket(digest))
-        found = []
-        at = page.find(prefix, _PAIR.size, end)
-        while at >= 0:
-            if at % _PAIR.size == 0:
-                found.append(_PAIR.unpack_from(page, at)[1])
-            at = page.find(prefix, at + 1, end)
-        return found[::-1]
+        return _slots(digest, *self._page(self._bucket(digest)))
+
+    def find_many(self, digests: Sequence[bytes]) -> dict[bytes, list[int]]:
+        """`find` for each."""
+        pages = [blank(_PAGE) for _ in digests]
+        reads = [
+            ((self._bucket(digest) + 1) * _PAGE, memoryview(page))
+            for digest, page in zip(digests, pages, strict=True)
+        ]
+        done = self._file.read_many_now(reads)
+        return {
+            digest: _slots(digest, page, _end(page)) if is_done else self.find(digest)
+            for digest, page, is_done in zip(digests, pages, done, strict=True)
+        }
 
     def add(self, items: Iterable[tuple[bytes, int]]) -> None:
         """Digests and their slots."""

@@ -17,7 +17,6 @@ taken from behind it.
 """
 
 import errno
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Table
@@ -35,6 +34,7 @@ from g8node.vdisk.hints import Hints
 from g8node.vdisk.mapping import CLEARED, Mapping
 from g8node.vdisk.marks import Marks
 from g8node.vdisk.segments import GROUP, Buffer, Segments
+from g8node.wire.kernels import blake2b_each
 
 _STATE: Final = "state.json"
 _HINTS: Final = "hints"
@@ -206,7 +206,8 @@ class Pool:
         return self._digest_of(data)
 
     def _digest_of(self, data: Buffer) -> bytes:
-        return hashlib.blake2b(data, digest_size=32, key=self._digest_key).digest()
+        (digest,) = blake2b_each([data], self._digest_key)
+        return digest
 
     def content(self, slot: int) -> Entry | None:
         """The entry of a slot, if it is one of content."""
@@ -226,20 +227,29 @@ class Pool:
 
         False, and nothing is done, when one of the blocks in `expected` has another value by now.
         """
-        digests = {block: self._digest_of(data) for block, data in blocks.items() if data is not None}
+        contents = {block: data for block, data in blocks.items() if data is not None}
+        digests = dict(zip(contents, blake2b_each(list(contents.values()), self._digest_key), strict=True))
+        known = (self._recent, self._older)
+        hinted = self.hints.find_many(
+            [one for one in set(digests.values()) if not any(one in some for some in known)]
+        )
         while True:
             with self.lock:
                 self._check()
                 if expected and any(mapping.get(block) != value for block, value in expected.items()):
                     return False
                 if self._next + len(blocks) < self._start + self.window:
-                    self._append(mapping, blocks, digests)
+                    self._append(mapping, blocks, digests, hinted)
                     break
             self.checkpoint()
         return True
 
     def _append(
-        self, mapping: Mapping, blocks: Table[int, Buffer | None], digests: Table[int, bytes]
+        self,
+        mapping: Mapping,
+        blocks: Table[int, Buffer | None],
+        digests: Table[int, bytes],
+        hinted: Table[bytes, list[int]],
     ) -> None:
         new: list[tuple[int, Buffer]] = []
         known: list[tuple[int, int]] = []
@@ -249,7 +259,7 @@ class Pool:
             if data is None:
                 if not mapping.is_zero(block):
                     cleared.append(block)
-            elif (slot := self._lookup(digests[block])) is not None:
+            elif (slot := self._lookup(digests[block], hinted)) is not None:
                 known.append((block, slot))
             else:
                 self._recent[digests[block]] = first + len(new)
@@ -278,11 +288,11 @@ class Pool:
         ]
         self.segments.append(first, entries, data)
 
-    def _lookup(self, digest: bytes) -> int | None:
-        """The slot that has a content."""
+    def _lookup(self, digest: bytes, hinted: Table[bytes, list[int]]) -> int | None:
+        """The slot that has a content. What the hints say was asked before, without the lock."""
         slot = self._recent.get(digest) or self._older.get(digest)
         if slot is None:
-            for hint in self.hints.find(digest):
+            for hint in hinted[digest] if digest in hinted else self.hints.find(digest):
                 entry = self.content(hint)
                 if entry is not None and entry.digest == digest:
                     slot = hint

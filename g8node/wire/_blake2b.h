@@ -1,4 +1,4 @@
-/* BLAKE2b (RFC 7693), as much of it as Merkle roots need: 32 bytes of digest, a purpose of 16, no key. */
+/* BLAKE2b (RFC 7693), as much of it as is needed here: 32 bytes of digest, a purpose of 16 or a key. */
 #include <stdint.h>
 #include <string.h>
 
@@ -23,9 +23,11 @@ static const uint8_t blake2b_sigma[10][16] = {
 
 static uint64_t blake2b_load(const uint8_t *at)
 {
-    uint64_t word = 0;
-    for (int i = 7; i >= 0; i--)
-        word = word << 8 | at[i];
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
     return word;
 }
 
@@ -56,6 +58,7 @@ static void blake2b_compress(blake2b *state, int is_last)
     v[12] ^= state->count;
     if (is_last)
         v[14] = ~v[14];
+#pragma GCC unroll 12 /* so that sigma is no table any more */
     for (int round = 0; round < 12; round++) {
         const uint8_t *s = blake2b_sigma[round % 10];
         blake2b_mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]]);
@@ -94,6 +97,17 @@ static void blake2b_add(blake2b *state, const uint8_t *data, size_t size)
         state->filled += part;
         data += part;
         size -= part;
+    }
+}
+
+/* At most 64 bytes of key. */
+static inline void blake2b_begin_keyed(blake2b *state, const uint8_t *key, size_t size)
+{
+    blake2b_begin(state, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    if (size) {
+        state->h[0] ^= size << 8;
+        memcpy(state->block, key, size);
+        state->filled = sizeof state->block;
     }
 }
 

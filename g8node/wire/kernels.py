@@ -4,12 +4,13 @@ Both answer alike (tests/unit/wire/test_kernels.py). The Python ones are a thous
 few small chunks, not for a node that lives on old flists.
 """
 
+import hashlib
 import struct
 from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-__all__ = ["COMPILED", "blank", "crc32c", "cut", "xxtea"]
+__all__ = ["COMPILED", "blake2b_each", "blank", "crc32c", "cut", "xxtea"]
 
 _DELTA: Final = 0x9E3779B9
 _MASK: Final = 0xFFFFFFFF
@@ -79,15 +80,22 @@ def slow_crc32c(data: Buffer) -> int:
     return crc
 
 
+def slow_blake2b_each(data: list[Buffer], key: bytes) -> list[bytes]:
+    """The 32 bytes of BLAKE2b of each, with a key of at most 64 bytes, or an empty one."""
+    return [hashlib.blake2b(one, digest_size=32, key=key).digest() for one in data]
+
+
 COMPILED = True
 if TYPE_CHECKING:
     xxtea: Callable[[Buffer, Buffer, bool], bytes]
     cut: Callable[[Buffer, Buffer, int, int, int, int, int], int]
     crc32c: Callable[[Buffer], int]
     blank: Callable[[int], bytearray]
+    blake2b_each: Callable[[list[Buffer], bytes], list[bytes]]
 else:
     try:
-        from g8node.wire._kernels import blank, crc32c, cut, xxtea
+        from g8node.wire._kernels import blake2b_each, blank, crc32c, cut, xxtea
     except ImportError:
         COMPILED = False
         xxtea, cut, crc32c, blank = slow_xxtea, slow_cut, slow_crc32c, bytearray
+        blake2b_each = slow_blake2b_each

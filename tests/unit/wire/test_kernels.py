@@ -65,6 +65,23 @@ def test_blank_is_so_many_bytes_that_can_be_written(blank: Callable[[int], bytea
         blank(1 << 63)
 
 
+@given(st.lists(st.binary(max_size=400), max_size=5), st.binary(max_size=64))
+@settings(max_examples=60, deadline=None)
+def test_blake2b_each_answers_alike(data: list[bytes], key: bytes) -> None:
+    assert kernels.blake2b_each(data, key) == kernels.slow_blake2b_each(data, key)
+
+
+def test_blake2b_each_takes_whole_blocks_and_refuses_long_keys() -> None:
+    data = [GEAR[:128], memoryview(GEAR)[:256], bytearray(GEAR)]
+    for key in (b"", b"k" * 64):
+        assert kernels.blake2b_each(data, key) == kernels.slow_blake2b_each(data, key)
+    for each in (kernels.blake2b_each, kernels.slow_blake2b_each):
+        with pytest.raises(ValueError, match="key"):
+            each(data, b"k" * 65)
+        with pytest.raises(TypeError):
+            each(["text"], b"")  # type: ignore[list-item]
+
+
 @given(st.binary(max_size=100))
 @settings(max_examples=60, deadline=None)
 def test_crc32c_answers_alike(data: bytes) -> None:

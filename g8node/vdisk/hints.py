@@ -23,6 +23,8 @@ _MAGIC: Final = b"g8hints1"
 _FULL: Final = _PAGE // _PAIR.size - 1
 _LOAD: Final = 160
 """Hints a bucket on average, beyond which one is split."""
+_AT_ONCE: Final = 256
+"""Pages in memory, of those that are looked up together."""
 
 
 def _end(page: bytearray) -> int:
@@ -85,6 +87,12 @@ class Hints:
 
     def find_many(self, digests: Sequence[bytes]) -> dict[bytes, list[int]]:
         """`find` for each."""
+        found: dict[bytes, list[int]] = {}
+        for start in range(0, len(digests), _AT_ONCE):
+            found |= self._find_some(digests[start : start + _AT_ONCE])
+        return found
+
+    def _find_some(self, digests: Sequence[bytes]) -> dict[bytes, list[int]]:
         pages = [blank(_PAGE) for _ in digests]
         reads = [
             ((self._bucket(digest) + 1) * _PAGE, memoryview(page))

@@ -46,7 +46,7 @@ python=/usr/bin/python3
 
 stamp=.venv/.requirements
 version=$("$python" -V)
-want=$( (cat requirements/dev.txt pyproject.toml g8node/wire/*.[ch] g8node/linux/_batch.c g8node/linux/_spawn.c g8node/linux/_userns.c && echo "$version $top") | sha256sum | cut -c1-32)
+want=$( (cat requirements/dev.txt pyproject.toml g8node/wire/*.[ch] g8node/linux/*.[ch] && echo "$version $top") | sha256sum | cut -c1-32)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
     say "Python environment (.venv, $version)"
     [ "$(.venv/bin/python -V 2>/dev/null || true)" = "$version" ] || { rm -rf .venv && "$python" -m venv .venv; }

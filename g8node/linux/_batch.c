@@ -11,12 +11,11 @@
 #define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include "_threads.h"
 
 struct piece {
     off_t offset;
@@ -213,20 +212,10 @@ static void *thread(void *unused)
     return NULL;
 }
 
-/* Called with the lock; the errno when there is no thread at all. Threads take no signals. */
+/* Called with the lock; the errno when there is no thread at all. */
 static int add_thread(void)
 {
-    sigset_t all, before;
-    pthread_attr_t attributes;
-    pthread_t made;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    int error = pthread_create(&made, &attributes, thread, NULL);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = begin_thread(thread, STACK_BYTES);
     if (!error)
         threads++;
     return threads ? 0 : error;

@@ -81,8 +81,7 @@ fill_pyfuse3() {
 stage_kernels() {
     fetch_tree python313
     local key
-    key=$(content_key "$python313_raw/manifest" "$top"/g8node/wire/*.[ch] "$top/g8node/linux/_spawn.c" \
-        "$top/g8node/linux/_batch.c" "$top/g8node/linux/_userns.c" "$here/stages/python.sh")
+    key=$(content_key "$python313_raw/manifest" "$top"/g8node/{wire,linux}/*.[ch] "$here/stages/python.sh")
     cached kernels "$key" fill_kernels
     kernels=$entry
 }
@@ -92,7 +91,7 @@ fill_kernels() {
     local source=$python313_raw/tree/build/kernels
     rm -rf "$source"
     mkdir -p "$source"
-    cp "$top"/g8node/wire/*.[ch] "$top"/g8node/linux/_{batch,spawn,userns}.c "$source/"
+    cp "$top"/g8node/{wire,linux}/*.[ch] "$source/"
     # shellcheck disable=SC2016 # expands inside
     in_root "$python313_raw/tree" /bin/sh -euc '
         cd /build/kernels

@@ -78,9 +78,11 @@ def test_a_loop_that_ends_takes_its_writer_along(file: BufferedRandom) -> None:
         assert await of.write(file.fileno(), [(0, memoryview(b"x"))]) == [0]
         return weakref.ref(of)
 
+    gone = uvloop.run(scenario())
+    gc.collect()  # also loops of other tests, whose descriptors are not counted then
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         gone = uvloop.run(scenario())
         gc.collect()
         assert gone() is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

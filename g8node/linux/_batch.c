@@ -1,8 +1,7 @@
 /*
  * Many small system calls in one: the interpreter's lock is given back once for all of them, not once for each,
  * so that no other thread must be waited for in between (linux/diskfile.py). Writes may also be done by threads
- * that never need that lock (runtime/writes.py): a batch is queued, and its outcome is put into its writer's
- * list; an eventfd tells that there is something in it.
+ * that never need that lock (runtime/writes.py).
  * Limited API of 3.11, so that one file serves 3.11 and 3.13.
  */
 #define PY_SSIZE_T_CLEAN
@@ -10,11 +9,11 @@
 #define _FILE_OFFSET_BITS 64
 #define _GNU_SOURCE
 #include <Python.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
-#include <unistd.h>
+
+#define THREADS 8
+#define STACK_BYTES (64 << 10)
+#define CAPSULE "g8node.linux._batch.outbox"
 #include "_threads.h"
 
 struct piece {
@@ -148,106 +147,27 @@ static PyObject *pread_many(PyObject *self, PyObject *args)
     return each(read_piece, fd, flags, reads, PyBUF_WRITABLE);
 }
 
-#define THREADS 8
-#define STACK_BYTES (64 << 10)
-#define CAPSULE "g8node.linux._batch.writer"
-
-typedef struct batch {
-    struct batch *next;
-    struct writer *to;
-    unsigned long long token;
+typedef struct {
+    work work;
     int fd;
     Py_ssize_t count;
     struct piece *pieces;
 } batch;
 
-typedef struct writer {
-    int event;
-    long uses; /* the capsule, and each batch under way */
-    batch *first, **last;
-} writer;
-
-/* Of all writers; nobody holds it while anything can wait. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
-static batch *queue, **queue_end = &queue;
-static int threads, idle, waiting; /* `waiting` batches are in the queue */
-
-/* Called with the lock. Batches that nobody will ask for any more keep their buffers, which need the interpreter. */
-static void unuse(writer *one)
+static void perform(work *one)
 {
-    if (--one->uses)
-        return;
-    close(one->event);
-    free(one);
+    batch *of = (batch *)one;
+    for (Py_ssize_t i = 0; i < of->count; i++)
+        of->pieces[i].error = write_piece(of->fd, &of->pieces[i], 0);
 }
 
-static void *thread(void *unused)
+/* It keeps its buffers, which need the interpreter. */
+static void forgotten(work *one)
 {
-    (void)unused;
-    pthread_mutex_lock(&lock);
-    for (;;) {
-        while (!queue) {
-            idle++;
-            pthread_cond_wait(&work, &lock);
-            idle--;
-        }
-        batch *one = queue;
-        if (!(queue = one->next))
-            queue_end = &queue;
-        waiting--;
-        pthread_mutex_unlock(&lock);
-        for (Py_ssize_t i = 0; i < one->count; i++)
-            one->pieces[i].error = write_piece(one->fd, &one->pieces[i], 0);
-        one->next = NULL;
-        writer *to = one->to;
-        pthread_mutex_lock(&lock);
-        int tell = !to->first;
-        *to->last = one;
-        to->last = &one->next;
-        if (tell)
-            eventfd_write(to->event, 1);
-        unuse(to);
-    }
-    return NULL;
+    (void)one;
 }
 
-/* Called with the lock; the errno when there is no thread at all. */
-static int add_thread(void)
-{
-    int error = begin_thread(thread, STACK_BYTES);
-    if (!error)
-        threads++;
-    return threads ? 0 : error;
-}
-
-static void forget(PyObject *capsule)
-{
-    writer *one = PyCapsule_GetPointer(capsule, CAPSULE);
-    pthread_mutex_lock(&lock);
-    unuse(one);
-    pthread_mutex_unlock(&lock);
-}
-
-/* make_writer(): the writer, and its eventfd. */
-static PyObject *make_writer(PyObject *self, PyObject *args)
-{
-    (void)self, (void)args;
-    writer *one = calloc(1, sizeof *one);
-    if (!one)
-        return PyErr_NoMemory();
-    one->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (one->event < 0) {
-        free(one);
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    one->uses = 1;
-    one->last = &one->first;
-    PyObject *capsule = PyCapsule_New(one, CAPSULE, forget);
-    return capsule ? Py_BuildValue("Ni", capsule, one->event) : NULL;
-}
-
-/* submit(writer, token, fd, [(offset, data), ...]): the data is kept until `finished` has told what became of it. */
+/* submit(outbox, token, fd, [(offset, data), ...]): the data is kept until `finished` has told what became of it. */
 static PyObject *submit(PyObject *self, PyObject *args)
 {
     PyObject *capsule, *writes;
@@ -256,30 +176,20 @@ static PyObject *submit(PyObject *self, PyObject *args)
     (void)self;
     if (!PyArg_ParseTuple(args, "OKiO", &capsule, &token, &fd, &writes))
         return NULL;
-    writer *to = PyCapsule_GetPointer(capsule, CAPSULE);
+    outbox *to = outbox_of(capsule);
     if (!to)
         return NULL;
     batch *one = calloc(1, sizeof *one);
     if (!one)
         return PyErr_NoMemory();
-    one->to = to;
-    one->token = token;
+    one->work.token = token;
     one->fd = fd;
     one->pieces = pieces_of(writes, &one->count, PyBUF_SIMPLE);
     if (!one->pieces) {
         free(one);
         return NULL;
     }
-    pthread_mutex_lock(&lock);
-    int error = waiting < idle || threads == THREADS ? 0 : add_thread();
-    if (!error) {
-        to->uses++;
-        waiting++;
-        *queue_end = one;
-        queue_end = &one->next;
-        pthread_cond_signal(&work);
-    }
-    pthread_mutex_unlock(&lock);
+    int error = hand_over(&one->work, to);
     if (!error)
         Py_RETURN_NONE;
     release(one->pieces, one->count);
@@ -288,27 +198,21 @@ static PyObject *submit(PyObject *self, PyObject *args)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* finished(writer): [(token, errno of each), ...] of what was done since the last call. */
+/* finished(outbox): [(token, errno of each), ...] of what was done since the last call. */
 static PyObject *finished(PyObject *self, PyObject *capsule)
 {
     (void)self;
-    writer *one = PyCapsule_GetPointer(capsule, CAPSULE);
-    PyObject *list = one ? PyList_New(0) : NULL;
+    outbox *box = outbox_of(capsule);
+    PyObject *list = box ? PyList_New(0) : NULL;
     if (!list)
         return NULL;
-    eventfd_t count;
-    pthread_mutex_lock(&lock);
-    batch *at = one->first;
-    one->first = NULL;
-    one->last = &one->first;
-    eventfd_read(one->event, &count);
-    pthread_mutex_unlock(&lock);
-    for (batch *next; at; at = next) {
+    for (work *at = take_done(box), *next; at; at = next) {
+        batch *one = (batch *)at;
         next = at->next;
-        PyObject *errors = list ? errors_of(at->pieces, at->count) : NULL;
+        PyObject *errors = list ? errors_of(one->pieces, one->count) : NULL;
         PyObject *row = errors ? Py_BuildValue("KN", at->token, errors) : NULL;
-        release(at->pieces, at->count);
-        free(at);
+        release(one->pieces, one->count);
+        free(one);
         if (list && (!row || PyList_Append(list, row)))
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -317,7 +221,7 @@ static PyObject *finished(PyObject *self, PyObject *capsule)
 }
 
 static PyMethodDef methods[] = {
-    {"make_writer", make_writer, METH_NOARGS, NULL},
+    {"make_outbox", make_outbox, METH_NOARGS, NULL},
     {"submit", submit, METH_VARARGS, NULL},
     {"finished", finished, METH_O, NULL},
     {"pread_many", pread_many, METH_VARARGS, NULL},

@@ -1,79 +1,42 @@
 /*
  * Starts processes in threads that never need the interpreter: see linux/spawn.py for what and why.
  *
- * A request is copied, queued and answered with (token, pid, errno) into its spawner's list; an eventfd tells
- * that there is something in it. All is guarded by one lock, which nobody holds while anything can wait.
+ * A request is copied, handed over (_threads.h) and answered with (token, pid, errno).
  * Limited API of 3.11, so that one file serves 3.11 and 3.13.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
-#include "_threads.h"
 
 #define THREADS 4
 #define STACK_BYTES (256 << 10)
+#define CAPSULE "g8node.linux._spawn.outbox"
+#include "_threads.h"
+
 #define PATH_BYTES 4096
 #define CHILD_STACK_BYTES (16 << 10)
 #define NULL_FD -3
-#define CAPSULE "g8node.linux._spawn.spawner"
-
-typedef struct answer {
-    struct answer *next;
-    unsigned long long token;
-    pid_t pid;
-    int error;
-} answer;
 
 typedef struct {
-    int event;
-    long uses; /* the capsule, and each request under way */
-    answer *first, **last;
-} spawner;
-
-typedef struct request {
-    struct request *next;
-    spawner *to;
-    answer *reply;
+    work work;
     char **argv, **env, *search, *program;
     int stdio[3], keep_fds, keep_count, *keep;
+    pid_t pid;
+    int error;
 } request;
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
-static request *queue, **queue_end = &queue;
-static int threads, idle, waiting; /* `waiting` requests are in the queue */
-
-/* Called with the lock. */
-static void unuse(spawner *one)
-{
-    if (--one->uses)
-        return;
-    for (answer *at = one->first, *next; at; at = next) {
-        next = at->next;
-        free(at);
-    }
-    close(one->event);
-    free(one);
-}
 
 static void free_request(request *one)
 {
-    free(one->reply);
     free(one->argv);
     free(one->env);
     free(one->search);
@@ -247,55 +210,19 @@ static int start(request *one, pid_t *pid)
     return born.error;
 }
 
-static void serve(request *one)
+static void perform(work *one)
 {
-    answer *reply = one->reply;
-    reply->error = start(one, &reply->pid);
-    if (!reply->error || !one->keep_fds)
+    request *of = (request *)one;
+    of->error = start(of, &of->pid);
+    if (!of->error || !of->keep_fds)
         for (int i = 0; i < 3; i++)
-            if (one->stdio[i] != NULL_FD)
-                close(one->stdio[i]); /* may wait: another may hold the pipe's mutex */
-    one->reply = NULL;
-    spawner *to = one->to;
-    pthread_mutex_lock(&lock);
-    int tell = !to->first;
-    *to->last = reply;
-    to->last = &reply->next;
-    if (tell)
-        eventfd_write(to->event, 1);
-    unuse(to);
-    pthread_mutex_unlock(&lock);
-    free_request(one);
+            if (of->stdio[i] != NULL_FD)
+                close(of->stdio[i]); /* may wait: another may hold the pipe's mutex */
 }
 
-static void *thread(void *unused)
+static void forgotten(work *one)
 {
-    (void)unused;
-    pthread_mutex_lock(&lock);
-    for (;;) {
-        while (!queue) {
-            idle++;
-            pthread_cond_wait(&work, &lock);
-            idle--;
-        }
-        request *one = queue;
-        if (!(queue = one->next))
-            queue_end = &queue;
-        waiting--;
-        pthread_mutex_unlock(&lock);
-        serve(one);
-        pthread_mutex_lock(&lock);
-    }
-    return NULL;
-}
-
-/* Called with the lock; the errno when there is no thread at all. */
-static int add_thread(void)
-{
-    int error = begin_thread(thread, STACK_BYTES);
-    if (!error)
-        threads++;
-    return threads ? 0 : error;
+    free_request((request *)one);
 }
 
 /* Pointers to the `size` bytes of NUL-terminated words, which are copied behind them. */
@@ -313,31 +240,6 @@ static char **vector(const char *words, Py_ssize_t size)
         made[i] = at;
     made[count] = NULL;
     return made;
-}
-
-static void forget(PyObject *capsule)
-{
-    spawner *one = PyCapsule_GetPointer(capsule, CAPSULE);
-    pthread_mutex_lock(&lock);
-    unuse(one);
-    pthread_mutex_unlock(&lock);
-}
-
-static PyObject *make(PyObject *self, PyObject *args)
-{
-    (void)self, (void)args;
-    spawner *one = calloc(1, sizeof *one);
-    if (!one)
-        return PyErr_NoMemory();
-    one->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (one->event < 0) {
-        free(one);
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    one->uses = 1;
-    one->last = &one->first;
-    PyObject *capsule = PyCapsule_New(one, CAPSULE, forget);
-    return capsule ? Py_BuildValue("Ni", capsule, one->event) : NULL;
 }
 
 static int copy_keep(request *one, PyObject *keep)
@@ -366,7 +268,7 @@ static PyObject *submit(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OKy#y#zz(iii)O!p", &capsule, &token, &words, &words_size, &env, &env_size, &search,
                           &program, &fds[0], &fds[1], &fds[2], &PyTuple_Type, &keep, &keep_fds))
         return NULL;
-    spawner *to = PyCapsule_GetPointer(capsule, CAPSULE);
+    outbox *to = outbox_of(capsule);
     if (!to)
         return NULL;
     if (!words_size || words[words_size - 1] || (env_size && env[env_size - 1]))
@@ -374,30 +276,18 @@ static PyObject *submit(PyObject *self, PyObject *args)
     request *one = calloc(1, sizeof *one);
     if (!one)
         return PyErr_NoMemory();
-    one->to = to;
-    one->reply = calloc(1, sizeof *one->reply);
+    one->work.token = token;
     one->argv = vector(words, words_size);
     one->env = vector(env, env_size);
     one->search = search ? strdup(search) : NULL;
     one->program = program ? strdup(program) : NULL;
     one->keep_fds = keep_fds;
     memcpy(one->stdio, fds, sizeof fds);
-    if (copy_keep(one, keep) || !one->reply || !one->argv || !one->env || (search && !one->search) ||
-        (program && !one->program)) {
+    if (copy_keep(one, keep) || !one->argv || !one->env || (search && !one->search) || (program && !one->program)) {
         free_request(one);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
     }
-    one->reply->token = token;
-    pthread_mutex_lock(&lock);
-    int error = waiting < idle || threads == THREADS ? 0 : add_thread();
-    if (!error) {
-        to->uses++;
-        waiting++;
-        *queue_end = one;
-        queue_end = &one->next;
-        pthread_cond_signal(&work);
-    }
-    pthread_mutex_unlock(&lock);
+    int error = hand_over(&one->work, to);
     if (error) {
         free_request(one);
         errno = error;
@@ -409,21 +299,15 @@ static PyObject *submit(PyObject *self, PyObject *args)
 static PyObject *answers(PyObject *self, PyObject *capsule)
 {
     (void)self;
-    spawner *one = PyCapsule_GetPointer(capsule, CAPSULE);
-    PyObject *list = one ? PyList_New(0) : NULL;
+    outbox *box = outbox_of(capsule);
+    PyObject *list = box ? PyList_New(0) : NULL;
     if (!list)
         return NULL;
-    eventfd_t count;
-    pthread_mutex_lock(&lock);
-    answer *at = one->first;
-    one->first = NULL;
-    one->last = &one->first;
-    eventfd_read(one->event, &count);
-    pthread_mutex_unlock(&lock);
-    for (answer *next; at; at = next) {
+    for (work *at = take_done(box), *next; at; at = next) {
+        request *one = (request *)at;
         next = at->next;
-        PyObject *row = list ? Py_BuildValue("Kii", at->token, (int)at->pid, at->error) : NULL;
-        free(at);
+        PyObject *row = list ? Py_BuildValue("Kii", at->token, (int)one->pid, one->error) : NULL;
+        free_request(one);
         if (list && (!row || PyList_Append(list, row)))
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -469,7 +353,7 @@ static PyObject *watch(PyObject *self, PyObject *arg)
 }
 
 static PyMethodDef methods[] = {
-    {"make", make, METH_NOARGS, NULL},
+    {"make_outbox", make_outbox, METH_NOARGS, NULL},
     {"submit", submit, METH_VARARGS, NULL},
     {"answers", answers, METH_O, NULL},
     {"reap", reap, METH_O, NULL},

@@ -31,7 +31,7 @@ class Spawner:
     """A queue of requests and the answers to them. `fd` is readable while there are answers."""
 
     def __init__(self) -> None:
-        self._spawner, self.fd = _spawn.make()
+        self._outbox, self.fd = _spawn.make_outbox()
 
     def submit(
         self,
@@ -54,12 +54,12 @@ class Spawner:
         child gets `pass_fds` under their numbers, and nothing else. ValueError for a NUL.
         """
         _spawn.submit(
-            self._spawner, token, _packed(argv), env, search, program, stdio, tuple(pass_fds), keep_on_failure
+            self._outbox, token, _packed(argv), env, search, program, stdio, tuple(pass_fds), keep_on_failure
         )
 
     def answers(self) -> list[tuple[int, int, int]]:
         """(token, pid, 0) or (token, 0, errno) of what was started or not since the last call."""
-        return _spawn.answers(self._spawner)
+        return _spawn.answers(self._outbox)
 
 
 def packed_env(env: Mapping[str, str]) -> bytes:

@@ -19,7 +19,7 @@ class Writes:
     """One per loop, see `writes`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._writer, done = _batch.make_writer()
+        self._outbox, done = _batch.make_outbox()
         self._tokens = itertools.count()
         self._waiting: dict[int, asyncio.Future[list[int]]] = {}
         loop.add_reader(done, self._done)
@@ -30,12 +30,12 @@ class Writes:
         What is under way is written also when nobody waits for it any more; `fd` must stay open for it.
         """
         token = next(self._tokens)
-        _batch.submit(self._writer, token, fd, writes)
+        _batch.submit(self._outbox, token, fd, writes)
         answer = self._waiting[token] = asyncio.get_running_loop().create_future()
         return answer
 
     def _done(self) -> None:
-        for token, errors in _batch.finished(self._writer):
+        for token, errors in _batch.finished(self._outbox):
             answer = self._waiting.pop(token)
             if not answer.done():
                 answer.set_result(errors)

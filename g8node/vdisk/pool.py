@@ -229,10 +229,8 @@ class Pool:
         """
         contents = {block: data for block, data in blocks.items() if data is not None}
         digests = dict(zip(contents, blake2b_each(list(contents.values()), self._digest_key), strict=True))
-        known = (self._recent, self._older)
-        hinted = self.hints.find_many(
-            [one for one in set(digests.values()) if not any(one in some for some in known)]
-        )
+        unknown = {one for one in digests.values() if one not in self._recent and one not in self._older}
+        hinted = self.hints.find_many(list(unknown))
         while True:
             with self.lock:
                 self._check()

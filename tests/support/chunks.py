@@ -20,6 +20,17 @@ def some_bytes(size: int, seed: int = 0) -> bytes:
     return half + (b"%d " % seed * (size // 2))[: size // 2]
 
 
+def scattered(dice: random.Random, whole: bytearray, count: int) -> list[tuple[int, memoryview]]:
+    """Writes (offset, data) of up to 3000 bytes, done to `whole` already."""
+    writes = []
+    for _ in range(count):
+        data = dice.randbytes(dice.randrange(1, 3000))
+        at = dice.randrange(len(whole) - len(data))
+        whole[at : at + len(data)] = data
+        writes.append((at, memoryview(data)))
+    return writes
+
+
 def some_chunks(count: int, size: int = 1000) -> dict[ChunkId, bytes]:
     """Stored chunks by id."""
     encoded = (encode(some_bytes(size, seed)) for seed in range(count))

@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 
 from g8node.linux._batch import pread_many, pwrite_many
+from g8node.linux.nowait import in_memory
+from tests.support.chunks import scattered
 
 
 def test_all_are_written_in_order(tmp_path: Path) -> None:
     dice = random.Random(3)
     expected = bytearray(1 << 16)
-    writes = []
-    for _ in range(200):
-        data = dice.randbytes(dice.randrange(1, 3000))
-        at = dice.randrange(len(expected) - len(data))
-        expected[at : at + len(data)] = data
-        writes.append((at, memoryview(data)))
+    writes = scattered(dice, expected, 200)
     with open(tmp_path / "file", "w+b") as file:
         file.truncate(len(expected))
         assert pwrite_many(file.fileno(), writes) == [0] * len(writes)
@@ -64,12 +61,17 @@ def test_each_read_is_whole_or_says_why_not(tmp_path: Path) -> None:
 
 def test_read_without_waiting_takes_what_is_in_memory_and_no_more(tmp_path: Path) -> None:
     """On the file system of the tests' folder, which may be one that is always in memory."""
+    into = memoryview(bytearray(2))
     with open(tmp_path / "file", "w+b") as file:
         file.write(bytes(1 << 20))
         file.flush()
         os.fdatasync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.pread(file.fileno(), 1, 0)
-        into = memoryview(bytearray(2))
-        seen = pread_many(file.fileno(), [(0, into[:1]), ((1 << 20) - 1, into[1:])], os.RWF_NOWAIT)
-    assert seen in ([0, errno.EAGAIN], [0, 0], [errno.EOPNOTSUPP] * 2)
+        fd = file.fileno()
+        expected = ([errno.EOPNOTSUPP] * 2, [0, 0]) if in_memory(fd) else ([0, errno.EAGAIN],)
+        for _ in range(100):  # the kernel may keep, or drop, a page that it is just looking at
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.pread(fd, 1, 0)
+            seen = pread_many(fd, [(0, into[:1]), ((1 << 20) - 1, into[1:])], os.RWF_NOWAIT)
+            if seen in expected:
+                break
+    assert seen in expected

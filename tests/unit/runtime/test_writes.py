@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from g8node.runtime.writes import writes
+from tests.support.chunks import scattered
 
 
 @pytest.fixture
@@ -31,13 +32,7 @@ async def test_batches_are_written_whole_and_in_order(tmp_path: Path) -> None:
     answers = []
     for whole, fd in zip(expected, fds, strict=True):
         os.truncate(fd, len(whole))
-        batch = []
-        for _ in range(50):
-            data = dice.randbytes(dice.randrange(1, 3000))
-            at = dice.randrange(len(whole) - len(data))
-            whole[at : at + len(data)] = data
-            batch.append((at, memoryview(data)))
-        answers.append(of.write(fd, batch))
+        answers.append(of.write(fd, scattered(dice, whole, 50)))
     assert await asyncio.gather(*answers) == [[0] * 50] * len(fds)
     for whole, fd in zip(expected, fds, strict=True):
         assert os.pread(fd, len(whole), 0) == whole
